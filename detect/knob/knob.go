@@ -1,0 +1,281 @@
+// Package knob is the table of everything napitune can read and set: one row
+// per tunable with its address, form, range, side effects and the way to read
+// and write it. Everything else (diff, journal, verification, rollback, shell
+// rendering, profiles, documentation) is written once over these rows.
+package knob
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/napitune/napitune/detect/host"
+)
+
+// Ref is the address of one tunable as people say it:
+//
+//	net.core.netdev_budget      a host-wide sysctl
+//	eth0/ring.rx                a setting of a device
+//	eth0/rx-3/irq.affinity      a setting of one queue of a device
+//
+// IRQs are addressed by queue and never by number: numbers change at every
+// boot and channel change.
+type Ref struct {
+	Kind  string // name of the row, e.g. "rps.cpus"
+	Dev   string // "" for host-wide settings
+	Tx    bool   // with Queue >= 0: transmit side
+	Queue int    // -1 for a setting of the whole device or host
+}
+
+// Global addresses a host-wide setting.
+func Global(kind string) Ref { return Ref{Kind: kind, Queue: -1} }
+
+// Device addresses a setting of a device.
+func Device(dev, kind string) Ref { return Ref{Kind: kind, Dev: dev, Queue: -1} }
+
+// Rx addresses a setting of a receive queue.
+func Rx(dev string, queue int, kind string) Ref { return Ref{Kind: kind, Dev: dev, Queue: queue} }
+
+// Tx addresses a setting of a transmit queue.
+func Tx(dev string, queue int, kind string) Ref {
+	return Ref{Kind: kind, Dev: dev, Queue: queue, Tx: true}
+}
+
+// String is the textual address.
+func (r Ref) String() string {
+	switch {
+	case r.Dev == "":
+		return r.Kind
+	case r.Queue < 0:
+		return r.Dev + "/" + r.Kind
+	case r.Tx:
+		return r.Dev + "/tx-" + strconv.Itoa(r.Queue) + "/" + r.Kind
+	default:
+		return r.Dev + "/rx-" + strconv.Itoa(r.Queue) + "/" + r.Kind
+	}
+}
+
+// ParseRef reads the textual address and checks that the kind exists and is
+// used at the right place. Device names are checked like dev_valid_name
+// (net/core/dev.c): no slash, no white space, not "." or "..", at most 15 bytes.
+func ParseRef(text string) (Ref, error) {
+	parts := strings.Split(text, "/")
+	ref := Ref{Queue: -1, Kind: parts[len(parts)-1]}
+	switch len(parts) {
+	case 1:
+	case 2:
+		ref.Dev = parts[0]
+	case 3:
+		ref.Dev = parts[0]
+		side, number, ok := strings.Cut(parts[1], "-")
+		queue, err := strconv.ParseUint(number, 10, 16)
+		if !ok || err != nil || (side != "rx" && side != "tx") || strconv.Itoa(int(queue)) != number {
+			return Ref{}, fmt.Errorf("setting %q: %q is not a queue (rx-N or tx-N)", text, parts[1])
+		}
+		ref.Tx, ref.Queue = side == "tx", int(queue)
+	default:
+		return Ref{}, fmt.Errorf("setting %q: more parts than DEVICE/QUEUE/NAME", text)
+	}
+	kind, ok := Lookup(ref.Kind)
+	if !ok {
+		return Ref{}, fmt.Errorf("setting %q: no such setting %q (napitune knobs lists them)", text, ref.Kind)
+	}
+	if len(parts) > 1 && !validDevice(ref.Dev) {
+		return Ref{}, fmt.Errorf("setting %q: %q is not a device name", text, ref.Dev)
+	}
+	if !kind.Scope.fits(ref) {
+		return Ref{}, fmt.Errorf("setting %q: %s is a setting of %s", text, ref.Kind, kind.Scope)
+	}
+	return ref, nil
+}
+
+func validDevice(name string) bool {
+	if name == "" || name == "." || name == ".." || len(name) > 15 {
+		return false
+	}
+	for _, c := range []byte(name) {
+		if c == '/' || c == ':' || c <= ' ' || c == 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+// MarshalText is the textual address.
+func (r Ref) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+
+// UnmarshalText reads the textual address.
+func (r *Ref) UnmarshalText(text []byte) error {
+	parsed, err := ParseRef(string(text))
+	if err != nil {
+		return err
+	}
+	*r = parsed
+	return nil
+}
+
+// Scope is what a setting belongs to.
+type Scope uint8
+
+// Scopes.
+const (
+	ScopeHost Scope = iota
+	ScopeDevice
+	ScopeRx
+	ScopeTx
+	ScopeQueue // receive or transmit
+)
+
+func (s Scope) String() string {
+	return [...]string{"the host", "a device", "a receive queue", "a transmit queue", "a queue"}[s]
+}
+
+func (s Scope) fits(r Ref) bool {
+	switch s {
+	case ScopeHost:
+		return r.Dev == ""
+	case ScopeDevice:
+		return r.Dev != "" && r.Queue < 0
+	case ScopeRx:
+		return r.Queue >= 0 && !r.Tx
+	case ScopeTx:
+		return r.Queue >= 0 && r.Tx
+	default:
+		return r.Queue >= 0
+	}
+}
+
+// Stage orders writes: effects overlap, and an earlier stage may overwrite
+// what a later one sets (kernel-side reasons are on the rows).
+type Stage uint8
+
+// Stages in the order of writing.
+const (
+	StageChannels Stage = iota
+	StageRings
+	StageRSS
+	StageFeatures
+	StageCoalesce
+	StageSysctl
+	StageNAPI // device-wide NAPI settings, which overwrite per-NAPI ones
+	StageSteering
+	StageAffinity
+)
+
+func (s Stage) String() string {
+	return [...]string{"channels", "rings", "rss", "features", "coalescing", "sysctl", "napi", "steering", "affinity"}[s]
+}
+
+// Disruption is what a write does to traffic.
+type Disruption uint8
+
+// Disruptions, mildest first.
+const (
+	DisruptsNothing Disruption = iota
+	DisruptsPackets            // packets may be lost or reordered for moments
+	DisruptsLink               // many drivers reset the link: seconds without traffic
+)
+
+func (d Disruption) String() string { return [...]string{"none", "packets", "link"}[d] }
+
+// Status says what is known of a setting.
+type Status uint8
+
+// Statuses. Only Known and Locked come with a value.
+const (
+	Known       Status = iota
+	Locked             // readable, but this host refuses to change it; Reason says why
+	Unsupported        // certainly not there
+	Denied             // needs a capability or root
+	Unknown            // could not tell: not captured, unreadable
+)
+
+func (s Status) String() string {
+	return [...]string{"known", "locked", "unsupported", "denied", "unknown"}[s]
+}
+
+// State is the reading of one setting.
+type State struct {
+	Status Status
+	Value  string // canonical form of the row's codec
+	Reason string // for every status but Known
+	Bounds Bounds
+}
+
+// Has reports whether the state carries a value.
+func (s State) Has() bool { return s.Status == Known || s.Status == Locked }
+
+// Bounds is the range that this host accepts.
+type Bounds struct {
+	Min, Max int64    // both 0: not bounded or not a number
+	Of       []string // the allowed words, for enumerations
+	CPUs     string   // the CPUs a CPU set may name, list form
+}
+
+// View is what reading a setting needs to know of a host: the host itself and
+// the questions that need the queue map.
+type View struct {
+	Host *host.Host
+	// Devices lists the devices whose settings are wanted.
+	Devices []Dev
+	// IRQ resolves the interrupt that serves a queue; an error says why it
+	// is not known. For a queue pair with one vector both sides give the same.
+	IRQ func(dev string, tx bool, queue int) (int, error)
+	// HZ is CONFIG_HZ, 0 if unknown. OnlineCPUs and HousekeepingCPUs are list forms.
+	HZ                           int
+	OnlineCPUs, HousekeepingCPUs string
+}
+
+// Dev is the little that the table needs to know of a device.
+type Dev struct {
+	Name               string
+	RxQueues, TxQueues int
+	Tunable            bool // has hardware queues of its own: neither a VLAN nor a bond
+}
+
+// Kind is one row of the table.
+type Kind struct {
+	Name       string
+	Scope      Scope
+	Title      string // a few words: "packets per net_rx_action run"
+	Doc        string // one paragraph: meaning, unit, when it helps, what it costs
+	Source     string // kernel file or document
+	Unit       string // "packets", "µs", "ns", "CPUs", "descriptors", "entries", ""
+	Codec      Codec
+	Stage      Stage
+	Disruption Disruption
+	Clobbers   []string // kinds this one overwrites as a side effect
+	// Default is the kernel's own value on this host; false if it has none
+	// or cannot be known.
+	Default func(v View, r Ref) (string, bool)
+	// Refs lists the addresses of this kind that exist on the host.
+	Refs func(v View) []Ref
+	Read func(v View, r Ref) State
+	// Write puts a canonical value; it does not read back.
+	Write func(v View, w host.Writer, r Ref, value string) error
+	// Shell is the command a person would type; "" if there is none.
+	Shell func(v View, r Ref, value string) string
+}
+
+// Codec is the textual form of a kind's values.
+type Codec struct {
+	Name string // "integer", "switch", "cpus", "table", "fields"
+	// Canonical parses any accepted spelling and prints the one form that
+	// is used everywhere; equal values have equal canonical forms.
+	Canonical func(text string) (string, error)
+}
+
+// All returns the rows in the order of stages, then names.
+func All() []*Kind { return rows }
+
+// Lookup finds a row by name.
+func Lookup(name string) (*Kind, bool) {
+	for _, k := range rows {
+		if k.Name == name {
+			return k, true
+		}
+	}
+	return nil, false
+}
+
+var rows []*Kind
