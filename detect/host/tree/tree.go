@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 )
 
 const (
@@ -130,7 +131,7 @@ func (t *Tree) WriteFile(name string, data []byte) error {
 
 // Symlink stores a symbolic link in place of whatever had the name.
 func (t *Tree) Symlink(name, target string) error {
-	if target == "" || len(target) > maxPath || strings.ContainsRune(target, 0) {
+	if target == "" || len(target) > maxPath || !utf8.ValidString(target) || strings.ContainsRune(target, 0) {
 		return &fs.PathError{Op: "symlink", Path: name, Err: fmt.Errorf("target of %d bytes: %w", len(target), fs.ErrInvalid)}
 	}
 	n, err := t.change("symlink", name, false)

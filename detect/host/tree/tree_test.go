@@ -296,6 +296,7 @@ func TestReadFileDoesNotCopy(t *testing.T) {
 func FuzzResolve(f *testing.F) {
 	f.Add("a/b", "../c", "c/d")
 	f.Add("l", "/l/../l", "l/x")
+	f.Add("0", "\xfc", "0")
 	f.Fuzz(func(t *testing.T, link, target, name string) {
 		tr := New()
 		_ = tr.WriteFile("c/d", []byte("x"))
