@@ -38,9 +38,15 @@ type Topology struct {
 	Isolated, NohzFull cpuset.Set
 	CPUs               map[int]CPU
 	Nodes              []Node
+	// Little are the CPUs of clearly slower cores on a machine with two or more
+	// kinds; empty where all are alike and where the host does not tell.
+	Little cpuset.Set
 	// Known says which relations were told by the host; what is not known must
 	// not be assumed.
 	Known Known
+
+	// cores maps the lowest CPU of a core to its threads, likewise llcs.
+	cores, llcs map[int]cpuset.Set
 }
 
 // Known says which parts of the topology the host told.
@@ -54,4 +60,130 @@ type Known struct {
 // interrupt affinity.
 func (t *Topology) Housekeeping() cpuset.Set {
 	return t.Online.Minus(t.Isolated).Minus(t.NohzFull)
+}
+
+// Siblings are the online threads of the core that cpu belongs to, cpu
+// included. Where the host does not tell, a CPU is its only known sibling:
+// look at Known.SMT before concluding that there is no SMT.
+func (t *Topology) Siblings(cpu int) cpuset.Set {
+	if c, ok := t.CPUs[cpu]; ok && c.Core != Unknown {
+		if set, ok := t.cores[c.Core]; ok {
+			return set
+		}
+		return t.sharing(func(o CPU) bool { return o.Core == c.Core })
+	}
+	return only(cpu)
+}
+
+// LLCOf are the online CPUs that share the last-level cache with cpu, cpu
+// included; only cpu itself where the host does not tell.
+func (t *Topology) LLCOf(cpu int) cpuset.Set {
+	if c, ok := t.CPUs[cpu]; ok && c.LLC != Unknown {
+		if set, ok := t.llcs[c.LLC]; ok {
+			return set
+		}
+		return t.sharing(func(o CPU) bool { return o.LLC == c.LLC })
+	}
+	return only(cpu)
+}
+
+// sharing serves topologies that were built by hand, without the index that
+// Read makes.
+func (t *Topology) sharing(same func(CPU) bool) cpuset.Set {
+	var out []int
+	for id, c := range t.CPUs {
+		if same(c) {
+			out = append(out, id)
+		}
+	}
+	return cpuset.Of(out...)
+}
+
+func only(cpu int) cpuset.Set {
+	if cpu < 0 || cpu > cpuset.MaxCPU {
+		return cpuset.Set{}
+	}
+	return cpuset.Of(cpu)
+}
+
+// NodeOf is the NUMA node of a CPU, Unknown if the host does not tell or
+// tells contradictory things.
+func (t *Topology) NodeOf(cpu int) int {
+	if c, ok := t.CPUs[cpu]; ok {
+		return c.Node
+	}
+	return Unknown
+}
+
+// NodeCPUs are the online CPUs of a NUMA node; empty for an unknown node and
+// for one that has memory only.
+func (t *Topology) NodeCPUs(node int) cpuset.Set {
+	for _, n := range t.Nodes {
+		if n.ID == node {
+			return n.CPUs
+		}
+	}
+	return cpuset.Set{}
+}
+
+// Cores counts the distinct physical cores of the CPUs in set. CPUs whose core
+// is not told count as a core each.
+func (t *Topology) Cores(set cpuset.Set) int { return t.FirstSiblings(set).Len() }
+
+// FirstSiblings picks one CPU of every physical core in set, the
+// lowest-numbered member.
+func (t *Topology) FirstSiblings(set cpuset.Set) cpuset.Set {
+	var first []int
+	seen := map[int]bool{}
+	for cpu := range set.All() {
+		c, ok := t.CPUs[cpu]
+		if ok && c.Core != Unknown {
+			if seen[c.Core] {
+				continue
+			}
+			seen[c.Core] = true
+		}
+		first = append(first, cpu)
+	}
+	return cpuset.Of(first...)
+}
+
+// LittleCPUs are the CPUs of clearly slower cores on a machine with several
+// kinds of cores; empty where all are alike and where the host does not tell.
+func (t *Topology) LittleCPUs() cpuset.Set { return t.Little }
+
+// NUMATrusted reports whether node numbers may be used to prefer one CPU over
+// another: at least two nodes have CPUs, no CPU is claimed by two, and some
+// distance between two nodes differs from the local one. Tables in which all
+// distances are 10 are emulated or wrong (ACPI SLIT: 10 is local).
+func (t *Topology) NUMATrusted() bool {
+	withCPUs, total := 0, 0
+	var union cpuset.Set
+	for _, n := range t.Nodes {
+		if n.CPUs.IsEmpty() {
+			continue
+		}
+		withCPUs++
+		total += n.CPUs.Len()
+		union = union.Union(n.CPUs)
+	}
+	return withCPUs > 1 && total == union.Len() && !t.distancesFlat()
+}
+
+// distancesFlat is false where no distances are told: then the numbers alone
+// are all there is.
+func (t *Topology) distancesFlat() bool {
+	told := false
+	for _, n := range t.Nodes {
+		for other, d := range n.Distance {
+			if other == n.ID {
+				continue
+			}
+			if d != n.Distance[n.ID] {
+				return false
+			}
+			told = true
+		}
+	}
+	return told
 }
