@@ -6,6 +6,7 @@ package knob
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -210,6 +211,12 @@ type Bounds struct {
 	Min, Max int64    // both 0: not bounded or not a number
 	Of       []string // the allowed words, for enumerations
 	CPUs     string   // the CPUs a CPU set may name, list form
+	// PowerOfTwo: the kernel refuses or rounds up anything else; 0 is
+	// allowed where Min is 0.
+	PowerOfTwo bool
+	// Slots is the number of entries an RSS table must have; Min and Max then
+	// bound the queue numbers in it. 0: not a table.
+	Slots int
 }
 
 // View is what reading a setting needs to know of a host: the host itself and
@@ -231,6 +238,12 @@ type Dev struct {
 	Name               string
 	RxQueues, TxQueues int
 	Tunable            bool // has hardware queues of its own: neither a VLAN nor a bond
+	// Driver is the kernel driver ("virtio_net"), "" if unknown.
+	Driver string
+	// VirtioFeatures is the negotiated feature string of a virtio device
+	// (/sys/bus/virtio/devices/virtioN/features: character i is feature bit
+	// i), "" if unknown or not virtio.
+	VirtioFeatures string
 }
 
 // Kind is one row of the table.
@@ -243,15 +256,20 @@ type Kind struct {
 	Unit       string // "packets", "µs", "ns", "CPUs", "descriptors", "entries", ""
 	Codec      Codec
 	Stage      Stage
-	Disruption Disruption
-	Clobbers   []string // kinds this one overwrites as a side effect
+	Disruption Disruption // the worst over all drivers; DisruptionFor knows better
+	// DisruptionOn is what a write does on this very device; nil where that
+	// does not depend on the driver.
+	DisruptionOn func(v View, r Ref) Disruption
+	Clobbers     []string // kinds this one overwrites as a side effect
 	// Default is the kernel's own value on this host; false if it has none
 	// or cannot be known.
 	Default func(v View, r Ref) (string, bool)
 	// Refs lists the addresses of this kind that exist on the host.
 	Refs func(v View) []Ref
 	Read func(v View, r Ref) State
-	// Write puts a canonical value; it does not read back.
+	// Write puts a value in any spelling the codec accepts; it does not read
+	// back. It checks the form and not the range: a rollback must be able to
+	// restore what was there. Proposals are checked with Check.
 	Write func(v View, w host.Writer, r Ref, value string) error
 	// Shell is the command a person would type; "" if there is none.
 	Shell func(v View, r Ref, value string) string
@@ -265,17 +283,20 @@ type Codec struct {
 	Canonical func(text string) (string, error)
 }
 
-// All returns the rows in the order of stages, then names.
-func All() []*Kind { return rows }
+// DisruptionFor is what a write does to the traffic of this very device.
+func (k *Kind) DisruptionFor(v View, r Ref) Disruption {
+	if k.DisruptionOn == nil {
+		return k.Disruption
+	}
+	return k.DisruptionOn(v, r)
+}
+
+// All returns the rows in the order of stages, then names. The slice is the
+// caller's own.
+func All() []*Kind { return slices.Clone(rows) }
 
 // Lookup finds a row by name.
 func Lookup(name string) (*Kind, bool) {
-	for _, k := range rows {
-		if k.Name == name {
-			return k, true
-		}
-	}
-	return nil, false
+	k, ok := byName[name]
+	return k, ok
 }
-
-var rows []*Kind
