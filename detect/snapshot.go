@@ -14,7 +14,10 @@ import (
 
 // Snapshot is everything read from one machine at one moment.
 type Snapshot struct {
-	Taken     time.Time // zero if a capture does not say
+	Taken time.Time // zero if a capture does not say
+	// Uptime is /proc/uptime, 0 if not told: the time since boot that
+	// counters cover where Taken or the boot time is missing.
+	Uptime    time.Duration
 	Ident     host.Ident
 	Cmdline   map[string]string // kernel command line: "isolcpus" → "2-3"; flags map to ""
 	Topo      *topo.Topology
@@ -26,8 +29,16 @@ type Snapshot struct {
 	Protocols Protocols
 	Links     []host.Link
 	Processes []host.Process
-	Knobs     map[knob.Ref]knob.State
-	Gaps      []Gap
+	// Forwarding says whether this host routes packets.
+	Forwarding Forwarding
+	Knobs      map[knob.Ref]knob.State
+	Gaps       []Gap
+}
+
+// Forwarding is what /proc/sys says of routing: net.ipv4.ip_forward and
+// net.ipv6.conf.all.forwarding.
+type Forwarding struct {
+	IPv4, IPv6 Tri
 }
 
 // Gap is something that could not be read, and why.
