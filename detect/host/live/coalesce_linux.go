@@ -55,8 +55,7 @@ func coalesceFields() []coalesceField {
 // single values; the ioctl does neither and is used where the family is missing.
 type coalescing struct {
 	fields  []coalesceField
-	ethtool family // for reading
-	setter  family // for writing, with the kernel's texts
+	ethtool family
 	lib     *library
 }
 
@@ -172,7 +171,7 @@ func (c coalescing) write(dev string, want host.Coalesce) error {
 	if err := c.refuseVirtioTxFrames(op, dev, change); err != nil {
 		return err
 	}
-	_, err = c.setter.request(unix.ETHTOOL_MSG_COALESCE_SET, unix.NLM_F_ACK, encodeCoalesce(c.fields, dev, change))
+	_, err = c.ethtool.request(unix.ETHTOOL_MSG_COALESCE_SET, unix.NLM_F_ACK, encodeCoalesce(c.fields, dev, change))
 	if err = writeError(op, err); !c.netlinkMissing(err) {
 		return err
 	}

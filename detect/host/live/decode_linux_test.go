@@ -239,6 +239,47 @@ func TestDecodeFamily(t *testing.T) {
 	}
 }
 
+func TestRefusal(t *testing.T) {
+	echo := append(u32(22), make([]byte, 20)...) // a request of 22 bytes, padded
+	text := attrs(errAttrText, []byte("no such queue\x00"))
+	eperm := u32(^uint32(unix.EPERM) + 1)
+	join := func(parts ...[]byte) (b []byte) {
+		for _, p := range parts {
+			b = append(b, p...)
+		}
+		return b
+	}
+	tests := []struct {
+		name  string
+		kind  uint16
+		flags uint16
+		in    []byte
+		want  string
+	}{
+		{"acknowledged", unix.NLMSG_ERROR, 0, join(u32(0), echo), ""},
+		{"end of a dump", unix.NLMSG_DONE, unix.NLM_F_MULTI, u32(0), ""},
+		{"end without a number", unix.NLMSG_DONE, 0, nil, ""},
+		{"no text", unix.NLMSG_ERROR, 0, join(eperm, echo), "operation not permitted"},
+		{"text", unix.NLMSG_ERROR, flagTexts, join(eperm, echo, text), "operation not permitted: no such queue"},
+		{"text behind a capped echo", unix.NLMSG_ERROR, flagTexts | flagCapped, join(eperm, echo[:16], text), "operation not permitted: no such queue"},
+		{"text at the end of a dump", unix.NLMSG_DONE, flagTexts, join(eperm, text), "operation not permitted: no such queue"},
+		{"echo longer than the message", unix.NLMSG_ERROR, flagTexts, join(eperm, u32(4000), make([]byte, 20)), "operation not permitted"},
+		{"cut text", unix.NLMSG_ERROR, flagTexts, join(eperm, echo, text[:6]), "operation not permitted"},
+		{"nothing", unix.NLMSG_ERROR, 0, nil, "inconclusive answer: netlink error of 0 bytes"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got := ""
+			if err := refusal(tt.kind, tt.flags, tt.in); err != nil {
+				got = err.Error()
+			}
+			if got != tt.want {
+				t.Errorf("%q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
 // FuzzNetlink: no decoder panics, and an error comes with a zero value.
 func FuzzNetlink(f *testing.F) {
 	f.Add(attrs(1, u32(4), 2, u32(8193), 3, u32(38), 6, u64(20000)))
@@ -257,6 +298,10 @@ func FuzzNetlink(f *testing.F) {
 		zeroOnError(t, "link", err, cmp.Equal(l, host.Link{}))
 		c, err := decodeCoalesce(fields, b)
 		zeroOnError(t, "coalesce", err, cmp.Equal(c, host.Coalesce{}))
+		for _, kind := range []uint16{unix.NLMSG_DONE, unix.NLMSG_ERROR} {
+			_ = refusal(kind, flagTexts, b)
+			_ = refusal(kind, flagTexts|flagCapped, b)
+		}
 		id, version, err := decodeFamily(b)
 		if err != nil && (id != 0 || version != 0) {
 			t.Errorf("family: error %v with a value", err)

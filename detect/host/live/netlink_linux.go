@@ -1,8 +1,10 @@
 package live
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"syscall"
 	"time"
 
 	"github.com/vishvananda/netlink/nl"
@@ -22,54 +24,153 @@ const (
 )
 
 // conn is one netlink socket. Safe for concurrent use: requests take turns.
+//
+// Of the library only messages and sockets are used. Its NetlinkRequest.Execute
+// ends a dump at the first answer without NLM_F_MULTI, and the netdev family
+// sets that flag on none (net/core/netdev-genl.c, genlmsg_iput).
 type conn struct {
-	proto   int
-	sockets map[int]*nl.SocketHandle
+	proto  int
+	socket *nl.NetlinkSocket
 }
 
-// openConn opens a socket in the caller's network namespace. With texts the
-// kernel adds its reason to refusals; for dumps they stay off, because the
-// library misreads a reason at the end of a dump (nl.ExecuteIter expects the
-// echoed request there).
-func openConn(proto int, texts bool) (*conn, error) {
+// openConn opens a socket in the caller's network namespace. The kernel is
+// asked to add its reason to refusals.
+func openConn(proto int) (*conn, error) {
 	socket, err := nl.GetNetlinkSocketAt(netns.None(), netns.None(), proto)
 	if err != nil {
 		return nil, fmt.Errorf("open netlink socket %d: %w", proto, err)
 	}
 	limit := unix.NsecToTimeval(netlinkTimeout.Nanoseconds())
-	err = errors.Join(socket.SetSendTimeout(&limit), socket.SetReceiveTimeout(&limit))
-	if texts && err == nil {
-		err = socket.SetExtAck(true)
-	}
+	err = errors.Join(socket.SetSendTimeout(&limit), socket.SetReceiveTimeout(&limit), socket.SetExtAck(true))
 	if err != nil {
 		socket.Close()
 		return nil, fmt.Errorf("set up netlink socket %d: %w", proto, err)
 	}
-	return &conn{proto: proto, sockets: map[int]*nl.SocketHandle{proto: {Socket: socket}}}, nil
+	return &conn{proto: proto, socket: socket}, nil
 }
 
-func (c *conn) close() { c.sockets[c.proto].Socket.Close() }
+func (c *conn) close() { c.socket.Close() }
 
 // request sends one message and gives the answers' payloads. Interrupted calls
 // and torn dumps are repeated; a dump that stays torn is inconclusive.
 func (c *conn) request(kind uint16, flags int, payload []byte) ([][]byte, error) {
+	c.socket.Lock()
+	defer c.socket.Unlock()
 	for attempt := 1; ; attempt++ {
-		req := nl.NewNetlinkRequest(int(kind), flags)
-		req.Sockets = c.sockets
-		req.AddRawData(payload)
-		answers, err := req.Execute(c.proto, 0)
-		torn := errors.Is(err, nl.ErrDumpInterrupted)
-		if !torn && !errors.Is(err, unix.EINTR) {
+		answers, err := c.exchange(kind, flags, payload)
+		repeat := errors.Is(err, errTorn) || errors.Is(err, unix.EINTR)
+		switch {
+		case !repeat:
 			return answers, err
+		case attempt < dumpAttempts:
+		case errors.Is(err, errTorn):
+			return nil, fmt.Errorf("%w: %w in each of %d dumps", host.ErrInconclusive, err, attempt)
+		default:
+			return nil, err
 		}
-		if attempt < dumpAttempts {
-			continue
-		}
-		if torn {
-			return nil, fmt.Errorf("%w: changed during each of %d dumps", host.ErrInconclusive, attempt)
-		}
+	}
+}
+
+// errTorn means that a dump mixes two states.
+var errTorn = errors.New("changed meanwhile")
+
+// exchange makes one attempt. What is left of an earlier one that failed
+// midway has another sequence number and is dropped.
+func (c *conn) exchange(kind uint16, flags int, payload []byte) ([][]byte, error) {
+	req := nl.NewNetlinkRequest(int(kind), flags)
+	req.AddRawData(payload)
+	if err := c.socket.Send(req); err != nil {
 		return nil, err
 	}
+	dump := flags&unix.NLM_F_DUMP == unix.NLM_F_DUMP
+	var answers [][]byte
+	torn := false
+	for {
+		messages, from, err := c.socket.Receive()
+		if err != nil {
+			return nil, err
+		}
+		if from.Pid != 0 {
+			continue
+		}
+		for _, m := range messages {
+			if m.Header.Seq != req.Seq {
+				continue
+			}
+			torn = torn || m.Header.Flags&unix.NLM_F_DUMP_INTR != 0
+			switch m.Header.Type {
+			case unix.NLMSG_DONE, unix.NLMSG_ERROR:
+				err := refusal(m.Header.Type, m.Header.Flags, m.Data)
+				if err == nil && torn {
+					err = errTorn
+				}
+				if err != nil {
+					return nil, err
+				}
+				return answers, nil
+			}
+			answers = append(answers, m.Data)
+			if !dump && flags&unix.NLM_F_ACK == 0 {
+				return answers, nil
+			}
+		}
+	}
+}
+
+// Flags and attributes of the last message of an exchange
+// (include/uapi/linux/netlink.h).
+const (
+	flagCapped  = 0x100 // NLM_F_CAPPED: the request is echoed without its payload
+	flagTexts   = 0x200 // NLM_F_ACK_TLVS
+	errAttrText = 1     // NLMSGERR_ATTR_MSG
+)
+
+// refusal reads NLMSG_DONE and NLMSG_ERROR: an errno, in the latter the
+// request's echo, and attributes with the kernel's text. Nil means success.
+func refusal(kind, flags uint16, b []byte) error {
+	if len(b) < 4 {
+		if kind == unix.NLMSG_DONE {
+			return nil
+		}
+		return fmt.Errorf("%w: netlink error of %d bytes", host.ErrInconclusive, len(b))
+	}
+	errno := -int32(binary.NativeEndian.Uint32(b))
+	if errno == 0 {
+		return nil
+	}
+	err := error(syscall.Errno(errno))
+	if text := refusalText(kind, flags, b[4:]); text != "" {
+		return fmt.Errorf("%w: %s", err, text)
+	}
+	return err
+}
+
+func refusalText(kind, flags uint16, b []byte) string {
+	if flags&flagTexts == 0 {
+		return ""
+	}
+	if kind == unix.NLMSG_ERROR {
+		if len(b) < unix.NLMSG_HDRLEN {
+			return ""
+		}
+		echo := uint64(unix.NLMSG_HDRLEN)
+		if flags&flagCapped == 0 {
+			echo = max(echo, uint64(binary.NativeEndian.Uint32(b)+3)&^3)
+		}
+		if echo > uint64(len(b)) {
+			return ""
+		}
+		b = b[echo:]
+	}
+	text := ""
+	// A text that cannot be read is as good as none.
+	_ = eachAttr(b, func(kind uint16, value []byte) error {
+		if kind == errAttrText {
+			text = attrString(value)
+		}
+		return nil
+	})
+	return text
 }
 
 // family is one generic netlink family on one socket.
@@ -124,7 +225,7 @@ func decodeFamily(attrs []byte) (id uint16, version uint8, err error) {
 			if len(value) != 2 {
 				return fmt.Errorf("family number of %d bytes", len(value))
 			}
-			id = nl.NativeEndian().Uint16(value)
+			id = binary.NativeEndian.Uint16(value)
 		case unix.CTRL_ATTR_VERSION:
 			n, err := attrUint(value)
 			version = uint8(n)
@@ -138,7 +239,10 @@ func decodeFamily(attrs []byte) (id uint16, version uint8, err error) {
 	return id, version, nil
 }
 
+// genericHeader is struct genlmsghdr. The library's nl.Genlmsg is not used: it
+// has two of the four bytes and sends whatever lies behind it in memory for the
+// reserved ones, which the kernel refuses for newer commands
+// (net/netlink/genetlink.c, genl_header_check).
 func genericHeader(command, version uint8) []byte {
-	header := nl.Genlmsg{Command: command, Version: version}
-	return header.Serialize()
+	return []byte{command, version, 0, 0}
 }

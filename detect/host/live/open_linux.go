@@ -20,7 +20,6 @@ type machine struct {
 	nic      *nic
 	coalesce coalescing
 	netdev   netdevSource
-	setter   netdevSource // with the kernel's texts
 	route    *conn
 	isSystem bool // the root is "/"
 }
@@ -49,25 +48,17 @@ func openMachine(opts Options) (_ *machine, err error) {
 	}
 	closers = append(closers, ioctls.close)
 	m.nic = newNIC(ioctls.call)
-	var generic, talkative *conn
-	for _, c := range []struct {
-		to    **conn
-		proto int
-		texts bool
-	}{{&m.route, unix.NETLINK_ROUTE, false}, {&generic, unix.NETLINK_GENERIC, false}, {&talkative, unix.NETLINK_GENERIC, true}} {
-		if *c.to, err = openConn(c.proto, c.texts); err != nil {
-			return nil, err
-		}
-		closers = append(closers, (*c.to).close)
+	if m.route, err = openConn(unix.NETLINK_ROUTE); err != nil {
+		return nil, err
 	}
+	closers = append(closers, m.route.close)
+	generic, err := openConn(unix.NETLINK_GENERIC)
+	if err != nil {
+		return nil, err
+	}
+	closers = append(closers, generic.close)
 	m.netdev = netdevSource{family{generic, "netdev"}}
-	m.setter = netdevSource{family{talkative, "netdev"}}
-	m.coalesce = coalescing{
-		fields:  coalesceFields(),
-		ethtool: family{generic, unix.ETHTOOL_GENL_NAME},
-		setter:  family{talkative, unix.ETHTOOL_GENL_NAME},
-		lib:     m.lib,
-	}
+	m.coalesce = coalescing{fields: coalesceFields(), ethtool: family{generic, unix.ETHTOOL_GENL_NAME}, lib: m.lib}
 	runtime.AddCleanup(m, closeAll, closers)
 	return m, nil
 }

@@ -85,7 +85,7 @@ func (m *machine) setNAPI(want host.NAPI) error {
 	if attrs == nil {
 		return nil
 	}
-	_, err = m.setter.family.request(netdevNAPISet, unix.NLM_F_ACK, attrs)
+	_, err = m.netdev.family.request(netdevNAPISet, unix.NLM_F_ACK, attrs)
 	return writeError(op, err)
 }
 
