@@ -1,0 +1,401 @@
+package probes
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"github.com/napitune/napitune/probes/counters"
+)
+
+// object is one compiled object as far as this kernel took it.
+type object struct {
+	decl     objectDecl
+	maps     map[string]*ebpf.Map
+	programs []*program
+	// refusals are the hooks that no rung could serve, by name.
+	refusals map[string]refusal
+	// broken is why nothing of this object could be loaded.
+	broken *refusal
+	spec   *ebpf.CollectionSpec
+}
+
+// program is a loaded program and, while it is attached, its link.
+type program struct {
+	hook string
+	rung rung
+	prog *ebpf.Program
+	link link.Link
+}
+
+// refusal is a state with its reason.
+type refusal struct {
+	state      counters.State
+	reason     string
+	capability string
+}
+
+// openObject creates the maps, loads the best program that the kernel takes
+// for each hook, and attaches it. It never fails: it remembers why.
+func openObject(d objectDecl, hooks []hook, tune func(*ebpf.CollectionSpec) error, cache *btf.Cache) *object {
+	o := &object{decl: d, refusals: make(map[string]refusal)}
+	if len(hooks) == 0 {
+		return o
+	}
+	fail := func(err error) *object {
+		r := classify(err)
+		o.broken = &r
+		return o
+	}
+	spec, err := d.load()
+	if err != nil {
+		return fail(fmt.Errorf("read object %s: %w", d.name, err))
+	}
+	if err := tune(spec); err != nil {
+		return fail(err)
+	}
+	o.spec = spec
+	created, err := createMaps(spec)
+	if err != nil {
+		return fail(err)
+	}
+	o.maps = created
+	loader := loader{spec: spec, maps: created, cache: cache, modules: moduleTypes(d.modules, cache)}
+	for _, h := range hooks {
+		p, err := loader.climb(h, !d.windowed)
+		if err != nil {
+			o.refusals[h.name] = classify(err)
+			continue
+		}
+		o.programs = append(o.programs, p)
+	}
+	return o
+}
+
+func createMaps(spec *ebpf.CollectionSpec) (map[string]*ebpf.Map, error) {
+	only := &ebpf.CollectionSpec{
+		Maps: spec.Maps, Variables: spec.Variables, Types: spec.Types, ByteOrder: spec.ByteOrder,
+	}
+	coll, err := ebpf.NewCollection(only)
+	if err != nil {
+		return nil, fmt.Errorf("create maps: %w", err)
+	}
+	out := maps.Clone(coll.Maps)
+	for name := range out {
+		coll.DetachMap(name)
+	}
+	coll.Close()
+	return out, nil
+}
+
+// moduleTypes are the types of those modules that are loaded as modules.
+func moduleTypes(names []string, cache *btf.Cache) []*btf.Spec {
+	var out []*btf.Spec
+	for _, name := range names {
+		if spec, err := cache.Module(name); err == nil {
+			out = append(out, spec)
+		}
+	}
+	return out
+}
+
+// loader loads single programs into one set of maps, so that one refused
+// program does not take the others with it.
+type loader struct {
+	spec    *ebpf.CollectionSpec
+	maps    map[string]*ebpf.Map
+	cache   *btf.Cache
+	modules []*btf.Spec
+}
+
+// climb tries the rungs of a hook from the best down. If all fail, the error
+// is that of the first: it says why the best way is closed.
+func (l loader) climb(h hook, attach bool) (*program, error) {
+	var first error
+	for _, r := range h.rungs {
+		p, err := l.try(h.name, r, attach)
+		if err == nil {
+			return p, nil
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	return nil, first
+}
+
+func (l loader) try(hookName string, r rung, attach bool) (*program, error) {
+	prog, err := l.load(r.program)
+	if err != nil {
+		return nil, fmt.Errorf("load %s/%s: %w", r.how, r.target, err)
+	}
+	p := &program{hook: hookName, rung: r, prog: prog}
+	if !attach {
+		return p, nil
+	}
+	if err := p.attach(); err != nil {
+		return nil, errors.Join(err, prog.Close())
+	}
+	return p, nil
+}
+
+func (l loader) load(name string) (*ebpf.Program, error) {
+	spec, ok := l.spec.Programs[name]
+	if !ok {
+		return nil, fmt.Errorf("program %s is not in the object", name)
+	}
+	coll, err := ebpf.NewCollectionWithOptions(&ebpf.CollectionSpec{
+		Maps:      l.spec.Maps,
+		Programs:  map[string]*ebpf.ProgramSpec{name: spec},
+		Types:     l.spec.Types,
+		ByteOrder: l.spec.ByteOrder,
+	}, ebpf.CollectionOptions{
+		MapReplacements: l.maps,
+		Cache:           l.cache,
+		Programs:        ebpf.ProgramOptions{ExtraRelocationTargets: l.modules},
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer coll.Close()
+	return coll.DetachProgram(name), nil
+}
+
+func (p *program) attach() error {
+	if p.link != nil {
+		return nil
+	}
+	var err error
+	if p.rung.how == rawTracepoint {
+		p.link, err = link.AttachRawTracepoint(link.RawTracepointOptions{Name: p.rung.target, Program: p.prog})
+	} else {
+		p.link, err = link.AttachTracing(link.TracingOptions{Program: p.prog})
+	}
+	if err != nil {
+		p.link = nil // a nil pointer inside the interface would not be nil
+		return fmt.Errorf("attach %s/%s: %w", p.rung.how, p.rung.target, err)
+	}
+	return nil
+}
+
+func (p *program) detach() error {
+	if p.link == nil {
+		return nil
+	}
+	err := p.link.Close()
+	p.link = nil
+	if err != nil {
+		return fmt.Errorf("detach %s/%s: %w", p.rung.how, p.rung.target, err)
+	}
+	return nil
+}
+
+func (o *object) loaded() bool { return len(o.programs) > 0 }
+
+func (o *object) find(hookName string) *program {
+	for _, p := range o.programs {
+		if p.hook == hookName {
+			return p
+		}
+	}
+	return nil
+}
+
+func (o *object) close() error {
+	errs := []error{o.detachAll()}
+	for _, p := range o.programs {
+		errs = append(errs, p.prog.Close())
+	}
+	for _, name := range slices.Sorted(maps.Keys(o.maps)) {
+		errs = append(errs, o.maps[name].Close())
+	}
+	o.programs, o.maps = nil, nil
+	return errors.Join(errs...)
+}
+
+func (o *object) detachAll() error {
+	var errs []error
+	for _, p := range o.programs {
+		errs = append(errs, p.detach())
+	}
+	return errors.Join(errs...)
+}
+
+// setVariable writes one variable of a loaded object through its map, which
+// needs no mmap of the map (5.5 and later).
+func (o *object) setVariable(name string, value uint32) error {
+	v := o.spec.Variables[name]
+	if v == nil {
+		return fmt.Errorf("set %s: no such variable", name)
+	}
+	m := o.maps[v.SectionName]
+	if m == nil {
+		return fmt.Errorf("set %s: its map %s is not loaded", name, v.SectionName)
+	}
+	data, err := m.LookupBytes(uint32(0))
+	if err != nil {
+		return fmt.Errorf("set %s to %d: %w", name, value, err)
+	}
+	o.spec.ByteOrder.PutUint32(data[v.Offset:], value)
+	if err := m.Put(uint32(0), data); err != nil {
+		return fmt.Errorf("set %s to %d: %w", name, value, err)
+	}
+	return nil
+}
+
+func (o *object) variable(name string) (uint32, bool) {
+	if o == nil || o.spec == nil || o.spec.Variables[name] == nil {
+		return 0, false
+	}
+	v := o.spec.Variables[name]
+	m := o.maps[v.SectionName]
+	if m == nil {
+		return 0, false
+	}
+	data, err := m.LookupBytes(uint32(0))
+	if err != nil || int(v.Offset)+4 > len(data) {
+		return 0, false
+	}
+	return o.spec.ByteOrder.Uint32(data[v.Offset:]), true
+}
+
+// judge turns what happened to hooks into the state of every probe.
+func (s *Session) judge() []counters.Status {
+	var out []counters.Status
+	for _, p := range probeTable() {
+		st := counters.Status{Name: p.name, Doc: p.doc, State: counters.Off}
+		if s.wants(p.name) {
+			s.objects[p.object].judge(p, &st)
+		}
+		out = append(out, st)
+	}
+	return out
+}
+
+func (o *object) judge(p probe, st *counters.Status) {
+	if o.broken != nil {
+		o.broken.fill(st)
+		return
+	}
+	var hooks, notes []string
+	for _, name := range p.needs {
+		if r, refused := o.refusals[name]; refused {
+			r.fill(st)
+			return
+		}
+	}
+	st.State = counters.Attached
+	for _, name := range slices.Concat(p.needs, p.uses) {
+		if r, refused := o.refusals[name]; refused {
+			notes = append(notes, fmt.Sprintf("without %s: %s", name, r.reason))
+			continue
+		}
+		prog := o.find(name)
+		hooks = append(hooks, string(prog.rung.how)+"/"+prog.rung.target)
+		if prog.rung.loss != "" {
+			notes = append(notes, prog.rung.loss)
+		}
+	}
+	st.Hook = strings.Join(hooks, " ")
+	st.Reason = strings.Join(notes, "; ")
+}
+
+func (r refusal) fill(st *counters.Status) {
+	st.State, st.Reason, st.Capability = r.state, r.reason, r.capability
+}
+
+// classify turns an error of loading or attaching into a state.
+func classify(err error) refusal {
+	var verifier *ebpf.VerifierError
+	switch {
+	case errors.Is(err, ebpf.ErrNotSupported), errors.Is(err, btf.ErrNotFound),
+		errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.EINVAL) && !errors.As(err, &verifier):
+		return refusal{state: counters.Unsupported, reason: err.Error()}
+	case errors.Is(err, unix.EPERM):
+		return denial(err, readPrivileges())
+	case errors.As(err, &verifier):
+		return refusal{state: counters.Failed, reason: verdict(err, verifier)}
+	}
+	return refusal{state: counters.Failed, reason: err.Error()}
+}
+
+// verdict is the verifier's last word, which is its reason.
+func verdict(err error, v *ebpf.VerifierError) string {
+	for i := len(v.Log) - 1; i >= 0; i-- {
+		line := strings.TrimSpace(v.Log[i])
+		if line == "" || strings.HasPrefix(line, "processed ") {
+			continue // statistics of the verifier come last
+		}
+		return fmt.Sprintf("%s (verifier: %s)", v.Cause, line)
+	}
+	return err.Error()
+}
+
+// privileges is what this process may do, as far as BPF is concerned.
+type privileges struct {
+	bpf, perfmon, admin bool
+	// nested is true in a user namespace, where capabilities do not count.
+	nested bool
+}
+
+// Bits of CapEff: include/uapi/linux/capability.h.
+const (
+	capSysAdmin = 21
+	capPerfmon  = 38
+	capBPF      = 39
+)
+
+func readPrivileges() privileges {
+	var p privileges
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return p
+	}
+	for line := range strings.Lines(string(status)) {
+		text, found := strings.CutPrefix(line, "CapEff:")
+		if !found {
+			continue
+		}
+		caps, err := strconv.ParseUint(strings.TrimSpace(text), 16, 64)
+		if err != nil {
+			return p
+		}
+		p.admin = caps>>capSysAdmin&1 == 1
+		p.perfmon = caps>>capPerfmon&1 == 1
+		p.bpf = caps>>capBPF&1 == 1
+	}
+	uids, err := os.ReadFile("/proc/self/uid_map")
+	p.nested = err == nil && !slices.Equal(strings.Fields(string(uids)), []string{"0", "0", "4294967295"})
+	return p
+}
+
+// denial names the capability that is missing. If none is, the kernel refuses
+// this kind of program to everybody (lockdown, or tracing compiled out).
+func denial(err error, p privileges) refusal {
+	if p.nested {
+		return refusal{state: counters.Denied, reason: err.Error() + " (in a user namespace)",
+			capability: "CAP_BPF and CAP_PERFMON in the initial user namespace"}
+	}
+	var missing []string
+	if !p.admin && !p.bpf {
+		missing = append(missing, "CAP_BPF")
+	}
+	if !p.admin && !p.perfmon {
+		missing = append(missing, "CAP_PERFMON")
+	}
+	if len(missing) == 0 {
+		return refusal{state: counters.Unsupported,
+			reason: err.Error() + " although the capabilities are there: this kernel refuses it to everybody"}
+	}
+	return refusal{state: counters.Denied, reason: err.Error(), capability: strings.Join(missing, " and ")}
+}

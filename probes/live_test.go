@@ -1,0 +1,549 @@
+package probes
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/napitune/napitune/probes/counters"
+)
+
+// These tests hold the probes against the running kernel's own counters. They
+// need root, and change nothing outside network namespaces of their own.
+
+// needRoot skips, or fails where CI promised a machine that can do it.
+func needRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		return
+	}
+	if os.Getenv("CI") == "true" {
+		t.Fatal("this test needs root, and CI=true promises it")
+	}
+	t.Skip("skipped: loading eBPF programs and making network namespaces needs root")
+}
+
+// inNamespace moves the test's thread into a fresh network namespace and onto
+// one CPU. The thread is never unlocked again: the runtime ends it, and the
+// namespace goes with it.
+func inNamespace(t testing.TB, cpu int) {
+	t.Helper()
+	runtime.LockOSThread()
+	ns, err := netns.New()
+	if err != nil {
+		t.Fatalf("make a network namespace: %v", err)
+	}
+	t.Cleanup(func() { _ = ns.Close() })
+	var set unix.CPUSet
+	set.Set(cpu)
+	if err := unix.SchedSetaffinity(0, &set); err != nil {
+		t.Fatalf("pin to CPU %d: %v", cpu, err)
+	}
+}
+
+// pair is a veth pair inside the test's namespace; packets sent to out arrive at in.
+type pair struct{ out, in netlink.Link }
+
+func makePair(t testing.TB, n int) pair {
+	t.Helper()
+	out, in := fmt.Sprintf("nto%d", n), fmt.Sprintf("nti%d", n)
+	v := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: in}
+	v.Name = out
+	if err := netlink.LinkAdd(v); err != nil {
+		t.Fatalf("add veth %s: %v", out, err)
+	}
+	p := pair{out: bringUp(t, out), in: bringUp(t, in)}
+	// The kernel notices the carrier later, and until then drops what is sent.
+	for range 1000 {
+		l, err := netlink.LinkByName(out)
+		if err == nil && l.Attrs().OperState == netlink.OperUp {
+			return p
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Fatalf("%s has no carrier", out)
+	return p
+}
+
+func bringUp(t testing.TB, name string) netlink.Link {
+	t.Helper()
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		t.Fatalf("find %s: %v", name, err)
+	}
+	// No IPv6 on it: router solicitations are packets that nobody planned.
+	_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/disable_ipv6", []byte("1"), 0)
+	if err := netlink.LinkSetUp(l); err != nil {
+		t.Fatalf("set %s up: %v", name, err)
+	}
+	return l
+}
+
+// attachXDP makes a veth receive through its NAPI instead of the backlog; with
+// spins it also burns time on every packet.
+func attachXDP(t testing.TB, l netlink.Link, spins int32) {
+	t.Helper()
+	ins := asm.Instructions{asm.Mov.Imm(asm.R6, 0)}
+	if spins > 0 {
+		ins = append(ins,
+			asm.FnKtimeGetNs.Call().WithSymbol("spin"),
+			asm.Add.Imm(asm.R6, 1),
+			asm.JLT.Imm(asm.R6, spins, "spin"),
+		)
+	}
+	ins = append(ins, asm.Mov.Imm(asm.R0, 2), asm.Return()) // XDP_PASS
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL", Instructions: ins})
+	if err != nil {
+		t.Fatalf("load XDP program: %v", err)
+	}
+	t.Cleanup(func() { _ = prog.Close() })
+	x, err := link.AttachXDP(link.XDPOptions{Program: prog, Interface: l.Attrs().Index, Flags: link.XDPDriverMode})
+	if err != nil {
+		t.Fatalf("attach XDP program to %s: %v", l.Attrs().Name, err)
+	}
+	t.Cleanup(func() { _ = x.Close() })
+}
+
+// burster sends the same number of packets to each of several devices with
+// softirqs held off, so that one NET_RX softirq finds all of them.
+type burster struct {
+	prog    *ebpf.Program
+	packets int
+}
+
+func newBurster(t testing.TB, each int32, pairs []pair) burster {
+	t.Helper()
+	ins := asm.Instructions{asm.Mov.Reg(asm.R6, asm.R1)}
+	for i, p := range pairs {
+		loop := "loop" + strconv.Itoa(i)
+		ins = append(ins,
+			asm.Mov.Imm(asm.R7, 0),
+			asm.Mov.Reg(asm.R1, asm.R6).WithSymbol(loop),
+			asm.Mov.Imm(asm.R2, int32(p.out.Attrs().Index)),
+			asm.Mov.Imm(asm.R3, 0),
+			asm.FnCloneRedirect.Call(),
+			asm.Add.Imm(asm.R7, 1),
+			asm.JLT.Imm(asm.R7, each, loop),
+		)
+	}
+	ins = append(ins, asm.Mov.Imm(asm.R0, 0), asm.Return())
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, License: "GPL", Instructions: ins})
+	if err != nil {
+		t.Fatalf("load burst program: %v", err)
+	}
+	t.Cleanup(func() { _ = prog.Close() })
+	return burster{prog: prog, packets: int(each) * len(pairs)}
+}
+
+// send sends one burst and waits until this CPU has received it: the kernel
+// hands the rest of a burst to ksoftirqd when somebody waits for the CPU, and
+// two bursts in one softirq are another experiment.
+func (b burster) send(t testing.TB) {
+	t.Helper()
+	before := readProcessed(t)
+	if _, err := b.prog.Run(&ebpf.RunOptions{Data: udpFrame()}); err != nil {
+		t.Fatalf("run burst program: %v", err)
+	}
+	for range 10_000 {
+		if readProcessed(t)-before >= uint32(b.packets) {
+			return
+		}
+		runtime.Gosched()
+	}
+	t.Fatalf("a burst of %d packets was not received", b.packets)
+}
+
+// readProcessed is the sum of processed over all CPUs.
+func readProcessed(t testing.TB) uint32 {
+	t.Helper()
+	var sum uint32
+	for _, line := range fileLines(t, "/proc/net/softnet_stat") {
+		sum += parse(t, line[:8], 16)
+	}
+	return sum
+}
+
+// udpFrame is a small UDP packet for nobody: counted as processed, then dropped.
+func udpFrame() []byte {
+	frame := make([]byte, 14+20+8+18)
+	copy(frame[0:], []byte{2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0})
+	ip := frame[14:]
+	ip[0], ip[8], ip[9] = 0x45, 64, 17
+	binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)))
+	copy(ip[12:], []byte{192, 0, 2, 1, 192, 0, 2, 2})
+	binary.BigEndian.PutUint16(ip[24:], uint16(len(ip)-20))
+	return frame
+}
+
+// kernelTotals are the kernel's own counters, per CPU.
+type kernelTotals struct {
+	processed, squeezed map[int]uint32
+	softirqs            map[string]map[int]uint32
+	interrupts          map[int]map[int]uint32 // line → CPU
+}
+
+func readKernel(t testing.TB) kernelTotals {
+	t.Helper()
+	k := kernelTotals{
+		processed: map[int]uint32{}, squeezed: map[int]uint32{},
+		softirqs: map[string]map[int]uint32{}, interrupts: map[int]map[int]uint32{},
+	}
+	for _, line := range fileLines(t, "/proc/net/softnet_stat") {
+		f := strings.Fields(line)
+		if len(f) < 13 {
+			t.Skipf("skipped: softnet_stat of this kernel has %d columns and no CPU number", len(f))
+		}
+		cpu := int(parse(t, f[12], 16))
+		k.processed[cpu], k.squeezed[cpu] = parse(t, f[0], 16), parse(t, f[2], 16)
+	}
+	for _, line := range fileLines(t, "/proc/softirqs")[1:] {
+		f := strings.Fields(line)
+		row := map[int]uint32{}
+		for cpu, v := range f[1:] {
+			row[cpu] = parse(t, v, 10)
+		}
+		k.softirqs[strings.TrimSuffix(f[0], ":")] = row
+	}
+	lines := fileLines(t, "/proc/interrupts")
+	header := strings.Fields(lines[0])
+	for _, line := range lines[1:] {
+		f := strings.Fields(line)
+		irq, err := strconv.Atoi(strings.TrimSuffix(f[0], ":"))
+		if err != nil {
+			continue // NMI, LOC and kin are not lines
+		}
+		k.interrupts[irq] = map[int]uint32{}
+		for i, name := range header {
+			cpu, _ := strconv.Atoi(strings.TrimPrefix(name, "CPU"))
+			k.interrupts[irq][cpu] = parse(t, f[1+i], 10)
+		}
+	}
+	return k
+}
+
+func fileLines(t testing.TB, name string) []string {
+	t.Helper()
+	data, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Split(string(bytes.TrimSpace(data)), "\n")
+}
+
+func parse(t testing.TB, s string, base int) uint32 {
+	t.Helper()
+	n, err := strconv.ParseUint(s, base, 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return uint32(n)
+}
+
+// edge is both sides' totals at a moment when the counters in question stood
+// still: read before and after the probes, and found equal.
+type edge struct {
+	kernel kernelTotals
+	probes *counters.Counters
+}
+
+// quietEdge waits for such a moment; the machine has other traffic than ours.
+// still says which of the kernel's counters must not move.
+func quietEdge(t testing.TB, s *Session, still func(kernelTotals) any) edge {
+	t.Helper()
+	for range 500 {
+		before := readKernel(t)
+		c, err := s.Read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		// A run that had already been counted by one side and not by the
+		// other must have time to end.
+		time.Sleep(200 * time.Microsecond)
+		again, err := s.Read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		after := readKernel(t)
+		if cmp.Equal(still(before), still(after)) && cmp.Equal(c.CPUs, again.CPUs, sameCounts()) {
+			return edge{kernel: after, probes: again}
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Fatal("no quiet moment in 500 attempts: the machine is too busy to compare counters exactly")
+	return edge{}
+}
+
+// sameCounts compares what net_rx_action did and nothing that ticks by itself.
+func sameCounts() cmp.Option {
+	return cmp.Comparer(func(a, b counters.CPU) bool {
+		return a.CPU == b.CPU && a.Budget.Runs == b.Budget.Runs && a.Budget.Work == b.Budget.Work &&
+			a.Softirq["NET_RX"].Runs == b.Softirq["NET_RX"].Runs
+	})
+}
+
+func netRxStill(k kernelTotals) any {
+	return []any{k.processed, k.squeezed, k.softirqs["NET_RX"]}
+}
+
+func delta(later, earlier map[int]uint32) map[int]uint64 {
+	out := map[int]uint64{}
+	for k, v := range later {
+		if d := v - earlier[k]; d != 0 { // 32-bit counters wrap
+			out[k] = uint64(d)
+		}
+	}
+	return out
+}
+
+func openSession(t testing.TB, o Options) *Session {
+	t.Helper()
+	s, err := Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	for _, st := range s.Status() {
+		if st.State != counters.Attached && st.State != counters.Off {
+			t.Logf("probe %s: %s: %s", st.Name, st.State, st.Reason)
+		}
+	}
+	return s
+}
+
+// requireAttached fails where the test cannot say anything without the probe.
+func requireAttached(t testing.TB, s *Session, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		for _, st := range s.Status() {
+			if st.Name == name && st.State != counters.Attached {
+				t.Fatalf("probe %s is %s: %s", name, st.State, st.Reason)
+			}
+		}
+	}
+}
+
+func between(t testing.TB, first, last edge) *counters.Counters {
+	t.Helper()
+	d, err := last.probes.Sub(first.probes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// perCPU collects one number of every CPU, zeros left out as in delta.
+func perCPU(c *counters.Counters, number func(counters.CPU) uint64) map[int]uint64 {
+	out := map[int]uint64{}
+	for _, row := range c.CPUs {
+		if n := number(row); n != 0 {
+			out[row.CPU] = n
+		}
+	}
+	return out
+}
+
+// compareNetRx holds squeezes, work and runs against the kernel, per CPU.
+func compareNetRx(t testing.TB, d *counters.Counters, first, last edge) {
+	t.Helper()
+	check := func(what string, kernel, probes map[int]uint64) {
+		if diff := cmp.Diff(kernel, probes); diff != "" {
+			t.Errorf("%s per CPU (-kernel +probes):\n%s", what, diff)
+		}
+	}
+	check("squeezes of all causes", delta(last.kernel.squeezed, first.kernel.squeezed),
+		perCPU(d, func(c counters.CPU) uint64 { return c.Budget.Squeezes() }))
+	check("NAPI work against processed", delta(last.kernel.processed, first.kernel.processed),
+		perCPU(d, func(c counters.CPU) uint64 { return c.Budget.Work }))
+	check("NET_RX softirqs", delta(last.kernel.softirqs["NET_RX"], first.kernel.softirqs["NET_RX"]),
+		perCPU(d, func(c counters.CPU) uint64 { return c.Softirq["NET_RX"].Runs }))
+	check("net_rx_action runs", perCPU(d, func(c counters.CPU) uint64 { return c.Softirq["NET_RX"].Runs }),
+		perCPU(d, func(c counters.CPU) uint64 { return c.Budget.Runs }))
+}
+
+func lastCPU() int { return runtime.NumCPU() - 1 }
+
+// TestSqueezeCauses sends bursts whose effect on net_rx_action is known
+// (net/core/dev.c: a NAPI is polled once per run with weight 64 against a
+// budget of 300, and the limits are tested after each poll).
+func TestSqueezeCauses(t *testing.T) {
+	needRoot(t)
+	const slow = 12_000 // clock reads per packet: more than 150 µs, so 64 packets exceed two jiffies
+	tests := []struct {
+		name                  string
+		napis                 int
+		each                  int32 // packets per NAPI and burst
+		slowLast              bool
+		bursts                int
+		packets, time, packet bool // which causes must appear in every burst: packets, time, both
+	}{
+		{name: "one full NAPI", napis: 1, each: 100, bursts: 300},
+		{name: "four full NAPIs", napis: 4, each: 100, bursts: 300},
+		{name: "five full NAPIs", napis: 5, each: 100, bursts: 300, packets: true},
+		{name: "six full NAPIs", napis: 6, each: 100, bursts: 300, packets: true},
+		{name: "one slow NAPI", napis: 1, each: 64, slowLast: true, bursts: 20, time: true},
+		{name: "four fast and one slow NAPI", napis: 5, each: 64, slowLast: true, bursts: 20, packet: true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			inNamespace(t, lastCPU())
+			var pairs []pair
+			for i := range tt.napis {
+				p := makePair(t, i)
+				spins := int32(0)
+				if tt.slowLast && i == tt.napis-1 {
+					spins = slow
+				}
+				attachXDP(t, p.in, spins)
+				pairs = append(pairs, p)
+			}
+			b := newBurster(t, tt.each, pairs)
+			b.send(t) // neighbours, routes and caches are warm after the first
+			s := openSession(t, Options{})
+			requireAttached(t, s, "budget", "napi")
+
+			first := quietEdge(t, s, netRxStill)
+			for range tt.bursts {
+				b.send(t)
+			}
+			last := quietEdge(t, s, netRxStill)
+			d := between(t, first, last)
+			compareNetRx(t, d, first, last)
+
+			var got counters.Budget
+			for _, c := range d.CPUs {
+				if c.CPU == lastCPU() {
+					got = c.Budget
+				}
+			}
+			t.Logf("%d bursts of %d packets: %d by packets, %d by time, %d by both; %d polls, %d full, at most %d per run",
+				tt.bursts, b.packets, got.SqueezedPackets, got.SqueezedTime, got.SqueezedBoth,
+				got.Polls, got.Full, got.MaxPolls)
+			// A virtual CPU may be taken away for two jiffies in the middle of
+			// a run: then the kernel squeezes by time as well, rightly.
+			stolen := uint64(tt.bursts / 20)
+			wantPackets, wantTime, wantBoth := uint64(0), uint64(0), uint64(0)
+			switch n := uint64(tt.bursts); {
+			case tt.packets:
+				wantPackets = n
+			case tt.time:
+				wantTime = n
+			case tt.packet:
+				wantBoth = n
+			}
+			if sum := got.SqueezedPackets + got.SqueezedBoth; sum != wantPackets+wantBoth {
+				t.Errorf("squeezed by packets or both %d times, want %d", sum, wantPackets+wantBoth)
+			}
+			if got.SqueezedTime < wantTime || got.SqueezedTime > wantTime+stolen {
+				t.Errorf("squeezed by time %d times, want %d", got.SqueezedTime, wantTime)
+			}
+			if got.SqueezedBoth < wantBoth || got.SqueezedBoth > wantBoth+stolen {
+				t.Errorf("squeezed by both %d times, want %d", got.SqueezedBoth, wantBoth)
+			}
+			compareNAPIs(t, d, pairs, uint64(tt.bursts)*uint64(tt.each))
+		})
+	}
+}
+
+// compareNAPIs: every packet that was sent to a device was polled there.
+func compareNAPIs(t *testing.T, d *counters.Counters, pairs []pair, want uint64) {
+	t.Helper()
+	work := map[string]uint64{}
+	for _, n := range d.NAPIs {
+		work[n.Device] += n.Work
+		if n.WorkPerPoll.Count() != n.Polls {
+			t.Errorf("NAPI of %s: histogram holds %d polls of %d", n.Device, n.WorkPerPoll.Count(), n.Polls)
+		}
+	}
+	for _, p := range pairs {
+		if name := p.in.Attrs().Name; work[name] != want {
+			t.Errorf("work of %s = %d, want %d", name, work[name], want)
+		}
+	}
+}
+
+// TestCountsEqualKernel: every softirq vector and every interrupt line, over a
+// second of whatever the machine does plus traffic and disk writes of ours.
+func TestCountsEqualKernel(t *testing.T) {
+	needRoot(t)
+	inNamespace(t, lastCPU())
+	p := makePair(t, 0) // without XDP: through the backlog
+	b := newBurster(t, 100, []pair{p})
+	irqs := maps.Keys(readKernel(t).interrupts)
+	var lines []int
+	for irq := range irqs {
+		lines = append(lines, irq)
+	}
+	s := openSession(t, Options{IRQs: lines})
+	requireAttached(t, s, "softirq", "irq", "backlog")
+	all := func(k kernelTotals) any { return []any{k.processed, k.softirqs, k.interrupts} }
+
+	first := quietEdge(t, s, all)
+	file, err := os.Create(t.TempDir() + "/interrupts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	for range 100 {
+		b.send(t)
+		if _, err := file.Write(make([]byte, 4096)); err != nil {
+			t.Fatal(err)
+		}
+		if err := file.Sync(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	last := quietEdge(t, s, all)
+	d := between(t, first, last)
+	compareNetRx(t, d, first, last)
+
+	var softirqs, interrupts uint64
+	for name := range last.kernel.softirqs {
+		kernel := delta(last.kernel.softirqs[name], first.kernel.softirqs[name])
+		probes := perCPU(d, func(c counters.CPU) uint64 { return c.Softirq[name].Runs })
+		if diff := cmp.Diff(kernel, probes); diff != "" {
+			t.Errorf("softirq %s per CPU (-kernel +probes):\n%s", name, diff)
+		}
+		for _, n := range kernel {
+			softirqs += n
+		}
+	}
+	for _, irq := range lines {
+		kernel := delta(last.kernel.interrupts[irq], first.kernel.interrupts[irq])
+		probes := map[int]uint64{}
+		for _, r := range d.IRQs {
+			if r.IRQ == irq && r.Count > 0 {
+				probes[r.CPU] = r.Count
+			}
+		}
+		if diff := cmp.Diff(kernel, probes); diff != "" {
+			t.Errorf("interrupt %d per CPU (-kernel +probes):\n%s", irq, diff)
+		}
+		for _, n := range kernel {
+			interrupts += n
+		}
+	}
+	if interrupts == 0 {
+		t.Error("no interrupt in the whole test: nothing was compared")
+	}
+	t.Logf("equal: %d softirqs, %d interrupts, %v packets", softirqs, interrupts,
+		delta(last.kernel.processed, first.kernel.processed))
+}

@@ -1,0 +1,378 @@
+// Package probes measures softirqs, receive budgets, NAPI load, GRO, backlog,
+// interrupts and virtqueues with eBPF programs on the running kernel.
+//
+// Everything is added up in the kernel, in per-CPU maps; user space reads
+// totals twice and subtracts. No event leaves the kernel. The default probes
+// run once per softirq, poll or counted interrupt, never per packet; per-packet
+// ones (GRO, drops, latency) run only while their window is open, and switch
+// themselves off above a rate.
+//
+// Open never fails for lack of a privilege, a tracepoint or a helper: it
+// returns a Session in which every probe has a State and a reason, and which
+// reads as far as it could attach. The package loads programs and reads maps;
+// it changes no setting of the host.
+package probes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
+
+	"github.com/napitune/napitune/probes/counters"
+)
+
+// Options choose what to measure. The zero value is a good default.
+type Options struct {
+	// Probes names the probes to attach; nil means DefaultProbes. An empty,
+	// non-nil list attaches none, and Status then explains what exists.
+	Probes []string
+	// IRQs are the interrupt lines to count: those of network queues. Others
+	// cost one array lookup and are not counted. At most 512 are counted.
+	IRQs []int
+	// BudgetPackets and BudgetUsecs are net.core.netdev_budget and
+	// netdev_budget_usecs; 0 means read them from /proc/sys, again at every Read.
+	BudgetPackets, BudgetUsecs int
+	// HZ is the kernel's tick rate; 0 means ask the kernel (the resolution of
+	// CLOCK_MONOTONIC_COARSE is one tick).
+	HZ int
+	// ExactPerJiffy is how many events per CPU and jiffy are timed one by one
+	// before sampling begins; 0 means 4, negative means none.
+	ExactPerJiffy int
+	// SampleOneIn is the sampling ratio beyond that: a power of two, 1 = time
+	// every event; 0 means 16.
+	SampleOneIn int
+	// PacketsPerJiffy is the rate per CPU above which a per-packet probe
+	// switches itself off for the rest of its window; 0 means 2000 (500 000
+	// per second at HZ=250).
+	PacketsPerJiffy int
+}
+
+// ErrUnknownProbe is wrapped by Open when Options names a probe that does not exist.
+var ErrUnknownProbe = errors.New("no such probe")
+
+// Session is a set of loaded programs and their maps. It is not safe for
+// concurrent use. Close it, or the programs stay until the process ends.
+type Session struct {
+	started  uint64
+	options  Options
+	objects  map[string]*object
+	statuses []counters.Status
+	irqs     []int // interrupt number of each slot
+	budget   limits
+	windows  map[string]*counters.Window
+	// costNs is how long BPF statistics have been on, in all.
+	costNs uint64
+	stats  io.Closer
+	statNs uint64
+}
+
+// limits are the two receive budgets in the units the kernel compares.
+type limits struct{ packets, jiffies uint32 }
+
+// Open loads and attaches what Options asks for. The error is about Options
+// only; whatever the kernel refuses is in Status.
+func Open(o Options) (*Session, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	s := &Session{
+		started: monotonicNs(),
+		options: o,
+		objects: make(map[string]*object),
+		irqs:    chosenIRQs(o.IRQs),
+		windows: make(map[string]*counters.Window),
+	}
+	s.budget = s.readLimits()
+	// Before 5.11 maps count against RLIMIT_MEMLOCK. If it cannot be raised,
+	// creating the maps says so better than this would.
+	_ = rlimit.RemoveMemlock()
+	cache := btf.NewCache()
+	for _, d := range objectTable() {
+		s.objects[d.name] = openObject(d, s.wantedHooks(d), s.tune, cache)
+	}
+	s.statuses = s.judge()
+	return s, nil
+}
+
+func (o Options) withDefaults() (Options, error) {
+	if o.Probes == nil {
+		o.Probes = DefaultProbes()
+	}
+	known := probeTable()
+	for _, name := range o.Probes {
+		if !slices.ContainsFunc(known, func(p probe) bool { return p.name == name }) {
+			return o, fmt.Errorf("open probe %q: %w", name, ErrUnknownProbe)
+		}
+	}
+	if o.SampleOneIn == 0 {
+		o.SampleOneIn = 16
+	}
+	if o.SampleOneIn < 0 || o.SampleOneIn > 4096 || o.SampleOneIn&(o.SampleOneIn-1) != 0 {
+		return o, fmt.Errorf("sample one in %d: must be a power of two up to 4096", o.SampleOneIn)
+	}
+	switch {
+	case o.ExactPerJiffy == 0:
+		o.ExactPerJiffy = 4
+	case o.ExactPerJiffy < 0:
+		o.ExactPerJiffy = 0
+	}
+	if o.PacketsPerJiffy == 0 {
+		o.PacketsPerJiffy = 2000
+	}
+	if o.HZ == 0 {
+		o.HZ = kernelHZ()
+	}
+	if o.PacketsPerJiffy < 0 || o.HZ < 0 {
+		return o, fmt.Errorf("packets per jiffy %d, HZ %d: must not be negative", o.PacketsPerJiffy, o.HZ)
+	}
+	return o, nil
+}
+
+// chosenIRQs are at most maxIRQs distinct numbers in order.
+func chosenIRQs(irqs []int) []int {
+	out := slices.DeleteFunc(slices.Clone(irqs), func(n int) bool { return n < 0 || n > maxIRQNumber })
+	slices.Sort(out)
+	out = slices.Compact(out)
+	return out[:min(len(out), maxIRQs)]
+}
+
+const (
+	// maxIRQs bounds the per-CPU table of counted lines (bpf/core.bpf.c).
+	maxIRQs = 512
+	// maxIRQNumber bounds the filter array: 4 bytes each. arm64 numbers its
+	// lines into the thousands.
+	maxIRQNumber = 1<<16 - 1
+)
+
+func (s *Session) wants(name string) bool { return slices.Contains(s.options.Probes, name) }
+
+// wantedHooks are the hooks of one object that a wanted probe needs or can use.
+// Those that are attached in windows only are loaded when the window opens.
+func (s *Session) wantedHooks(d objectDecl) []hook {
+	var out []hook
+	for _, h := range d.hooks {
+		for _, p := range probeTable() {
+			uses := slices.Contains(p.needs, h.name) || slices.Contains(p.uses, h.name)
+			if p.object == d.name && uses && s.wants(p.name) {
+				out = append(out, h)
+				break
+			}
+		}
+	}
+	return out
+}
+
+// tune sets what has to be known before loading.
+func (s *Session) tune(spec *ebpf.CollectionSpec) error {
+	values := map[string]uint32{
+		"exact_per_jiffy":  uint32(s.options.ExactPerJiffy),
+		"sample_mask":      uint32(s.options.SampleOneIn - 1),
+		"with_raise":       flag(s.wants("softirq-delay")),
+		"with_napi":        flag(s.wants("napi") || s.wants("backlog") || s.wants("virtio")),
+		"with_backlog":     flag(s.wants("backlog")),
+		"with_virtio":      flag(s.wants("virtio")),
+		"budget_packets":   s.budget.packets,
+		"budget_jiffies":   s.budget.jiffies,
+		"limit_per_jiffy":  uint32(s.options.PacketsPerJiffy),
+		"latency_one_in":   latencyOneIn,
+		"rps_trigger_addr": 0,
+	}
+	for name, v := range spec.Variables {
+		value, ok := values[name]
+		if !ok {
+			continue
+		}
+		if err := v.Set(value); err != nil {
+			return fmt.Errorf("set %s to %d: %w", name, value, err)
+		}
+	}
+	if m := spec.Maps["irq_filter"]; m != nil {
+		m.MaxEntries = 1
+		if n := len(s.irqs); n > 0 {
+			m.MaxEntries = uint32(s.irqs[n-1]) + 1
+		}
+		for slot, irq := range s.irqs {
+			m.Contents = append(m.Contents, ebpf.MapKV{Key: uint32(irq), Value: uint32(slot + 1)})
+		}
+		spec.Maps["irq_slots"].MaxEntries = uint32(max(len(s.irqs), 1))
+	}
+	return nil
+}
+
+// latencyOneIn thins out the latency probe: one softirq run or socket wake-up in so many.
+const latencyOneIn = 16
+
+func flag(on bool) uint32 {
+	if on {
+		return 1
+	}
+	return 0
+}
+
+// Status is the state of every probe that exists, asked for or not.
+func (s *Session) Status() []counters.Status { return slices.Clone(s.statuses) }
+
+// Close detaches and frees everything. Errors are joined; none is retried.
+func (s *Session) Close() error {
+	var errs []error
+	if s.stats != nil {
+		errs = append(errs, s.stats.Close())
+		s.stats = nil
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.objects)) {
+		errs = append(errs, s.objects[name].close())
+	}
+	s.objects = nil
+	return errors.Join(errs...)
+}
+
+// Window opens the per-packet probe name for the given time, closes it, and
+// returns. It comes back early when ctx ends or when the probe has switched
+// itself off because of the rate. What it counted is in the next Read; how
+// long it really ran is in Counters.Windows. A probe that is not attached
+// because of its Status is no error.
+func (s *Session) Window(ctx context.Context, name string, length time.Duration) error {
+	p, ok := findProbe(name)
+	if !ok || !p.windowed {
+		return fmt.Errorf("open window of probe %q: %w", name, ErrUnknownProbe)
+	}
+	obj := s.objects[p.object]
+	if obj == nil || !obj.loaded() {
+		return nil
+	}
+	w := s.window(name)
+	began := monotonicNs()
+	if err := obj.resume(); err != nil {
+		return fmt.Errorf("open window of probe %q: %w", name, err)
+	}
+	wait(ctx, length, obj.switchedOff)
+	err := obj.suspend()
+	w.AttachedNs += monotonicNs() - began
+	if err != nil {
+		return fmt.Errorf("close window of probe %q: %w", name, err)
+	}
+	return nil
+}
+
+func (s *Session) window(name string) *counters.Window {
+	if s.windows[name] == nil {
+		s.windows[name] = &counters.Window{Probe: name, LimitPerJiffy: uint64(s.options.PacketsPerJiffy)}
+	}
+	return s.windows[name]
+}
+
+// wait returns after length, at the end of ctx, or once done answers true.
+func wait(ctx context.Context, length time.Duration, done func() bool) {
+	end := time.NewTimer(length)
+	defer end.Stop()
+	look := time.NewTicker(20 * time.Millisecond)
+	defer look.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-end.C:
+			return
+		case <-look.C:
+			if done() {
+				return
+			}
+		}
+	}
+}
+
+// StartStats turns the kernel's BPF statistics on until StopStats or Close,
+// through a file descriptor and not the global sysctl. Each event then costs
+// two more clock reads, so turn them on for a part of the window only:
+// Counters.CostWindowNs says for how long they were.
+func (s *Session) StartStats() error {
+	if s.stats != nil {
+		return nil
+	}
+	c, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
+	if err != nil {
+		return fmt.Errorf("enable BPF statistics: %w", err)
+	}
+	s.stats, s.statNs = c, monotonicNs()
+	return nil
+}
+
+// StopStats turns the statistics off again; what was counted stays readable.
+func (s *Session) StopStats() error {
+	if s.stats == nil {
+		return nil
+	}
+	err := s.stats.Close()
+	s.stats = nil
+	s.costNs += monotonicNs() - s.statNs
+	if err != nil {
+		return fmt.Errorf("disable BPF statistics: %w", err)
+	}
+	return nil
+}
+
+// readLimits gives the receive budgets in force, as far as they are known.
+func (s *Session) readLimits() limits {
+	packets, usecs := s.options.BudgetPackets, s.options.BudgetUsecs
+	if packets == 0 {
+		packets = readSysctl("netdev_budget", 300)
+	}
+	if usecs == 0 {
+		usecs = readSysctl("netdev_budget_usecs", 2*1_000_000/s.options.HZ)
+	}
+	return limits{packets: uint32(int32(packets)), jiffies: usecsToJiffies(usecs, s.options.HZ)}
+}
+
+// readSysctl falls back to the kernel's default: the file is missing in
+// network namespaces other than the first.
+func readSysctl(name string, fallback int) int {
+	text, err := os.ReadFile("/proc/sys/net/core/" + name)
+	if err != nil {
+		return fallback
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return fallback
+	}
+	return n
+}
+
+// usecsToJiffies rounds up, as the kernel does (__usecs_to_jiffies in
+// kernel/time/time.c, for HZ up to 1000).
+func usecsToJiffies(usecs, hz int) uint32 {
+	if usecs <= 0 {
+		return 0
+	}
+	tick := 1_000_000 / hz
+	return uint32((usecs + tick - 1) / tick)
+}
+
+// kernelHZ: the coarse clock advances once per tick, and says so.
+func kernelHZ() int {
+	var res unix.Timespec
+	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &res); err != nil || res.Nano() <= 0 {
+		return 250
+	}
+	return int((int64(time.Second) + res.Nano()/2) / res.Nano())
+}
+
+func monotonicNs() uint64 {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return 0
+	}
+	return uint64(now.Nano())
+}

@@ -1,0 +1,137 @@
+package probes
+
+import (
+	"slices"
+
+	"github.com/cilium/ebpf"
+)
+
+// attachment is a way to hang a program on a hook.
+type attachment string
+
+const (
+	btfTracepoint attachment = "tp_btf" // typed tracepoint: loads where BTF does, needs no tracefs
+	rawTracepoint attachment = "raw_tp" // untyped: kernels without that program type
+	functionEntry attachment = "fentry"
+	functionExit  attachment = "fexit"
+)
+
+// rung is one attempt at a hook; a ladder is tried from the top.
+type rung struct {
+	program string
+	how     attachment
+	target  string
+	loss    string // what this rung cannot tell, "" if it is as good as the first
+}
+
+// hook is one event of the kernel and the ladder of programs for it.
+type hook struct {
+	name  string
+	rungs []rung
+}
+
+// objectDecl is one compiled object. Programs that are not chosen from it
+// are never loaded.
+type objectDecl struct {
+	name  string
+	load  func() (*ebpf.CollectionSpec, error)
+	hooks []hook // in the order of attaching
+	// modules whose types the programs read, if they are modules here.
+	modules []string
+	// windowed objects are attached by Session.Window only.
+	windowed bool
+}
+
+// probe is what a person asks for and sees the state of.
+type probe struct {
+	name, doc string
+	object    string
+	needs     []string // hooks without which it says nothing
+	uses      []string // hooks that add to it
+	byDefault bool
+	windowed  bool
+}
+
+const noTypes = "no BTF: devices and NAPI ids are unknown"
+
+// tracepoint is the usual ladder: typed, then raw.
+func tracepoint(name, suffix string, more ...rung) hook {
+	rungs := []rung{
+		{program: "btf_" + suffix, how: btfTracepoint, target: name},
+		{program: "raw_" + suffix, how: rawTracepoint, target: name},
+	}
+	return hook{name: name, rungs: append(rungs, more...)}
+}
+
+func objectTable() []objectDecl {
+	return []objectDecl{{
+		name: "core",
+		load: loadCore,
+		// Exits before entries, polls last: a run that is under way while
+		// attaching is then ignored as a whole.
+		hooks: []hook{
+			tracepoint("softirq_exit", "softirq_exit"),
+			tracepoint("softirq_raise", "softirq_raise"),
+			tracepoint("softirq_entry", "softirq_entry"),
+			tracepoint("irq_handler_exit", "irq_exit"),
+			tracepoint("irq_handler_entry", "irq_entry",
+				rung{program: "bare_irq_entry", how: rawTracepoint, target: "irq_handler_entry", loss: noTypes}),
+			tracepoint("napi_poll", "napi_poll",
+				rung{program: "bare_napi_poll", how: rawTracepoint, target: "napi_poll", loss: noTypes}),
+		},
+		modules: []string{"virtio_ring", "virtio_net"},
+	}}
+}
+
+func probeTable() []probe {
+	return []probe{{
+		name:   "softirq",
+		doc:    "Runs and time of every softirq vector per CPU, length of NET_RX and NET_TX runs, and how much of it ran in ksoftirqd. From irq:softirq_entry and irq:softirq_exit; runs are exact and equal /proc/softirqs, times are sampled at high rates.",
+		object: "core", needs: []string{"softirq_entry", "softirq_exit"}, byDefault: true,
+	}, {
+		name:   "softirq-delay",
+		doc:    "How long NET_RX and NET_TX wait from being raised to running. From irq:softirq_raise; sampled at high rates. It costs one more event per softirq.",
+		object: "core", needs: []string{"softirq_raise", "softirq_entry", "softirq_exit"}, byDefault: true,
+	}, {
+		name:   "budget",
+		doc:    "What every run of net_rx_action did and why it stopped early: netdev_budget (packets), netdev_budget_usecs (time) or both. From napi:napi_poll between irq:softirq_entry and irq:softirq_exit; the sum over causes equals time_squeeze in /proc/net/softnet_stat. Polls outside softirqs (NAPI threads, busy polling, netpoll) are told apart.",
+		object: "core", needs: []string{"softirq_entry", "softirq_exit", "napi_poll"}, byDefault: true,
+	}, {
+		name:   "napi",
+		doc:    "Load of every NAPI per CPU: polls, work, full and empty polls, work per poll, time. From napi:napi_poll; time needs the softirq events too, and is not known for NAPI threads. At most 128 NAPIs per CPU.",
+		object: "core", needs: []string{"napi_poll"}, uses: []string{"softirq_entry", "softirq_exit"}, byDefault: true,
+	}, {
+		name:   "backlog",
+		doc:    "Length of the per-CPU backlog found by its polls (RPS, loopback, plain veth). From napi:napi_poll on the NAPI without a device; sampled like times are. Needs kernel types (BTF).",
+		object: "core", needs: []string{"napi_poll", "softirq_entry", "softirq_exit"}, byDefault: true,
+	}, {
+		name:   "irq",
+		doc:    "Runs, time and refusals of the handlers of the chosen interrupt lines, per CPU. From irq:irq_handler_entry and irq:irq_handler_exit, filtered by line in the kernel; counts equal /proc/interrupts.",
+		object: "core", needs: []string{"irq_handler_entry", "irq_handler_exit"}, byDefault: true,
+	}, {
+		name:   "virtio",
+		doc:    "Receive queues of virtio-net: ring occupancy and starvation at every poll, polls that no interrupt asked for. From napi:napi_poll and irq:irq_handler_entry, reading the virtqueue through BTF of the kernel or its modules. Costs nothing where there is no virtio-net.",
+		object: "core", needs: []string{"napi_poll"}, uses: []string{"irq_handler_entry", "softirq_entry", "softirq_exit"}, byDefault: true,
+	}}
+}
+
+func findProbe(name string) (probe, bool) {
+	table := probeTable()
+	i := slices.IndexFunc(table, func(p probe) bool { return p.name == name })
+	if i < 0 {
+		return probe{}, false
+	}
+	return table[i], true
+}
+
+// DefaultProbes are the probes cheap enough for a production host: none of
+// them runs per packet.
+func DefaultProbes() []string {
+	var names []string
+	for _, p := range probeTable() {
+		if p.byDefault {
+			names = append(names, p.name)
+		}
+	}
+	return names
+}
