@@ -1,0 +1,288 @@
+package report
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/rules"
+)
+
+// Term is one entry of the glossary.
+type Term struct {
+	Names   []string // the first is the usual one
+	Text    string
+	Section string
+}
+
+// ParseGlossary reads GLOSSARY.md: sections headed "## NAME" with entries of
+// the form "- **name** / **other name** — text", which may go on over
+// indented lines. Anything else outside the entries is prose and is skipped;
+// an entry without text or name is an error that names the line.
+func ParseGlossary(text string) ([]Term, error) {
+	var terms []Term
+	section := ""
+	open := false
+	for number, line := range strings.Split(text, "\n") {
+		switch {
+		case strings.HasPrefix(line, "## "):
+			section, open = strings.TrimSpace(line[3:]), false
+		case strings.HasPrefix(line, "- **"):
+			term, err := parseTerm(line)
+			if err != nil {
+				return nil, fmt.Errorf("glossary line %d: %w", number+1, err)
+			}
+			term.Section = section
+			terms, open = append(terms, term), true
+		case open && strings.HasPrefix(line, "  "):
+			last := &terms[len(terms)-1]
+			last.Text += " " + strings.TrimSpace(line)
+		default:
+			open = false
+		}
+	}
+	return terms, nil
+}
+
+func parseTerm(line string) (Term, error) {
+	head, text, ok := strings.Cut(line, " — ")
+	if !ok || strings.TrimSpace(text) == "" {
+		return Term{}, fmt.Errorf("entry %q has no text after a dash", line)
+	}
+	term := Term{Text: strings.TrimSpace(text)}
+	for _, part := range strings.Split(strings.TrimPrefix(head, "- "), " / ") {
+		name := strings.TrimSuffix(strings.TrimPrefix(part, "**"), "**")
+		if name == "" || len(name)+4 != len(part) {
+			return Term{}, fmt.Errorf("name %q is not written as **name**", part)
+		}
+		term.Names = append(term.Names, name)
+	}
+	return term, nil
+}
+
+// Manual is everything that can be explained.
+type Manual struct {
+	Rules []rules.Rule
+	Knobs []*knob.Kind
+	Terms []Term
+}
+
+// Names lists all that Explain knows, sorted.
+func (m Manual) Names() []string {
+	var out []string
+	for _, r := range m.Rules {
+		out = append(out, r.ID)
+	}
+	for _, k := range m.Knobs {
+		out = append(out, k.Name)
+	}
+	for _, t := range m.Terms {
+		out = append(out, t.Names...)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// Explain writes the pages of a finding, a setting or a term: all that go by
+// the name. The name is compared without regard to case; an address such as
+// eth0/ring.rx means its setting. An unknown name is an error that suggests
+// near ones.
+func (m Manual) Explain(w io.Writer, name string, style Style) error {
+	p := &page{w: w, style: style}
+	found := 0
+	next := func() {
+		if found > 0 {
+			p.blank()
+		}
+		found++
+	}
+	for _, r := range m.Rules {
+		if strings.EqualFold(r.ID, name) {
+			next()
+			p.rulePage(r)
+		}
+	}
+	kind := name[strings.LastIndex(name, "/")+1:]
+	for _, k := range m.Knobs {
+		if strings.EqualFold(k.Name, kind) {
+			next()
+			p.knobPage(k)
+		}
+	}
+	for _, t := range m.Terms {
+		if slices.ContainsFunc(t.Names, func(n string) bool { return strings.EqualFold(n, name) }) {
+			next()
+			p.termPage(t)
+		}
+	}
+	if found == 0 {
+		return fmt.Errorf("nothing is called %q%s", name, suggestion(Near(name, m.Names())))
+	}
+	return p.err
+}
+
+func suggestion(near []string) string {
+	if len(near) == 0 {
+		return " (napitune explain lists what there is)"
+	}
+	return "; did you mean " + strings.Join(near, ", ") + "?"
+}
+
+// List writes the names of all pages, grouped.
+func (m Manual) List(w io.Writer, style Style) error {
+	p := &page{w: w, style: style}
+	p.line(p.paint(bold, "Findings"))
+	p.titles(len(m.Rules), func(i int) (string, string) { return m.Rules[i].ID, m.Rules[i].Title })
+	p.blank()
+	p.line(p.paint(bold, "Settings"))
+	p.titles(len(m.Knobs), func(i int) (string, string) { return m.Knobs[i].Name, m.Knobs[i].Title })
+	p.blank()
+	p.line(p.paint(bold, "Terms"))
+	var names []string
+	for _, t := range m.Terms {
+		names = append(names, t.Names[0])
+	}
+	p.hang("", plain, 2, strings.Join(names, ", "))
+	return p.err
+}
+
+func (p *page) titles(n int, entry func(int) (name, title string)) {
+	width := 0
+	for i := range n {
+		name, _ := entry(i)
+		width = max(width, columns(name))
+	}
+	for i := range n {
+		name, title := entry(i)
+		p.hang("  "+name, plain, width+4, title)
+	}
+}
+
+// All writes the whole manual: every finding, setting and term.
+func (m Manual) All(w io.Writer, style Style) error {
+	p := &page{w: w, style: style}
+	p.line("FINDINGS")
+	for _, r := range m.Rules {
+		p.blank()
+		p.rulePage(r)
+	}
+	p.blank()
+	p.line("SETTINGS")
+	for _, k := range m.Knobs {
+		p.blank()
+		p.knobPage(k)
+	}
+	p.blank()
+	p.line("TERMS")
+	for _, t := range m.Terms {
+		p.blank()
+		p.termPage(t)
+	}
+	return p.err
+}
+
+// pageIndent leaves room for the longest label of a page, "side effects".
+const pageIndent = 16
+
+func (p *page) rulePage(r rules.Rule) {
+	p.line(p.paint(bold, r.ID) + " — " + clean(r.Title))
+	p.labelled("meaning", r.Page.Meaning)
+	p.labelled("evidence", r.Page.Evidence)
+	p.labelled("cause", r.Page.Cause)
+	p.labelled("remedy", r.Page.Remedy)
+	p.labelled("side effects", r.Page.SideEffects)
+	p.labelled("not when", r.Page.NotWhen)
+	for _, t := range r.Page.Thresholds {
+		p.labelled("threshold", t)
+	}
+	p.labelled("source", r.Page.Source)
+}
+
+func (p *page) labelled(label, text string) {
+	if text != "" {
+		p.hang("  "+label, dim, pageIndent, text)
+	}
+}
+
+func (p *page) knobPage(k *knob.Kind) {
+	p.line(p.paint(bold, k.Name) + " — " + clean(k.Title))
+	p.labelled("meaning", k.Doc)
+	p.labelled("belongs to", k.Scope.String())
+	p.labelled("value", cmp.Or(strings.TrimSpace(k.Codec.Name+" "+unit(k.Unit)), "text"))
+	p.labelled("disrupts", map[knob.Disruption]string{
+		knob.DisruptsNothing: "nothing",
+		knob.DisruptsPackets: "packets: some may be lost or reordered for moments",
+		knob.DisruptsLink:    "the link: many drivers reset it, seconds without traffic",
+	}[k.Disruption])
+	if len(k.Clobbers) > 0 {
+		p.labelled("overwrites", strings.Join(k.Clobbers, ", "))
+	}
+	p.labelled("source", k.Source)
+}
+
+func unit(u string) string {
+	if u == "" {
+		return ""
+	}
+	return "(" + u + ")"
+}
+
+func (p *page) termPage(t Term) {
+	head := p.paint(bold, t.Names[0])
+	if len(t.Names) > 1 {
+		head += ", " + strings.Join(t.Names[1:], ", ")
+	}
+	p.line(head)
+	p.hang("", plain, 2, strings.NewReplacer("**", "", "`", "").Replace(t.Text))
+}
+
+// Near lists those of names that resemble a misspelt one, nearest first, three
+// at most: names that contain it or that are a few letters away.
+func Near(name string, names []string) []string {
+	type candidate struct {
+		name     string
+		distance int
+	}
+	lower := strings.ToLower(name)
+	var found []candidate
+	for _, n := range names {
+		d := distance(lower, strings.ToLower(n))
+		if len(lower) >= 3 && strings.Contains(strings.ToLower(n), lower) {
+			d = 1
+		}
+		if d <= max(1, len(lower)/3) {
+			found = append(found, candidate{n, d})
+		}
+	}
+	slices.SortStableFunc(found, func(a, b candidate) int {
+		return cmp.Or(cmp.Compare(a.distance, b.distance), cmp.Compare(a.name, b.name))
+	})
+	var out []string
+	for _, c := range found[:min(3, len(found))] {
+		out = append(out, c.name)
+	}
+	return out
+}
+
+// distance is the edit distance of two words in bytes.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost = 1 + min(diagonal, row[j], row[j+1])
+			}
+			diagonal, row[j+1] = row[j+1], cost
+		}
+	}
+	return row[len(b)]
+}

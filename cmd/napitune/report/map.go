@@ -1,0 +1,372 @@
+package report
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/napitune/napitune/detect"
+	"github.com/napitune/napitune/detect/topo"
+)
+
+// Map is the answer of "napitune map": the way of packets from device to CPU.
+type Map struct {
+	Schema  string       `json:"schema"`
+	Host    Host         `json:"host"`
+	Window  Window       `json:"window"`
+	Devices []MapDevice  `json:"devices"`
+	Gaps    []detect.Gap `json:"gaps"`
+}
+
+// MapDevice is one device of the map.
+type MapDevice struct {
+	HostDevice
+	Bus     string   `json:"bus,omitempty"`
+	Up      string   `json:"up"` // "yes", "no", "unknown"
+	Carrier string   `json:"carrier"`
+	Lower   []string `json:"lower"` // devices below: tune those
+	Upper   []string `json:"upper"`
+	// QueuesKnown says that Queues is the whole truth.
+	QueuesKnown bool       `json:"queues_known"`
+	Queues      []MapQueue `json:"paths"`
+	OtherIRQs   []int      `json:"other_irqs"` // link, configuration, mailbox
+}
+
+// MapQueue is one edge bundle queue → NAPI → IRQ → CPU. A queue pair with one
+// vector is one entry with both sides, otherwise each side has its own.
+type MapQueue struct {
+	Queue  int    `json:"queue"`
+	Rx     bool   `json:"rx"`
+	Tx     bool   `json:"tx"`
+	NAPI   int    `json:"napi"`   // -1 = unknown
+	Thread int    `json:"thread"` // PID of a threaded NAPI; 0 = none
+	IRQ    int    `json:"irq"`    // -1 = unknown
+	Action string `json:"action"` // the interrupt's name in /proc/interrupts
+	Source string `json:"source"` // where the edge queue → IRQ comes from
+	Why    string `json:"why,omitempty"`
+	// Affinity is the wish, Effective the promise of the interrupt controller,
+	// both list forms; "" = not told.
+	Affinity  string `json:"affinity"`
+	Effective string `json:"effective"`
+	// Home is the CPU that took most of the interrupts; -1 = none fired.
+	Home      int     `json:"home"`
+	HomeShare float64 `json:"home_share"`
+	HomeNode  int     `json:"home_node"` // -1 = unknown
+	IRQs      uint64  `json:"irqs"`      // in the window
+	Packets   *uint64 `json:"packets"`   // in the window; null = the driver does not count per queue
+	// Rates are null where the length of the window is unknown.
+	IRQsPerSec    *float64 `json:"irqs_per_sec"`
+	PacketsPerSec *float64 `json:"packets_per_sec"`
+}
+
+// NewMap draws the map of an observation, of the named devices or of all.
+func NewMap(obs *detect.Observation, only []string) Map {
+	m := Map{
+		Schema:  SchemaMap,
+		Host:    newHost(obs.Last),
+		Window:  Window{Seconds: obs.Window.Seconds(), Samples: obs.Samples, Basis: obs.Basis.String(), Probes: []string{}},
+		Devices: []MapDevice{},
+		Gaps:    gaps(obs),
+	}
+	for _, d := range obs.Last.Devices {
+		if d.Kind == "loopback" || len(only) > 0 && !slices.Contains(only, d.Name) {
+			continue
+		}
+		m.Devices = append(m.Devices, newMapDevice(obs, d))
+	}
+	return m
+}
+
+func newMapDevice(obs *detect.Observation, d *detect.Device) MapDevice {
+	md := MapDevice{
+		HostDevice: HostDevice{Name: d.Name, Kind: d.Kind, Driver: d.Driver, Node: d.Node, Queues: rxQueues(d)},
+		Bus:        d.Bus, Up: tri(d.Up), Carrier: tri(d.Carrier),
+		Lower: present(d.Lower), Upper: present(d.Upper),
+		QueuesKnown: d.QueuesKnown, Queues: []MapQueue{}, OtherIRQs: present(d.OtherIRQs),
+	}
+	for _, q := range d.Queues {
+		if q.Rx && q.Tx && q.RxIRQ != q.TxIRQ {
+			md.Queues = append(md.Queues, newMapQueue(obs, d, q, true, false), newMapQueue(obs, d, q, false, true))
+			continue
+		}
+		md.Queues = append(md.Queues, newMapQueue(obs, d, q, q.Rx, q.Tx))
+	}
+	return md
+}
+
+func newMapQueue(obs *detect.Observation, d *detect.Device, q detect.Queue, rx, tx bool) MapQueue {
+	m := MapQueue{
+		Queue: q.N, Rx: rx, Tx: tx, NAPI: -1, IRQ: q.RxIRQ,
+		Source: q.Source.String(), Why: q.Why, Home: -1, HomeNode: topo.Unknown,
+	}
+	if rx {
+		m.NAPI, m.Thread = q.NAPI, q.ThreadPID
+	} else {
+		m.IRQ = q.TxIRQ
+	}
+	if m.IRQ < 0 && q.VMBusCPU >= 0 {
+		m.Home, m.HomeNode = q.VMBusCPU, nodeOf(obs.Last.Topo, q.VMBusCPU)
+	}
+	m.fillIRQ(obs)
+	m.fillPackets(obs, d)
+	return m
+}
+
+func (m *MapQueue) fillIRQ(obs *detect.Observation) {
+	if m.IRQ < 0 {
+		return
+	}
+	if row := obs.Last.IRQs.Row(m.IRQ); row != nil {
+		m.Action = strings.Join(row.Actions, " ")
+		if row.HasSMP {
+			m.Affinity = row.Affinity.String()
+		}
+		m.Effective = row.Effective.String()
+	}
+	delta, ok := obs.IRQ[m.IRQ]
+	if !ok {
+		return
+	}
+	m.IRQs = delta.Total
+	if delta.Home >= 0 {
+		m.Home, m.HomeShare, m.HomeNode = delta.Home, delta.HomeShare, nodeOf(obs.Last.Topo, delta.Home)
+	}
+	if rate, ok := obs.PerSecond(delta.Total); ok {
+		m.IRQsPerSec = &rate
+	}
+}
+
+func (m *MapQueue) fillPackets(obs *detect.Observation, d *detect.Device) {
+	var sum uint64
+	counted := false
+	for _, id := range m.sides() {
+		if n, ok := obs.Device[d.Name].Queue[id]["packets"]; ok {
+			sum += n
+			counted = true
+		}
+	}
+	if !counted {
+		return
+	}
+	m.Packets = &sum
+	if rate, ok := obs.PerSecond(sum); ok {
+		m.PacketsPerSec = &rate
+	}
+}
+
+func (m *MapQueue) sides() []detect.QueueID {
+	var out []detect.QueueID
+	if m.Rx {
+		out = append(out, detect.QueueID{N: m.Queue})
+	}
+	if m.Tx {
+		out = append(out, detect.QueueID{Tx: true, N: m.Queue})
+	}
+	return out
+}
+
+func nodeOf(t *topo.Topology, cpu int) int {
+	if t == nil {
+		return topo.Unknown
+	}
+	if c, ok := t.CPUs[cpu]; ok {
+		return c.Node
+	}
+	return topo.Unknown
+}
+
+func tri(t detect.Tri) string {
+	return map[detect.Tri]string{detect.Yes: "yes", detect.No: "no"}[t] + map[detect.Tri]string{detect.Unknown: "unknown"}[t]
+}
+
+// Text writes the map as one table per device.
+func (m Map) Text(w io.Writer, style Style) error {
+	p := &page{w: w, style: style}
+	p.hostLine(Advice{Host: m.Host, Window: m.Window})
+	shown := 0
+	for _, d := range m.Devices {
+		if !style.Verbose && dull(d) {
+			continue
+		}
+		shown++
+		p.blank()
+		p.mapDevice(d, m.rated())
+	}
+	p.dullDevices(m, len(m.Devices)-shown)
+	p.gaps(m.Gaps)
+	return p.err
+}
+
+// dull devices have neither queues with interrupts nor devices below.
+func dull(d MapDevice) bool {
+	hasIRQ := slices.ContainsFunc(d.Queues, func(q MapQueue) bool { return q.IRQ >= 0 || q.Home >= 0 })
+	return !hasIRQ && len(d.Lower) == 0 && (d.Driver == "" || d.Kind == "veth" || d.Kind == "tunnel" || d.Kind == "tap" || d.Kind == "virtual")
+}
+
+func (p *page) dullDevices(m Map, n int) {
+	switch {
+	case len(m.Devices) == 0:
+		p.blank()
+		p.line("No network device besides loopback was found.")
+	case n > 0:
+		var names []string
+		for _, d := range m.Devices {
+			if dull(d) {
+				names = append(names, d.Name)
+			}
+		}
+		p.blank()
+		p.hang("", plain, 2, plural(n, "device")+" without hardware queues: "+strings.Join(names, ", ")+" (-v shows all)")
+	}
+}
+
+// rated reports whether rates are known; totals are shown otherwise.
+func (m Map) rated() bool { return m.Window.Seconds > 0 }
+
+func (p *page) mapDevice(d MapDevice, rated bool) {
+	head := p.paint(bold, headOf(d.HostDevice))
+	for _, extra := range []string{d.Bus, state(d)} {
+		if extra != "" {
+			head += "  " + clean(extra)
+		}
+	}
+	p.line(head)
+	if len(d.Lower) > 0 {
+		p.hang("", plain, 2, "  over "+strings.Join(d.Lower, ", ")+": settings of queues and interrupts belong there")
+	}
+	if len(d.Upper) > 0 {
+		p.hang("", plain, 2, "  below "+strings.Join(d.Upper, ", "))
+	}
+	p.mapQueues(d, rated)
+	if len(d.OtherIRQs) > 0 {
+		p.hang("", plain, 2, "  other interrupts (link, configuration): "+numbers(d.OtherIRQs))
+	}
+	if !d.QueuesKnown && len(d.Queues) == 0 && len(d.Lower) == 0 {
+		p.hang("", plain, 2, "  queues unknown: this host does not tell them")
+	}
+}
+
+func state(d MapDevice) string {
+	switch {
+	case d.Up == "no":
+		return "down"
+	case d.Carrier == "no":
+		return "no carrier"
+	default:
+		return ""
+	}
+}
+
+func (p *page) mapQueues(d MapDevice, rated bool) {
+	if len(d.Queues) == 0 {
+		return
+	}
+	t := table{
+		heads: []string{"QUEUE", "NAPI", "IRQ", "ALLOWED", "EFFECTIVE", "FIRES ON", "NODE", "IRQ/s", "PKT/s", "SOURCE"},
+		right: map[int]bool{1: true, 2: true, 6: true, 7: true, 8: true}, limit: 18,
+	}
+	if !rated {
+		t.heads[7], t.heads[8] = "IRQS", "PACKETS"
+	}
+	queues := d.Queues
+	for len(queues) > 0 {
+		run := sameRun(queues)
+		t.add(mapRow(queues[:run], rated)...)
+		queues = queues[run:]
+	}
+	t.render(p, 2)
+}
+
+// sameRun counts leading queues of which nothing is known but one reason.
+func sameRun(queues []MapQueue) int {
+	first := queues[0]
+	if !first.silent() {
+		return 1
+	}
+	n := 1
+	for n < len(queues) && queues[n].silent() && queues[n].Why == first.Why && queues[n].Queue == first.Queue+n &&
+		queues[n].Rx == first.Rx && queues[n].Tx == first.Tx {
+		n++
+	}
+	return n
+}
+
+func (m MapQueue) silent() bool {
+	return m.IRQ < 0 && m.NAPI < 0 && m.Home < 0 && m.Packets == nil
+}
+
+func mapRow(queues []MapQueue, rated bool) []string {
+	q := queues[0]
+	name := sideName(q) + strconv.Itoa(q.Queue)
+	if last := queues[len(queues)-1]; len(queues) > 1 {
+		name = fmt.Sprintf("%s[%d-%d]", sideName(q), q.Queue, last.Queue)
+	}
+	irqs, packets := "-", "-"
+	if q.IRQ >= 0 {
+		irqs = tally(q.IRQs, q.IRQsPerSec, rated)
+	}
+	if q.Packets != nil {
+		packets = tally(*q.Packets, q.PacketsPerSec, rated)
+	}
+	return []string{
+		name, napi(q), idOrDash(q.IRQ),
+		cmp.Or(q.Affinity, "-"), cmp.Or(q.Effective, "-"), fires(q), idOrDash(q.HomeNode),
+		irqs, packets, source(q),
+	}
+}
+
+func sideName(q MapQueue) string {
+	switch {
+	case q.Rx && q.Tx:
+		return "rx+tx-"
+	case q.Tx:
+		return "tx-"
+	default:
+		return "rx-"
+	}
+}
+
+func napi(q MapQueue) string {
+	if q.Thread > 0 {
+		return idOrDash(q.NAPI) + " (thread " + strconv.Itoa(q.Thread) + ")"
+	}
+	return idOrDash(q.NAPI)
+}
+
+func idOrDash(id int) string {
+	if id < 0 {
+		return "-"
+	}
+	return strconv.Itoa(id)
+}
+
+func fires(q MapQueue) string {
+	switch {
+	case q.Home < 0:
+		return "-"
+	case q.HomeShare == 0:
+		return "CPU " + strconv.Itoa(q.Home)
+	default:
+		return fmt.Sprintf("CPU %d (%.0f%%)", q.Home, 100*q.HomeShare)
+	}
+}
+
+func tally(total uint64, rate *float64, rated bool) string {
+	if !rated || rate == nil {
+		return count(total)
+	}
+	return number(*rate)
+}
+
+func source(q MapQueue) string {
+	if q.Why == "" {
+		return q.Source
+	}
+	if q.IRQ < 0 {
+		return "unknown, because " + q.Why
+	}
+	return q.Source + ": " + q.Why
+}
