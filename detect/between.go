@@ -19,9 +19,14 @@ func Between(snaps ...*Snapshot) *Observation {
 		return nil
 	}
 	first, last := snaps[0], snaps[len(snaps)-1]
-	o := &Observation{First: first, Last: last, Samples: len(snaps), Gaps: slices.Clone(last.Gaps)}
+	o := &Observation{First: first, Last: last, Samples: len(snaps)}
 	o.basis()
 	b := between{o: o, snaps: snaps, zero: len(snaps) == 1}
+	for _, s := range snaps {
+		for _, g := range s.Gaps {
+			b.gap(g.Source, "%s", g.Reason)
+		}
+	}
 	b.online()
 	b.softirqs()
 	b.softnet()

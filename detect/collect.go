@@ -180,6 +180,11 @@ func (c *collector) topology() {
 				online = online.Union(cpuset.Of(cpu))
 			}
 		}
+		if rows, _ := parseSoftnet(c.softnetData, online); online.IsEmpty() && rows.Identified {
+			for _, r := range rows.Rows {
+				online = online.Union(cpuset.Of(r.CPU))
+			}
+		}
 		c.assumeOnline(online)
 	}
 	if !t.Known.Isolation && s.Cmdline != nil {

@@ -30,7 +30,7 @@ func (l *lines) next() ([]byte, bool) {
 }
 
 // cut reports whether the file ended in the middle of a line.
-func (l *lines) cut() bool { return len(bytes.TrimSpace(l.rest)) > 0 }
+func (l *lines) cut() bool { return len(l.rest) > 0 }
 
 // token cuts the first word off a line; both are empty at the end.
 func token(line []byte) (word, rest []byte) {

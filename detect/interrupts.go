@@ -155,7 +155,7 @@ func isFlow(word string, first bool) bool {
 	if !first && word[0] != '-' && (word[0] < '0' || word[0] > '9') {
 		return false
 	}
-	for _, flow := range []string{"-edge", "-fasteoi", "-level", "-event", "-msi-x", "-msi", "-ioapic-edge", "-ioapic-level", "-pirq"} {
+	for _, flow := range []string{"-edge", "-fasteoi", "-level", "-event", "-msi-x", "-msi"} {
 		if strings.HasSuffix(word, flow) {
 			return true
 		}

@@ -44,6 +44,7 @@ var namings = []naming{
 	{pattern: "mlx5_comp{n}@pci:{pci}", serves: vectorPair},
 	{pattern: "mlx5_combined{n}@pci:{pci}", serves: vectorPair},
 	{pattern: "mlx5_sf_comp{n}@pci:{pci}", serves: vectorPair},
+	{pattern: "mlx5_sf_{*}@pci:{pci}", serves: vectorOther},
 	{pattern: "mlx5_{*}@pci:{pci}", serves: vectorOther},
 	// mlx4: shared by both ports of the function
 	{pattern: "mlx4-{n}@{pci}", serves: vectorPair},
@@ -122,6 +123,8 @@ type vectorName struct {
 	pci    string
 	virtio string // "virtio2"
 	xen    string // "vif-0": the xenbus name of vif0
+	sub    bool   // of an mlx5 sub-function
+	bare   bool   // interface and number, nothing else
 }
 
 // readName takes an action name apart by the first naming that fits and is
@@ -130,7 +133,7 @@ type vectorName struct {
 func readName(action string, accept func(vectorName) bool) (vectorName, bool) {
 	for i := range namings {
 		n := &namings[i]
-		out := vectorName{serves: n.serves, weak: n.weak, n: -1}
+		out := vectorName{serves: n.serves, weak: n.weak, n: -1, sub: strings.HasPrefix(n.pattern, "mlx5_sf_"), bare: n.pattern == "{if}-{n}"}
 		if fits(n.pattern, action, &out) && accept(out) {
 			return out, true
 		}

@@ -45,10 +45,18 @@ type deviceMap struct {
 	other   []int
 	blocks  map[int]int // gve: block number → interrupt
 	napi    map[QueueID]host.NAPI
+	bare    []bareVector
 	sources EdgeSource // of whole and maybe
 	why     string     // why nothing can be said
 	// from netlink: numbers of queues
 	rx, tx int
+}
+
+// bareVector is named by interface and number alone. Beside vectors that say
+// what they serve it is the link vector of tg3, else a queue pair.
+type bareVector struct {
+	n, irq int
+	source EdgeSource
 }
 
 type mapper struct {
@@ -58,11 +66,17 @@ type mapper struct {
 	byPCI  map[string][]*Device
 	byID   map[string]*Device // virtio2, vif-0
 	maps   map[*Device]*deviceMap
-	shared map[int]string // interrupt → other actions on the line
+	shared map[int][]claim // interrupts with several actions → which device claims which action
+}
+
+// claim is one action of a shared line.
+type claim struct {
+	device string
+	others string // the other actions
 }
 
 func newMapper(c *collector) *mapper {
-	m := &mapper{c: c, byName: map[string]*Device{}, byMSI: map[int][]*Device{}, byPCI: map[string][]*Device{}, byID: map[string]*Device{}, maps: map[*Device]*deviceMap{}, shared: map[int]string{}}
+	m := &mapper{c: c, byName: map[string]*Device{}, byMSI: map[int][]*Device{}, byPCI: map[string][]*Device{}, byID: map[string]*Device{}, maps: map[*Device]*deviceMap{}, shared: map[int][]claim{}}
 	for _, d := range c.s.Devices {
 		t := c.details[d]
 		m.byName[d.Name] = d
@@ -167,8 +181,12 @@ func (m *mapper) action(row *IRQ, action string) {
 	}
 	v, ok := readName(action, func(v vectorName) bool { return m.acceptable(v, owners) })
 	if !ok {
+		if len(owners) == 1 && len(m.byMSI[row.Number]) == 1 && row.Device == "" {
+			row.Device = owners[0].Name // such as the vectors of RDMA
+		}
 		return
 	}
+	owners = m.subfunctions(v, owners)
 	if len(owners) == 0 && v.pci != "" {
 		owners = m.byPCI[v.pci]
 	}
@@ -181,9 +199,11 @@ func (m *mapper) action(row *IRQ, action string) {
 		}
 		return
 	}
-	row.Device = d.Name
+	if row.Device == "" {
+		row.Device = d.Name
+	}
 	if len(row.Actions) > 1 {
-		m.shared[row.Number] = othersOn(row, action)
+		m.shared[row.Number] = append(m.shared[row.Number], claim{d.Name, othersOn(row, action)})
 	}
 	m.maps[d].enter(v, row.Number, source)
 }
@@ -205,7 +225,7 @@ func (m *mapper) acceptable(v vectorName, owners []*Device) bool {
 	if len(owners) > 0 {
 		// A bare word is the whole device's vector only if it is its name:
 		// "irdma" or "ahci" on the same function is something else.
-		return !v.weak || v.iface == "" || m.byName[v.iface] != nil || v.n >= 0 || looksLikeInterface(v.iface)
+		return !v.weak || v.iface == "" || m.byName[v.iface] != nil || looksLikeInterface(v.iface)
 	}
 	switch {
 	case v.iface != "":
@@ -246,6 +266,25 @@ func (m *mapper) owner(v vectorName, owners []*Device) (*Device, EdgeSource, str
 	return nil, SourceNone, fmt.Sprintf("the interrupts of %s may belong to any of %s", owners[0].Bus, strings.Join(names, ", "))
 }
 
+// subfunctions keeps mlx5 sub-functions apart from the port whose PCI function
+// they share: the one kind sits on the auxiliary bus, and its vectors have
+// names of their own.
+func (m *mapper) subfunctions(v vectorName, owners []*Device) []*Device {
+	if v.pci == "" || len(owners) < 2 {
+		return owners
+	}
+	var out []*Device
+	for _, d := range owners {
+		if onAuxiliary := strings.Contains(m.c.details[d].base, ".sf."); onAuxiliary == v.sub {
+			out = append(out, d)
+		}
+	}
+	if len(out) == 0 {
+		return owners
+	}
+	return out
+}
+
 // uplinks leaves out representors and sub-functions, which share the bus
 // function of the port they hang on (phys_port_name "pf0vf1", "pf0sf8";
 // Documentation/networking/switchdev.rst) but not its interrupts.
@@ -271,6 +310,10 @@ func (dm *deviceMap) enter(v vectorName, irq int, source EdgeSource) {
 	case vectorTx:
 		dm.put(QueueID{Tx: true, N: v.n}, irq, source)
 	case vectorPair:
+		if v.bare {
+			dm.bare = append(dm.bare, bareVector{v.n, irq, source})
+			return
+		}
 		dm.put(QueueID{N: v.n}, irq, source)
 		dm.put(QueueID{Tx: true, N: v.n}, irq, source)
 	case vectorNotify:
@@ -330,7 +373,7 @@ func (c *collector) queueDirs(name string) (rx, tx int, ok bool) {
 // build turns what was found into Device.Queues.
 func (m *mapper) build(d *Device) {
 	t, dm := m.c.details[d], m.maps[d]
-	dm.settle(t)
+	dm.settle(d, t)
 	rx, tx := t.rx, t.tx
 	if rx < 0 {
 		rx, tx = dm.hinted()
@@ -348,9 +391,7 @@ func (m *mapper) build(d *Device) {
 			q.NAPI, q.ThreadPID = napi.ID, napi.PID
 		}
 		used[q.RxIRQ], used[q.TxIRQ] = true, true
-		if hardware(d.Kind) || q.RxIRQ >= 0 {
-			m.caution(&q)
-		}
+		m.caution(d, &q)
 		d.Queues = append(d.Queues, q)
 	}
 	for i := range m.c.s.IRQs.Rows {
@@ -362,7 +403,16 @@ func (m *mapper) build(d *Device) {
 
 // settle decides what the vectors without a queue number are, now that all
 // vectors of the device are known.
-func (dm *deviceMap) settle(t *detail) {
+func (dm *deviceMap) settle(d *Device, t *detail) {
+	if len(dm.slots) == 0 {
+		for _, v := range dm.bare {
+			dm.put(QueueID{N: v.n}, v.irq, v.source)
+			dm.put(QueueID{Tx: true, N: v.n}, v.irq, v.source)
+		}
+	}
+	for _, tx := range []bool{false, true} {
+		dm.shift(d.Driver, tx)
+	}
 	if len(dm.slots) == 0 && len(dm.blocks) == 0 && len(dm.whole) == 0 {
 		dm.whole = dm.maybe
 	}
@@ -375,6 +425,33 @@ func (dm *deviceMap) settle(t *detail) {
 			dm.put(QueueID{Tx: true, N: n}, irq, dm.sources)
 		} else {
 			dm.put(QueueID{N: n - t.tx}, irq, dm.sources)
+		}
+	}
+}
+
+// shift corrects numbers that count vectors and not queues: tg3 has receive
+// queue 0 on vector 1 when vector 0 is for the link (drivers/net/ethernet/
+// broadcom/tg3.c, tg3_request_irq), and idpf counts from after its mailbox.
+func (dm *deviceMap) shift(driver string, tx bool) {
+	_, linkFirst := dm.slots[QueueID{Tx: true, N: 0}]
+	if driver != "tg3" && driver != "idpf" && (driver != "" || !linkFirst) {
+		return
+	}
+	least, most := maxQueue+1, -1
+	for id, s := range dm.slots {
+		if id.Tx == tx && s.source != SourceNetlink {
+			least, most = min(least, id.N), max(most, id.N)
+		}
+	}
+	if least == 0 || most < 0 || driver != "idpf" && least != 1 {
+		return
+	}
+	for n := least; n <= most; n++ {
+		if s, ok := dm.slots[QueueID{Tx: tx, N: n}]; ok && s.source != SourceNetlink {
+			delete(dm.slots, QueueID{Tx: tx, N: n})
+			for _, irq := range s.irqs {
+				dm.put(QueueID{Tx: tx, N: n - least}, irq, s.source)
+			}
 		}
 	}
 }
@@ -437,11 +514,13 @@ func (m *mapper) absent(d *Device, id QueueID) string {
 }
 
 // caution says when the interrupt serves something else too.
-func (m *mapper) caution(q *Queue) {
+func (m *mapper) caution(d *Device, q *Queue) {
 	for _, irq := range []int{q.RxIRQ, q.TxIRQ} {
-		if others := m.shared[irq]; irq >= 0 && others != "" {
-			q.Why = fmt.Sprintf("interrupt %d is shared with %s", irq, others)
-			return
+		for _, c := range m.shared[irq] {
+			if c.device == d.Name {
+				q.Why = fmt.Sprintf("interrupt %d is shared with %s", irq, c.others)
+				return
+			}
 		}
 	}
 }

@@ -10,8 +10,7 @@ import (
 
 // grammar is one way in which drivers name per-queue counters in ethtool -S.
 // Placeholders: {n} queue number, {side} "rx" or "tx", {c} name of the counter.
-// The number of a queue can also stand alone on a line before its counters
-// (vmxnet3), which parseQueueStats handles itself.
+// vmxnet3, which prints blocks, is read apart from these.
 type grammar struct {
 	pattern string
 	// counters maps the driver's word to "packets", "bytes" or "drops".
@@ -29,8 +28,7 @@ var grammars = []grammar{
 	// i40e, iavf; older i40e repeats the side
 	{"{side}-{n}.{c}", plainCounters},
 	{"{side}-{n}.{side}_{c}", plainCounters},
-	{"{side}-{n}_{c}", plainCounters}, // sfc, dpaa2
-	{"{side}-{n}.{side}_{c}", plainCounters},
+	{"{side}-{n}_{c}", plainCounters},
 	// mlx5, mlx4, virtio_net from 6.11 (drops only), mana, hv_netvsc
 	{"{side}{n}_{c}", map[string]string{"packets": "packets", "bytes": "bytes", "drops": "drops", "dropped": "drops"}},
 	{"{side}_{n}_{c}", map[string]string{"packets": "packets", "bytes": "bytes", "drops": "drops", "dropped": "drops"}},
@@ -45,14 +43,11 @@ var grammars = []grammar{
 	// hns3, qede
 	{"{side}q{n}_{c}", map[string]string{"packets": "packets", "bytes": "bytes", "dropped": "drops"}},
 	{"{side}Q{n}_{c}", map[string]string{"packets": "packets", "bytes": "bytes"}},
-	{"queue_{n}_{side}_{c}", plainCounters},
-	{"vf_{side}_queue_{n}_{c}", plainCounters},
-	// netvsc
-	{"{side}_queue_{n}_{c}", plainCounters},
 }
 
 // vmxnet3Counters are lines of the blocks that "Rx Queue#: 1" and
-// "Tx Queue#: 1" open (drivers/net/vmxnet3/vmxnet3_ethtool.c).
+// "Tx Queue#: 1" open (drivers/net/vmxnet3/vmxnet3_ethtool.c). A host may have
+// put the block in front of each name instead, as "rxq1: ".
 var vmxnet3Counters = map[string]struct {
 	tx   bool
 	name string
@@ -84,8 +79,14 @@ func queueStats(stats host.Stats) map[QueueID]map[string]uint64 {
 			}
 			continue
 		}
-		if v, ok := vmxnet3Counters[name]; ok && block >= 0 {
-			put(QueueID{Tx: v.tx, N: block}, v.name, st.Value)
+		n, counter := block, name
+		if side, rest, ok := strings.Cut(name, ": "); ok && len(side) > 3 && side[1:3] == "xq" {
+			if queue, ok := atoi(leadingDigits(side[3:])); ok && queue <= maxQueue {
+				n, counter = queue, rest
+			}
+		}
+		if v, ok := vmxnet3Counters[counter]; ok && n >= 0 {
+			put(QueueID{Tx: v.tx, N: n}, v.name, st.Value)
 			continue
 		}
 		if id, counter, ok := queueCounter(name); ok {

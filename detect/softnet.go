@@ -37,7 +37,7 @@ func parseSoftnet(data []byte, online cpuset.Set) (Softnet, []error) {
 			errs = append(errs, fmt.Errorf("line %d: %w", in.number, err))
 		}
 	}
-	if in.cut() {
+	if len(bytes.TrimSpace(in.rest)) > 0 {
 		// Every value is eight digits, so a last line of full width is whole
 		// even if a copy lost its line feed.
 		if !wholeSoftnetLine(in.rest, out.Columns) {
