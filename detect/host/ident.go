@@ -154,13 +154,12 @@ var dmiProducts = [...]struct{ text, virtualization string }{
 
 // virtualization answers in the words of systemd-detect-virt, "" if the files
 // do not tell. It has no CPUID, so a guest that only shows the CPU flag is
-// "vm-other".
+// "vm-other". "none" needs firmware that names a machine and no sign of a guest.
 func (f identFiles) virtualization() string {
 	if f.text("sys/hypervisor/type") == "xen" {
 		return "xen"
 	}
 	cpuinfo := f.text("proc/cpuinfo")
-	guest, told := hypervisorFlag(cpuinfo)
 	vendor, product := f.text("sys/class/dmi/id/sys_vendor"), f.text("sys/class/dmi/id/product_name")
 	if strings.HasPrefix(vendor, "Amazon EC2") && strings.Contains(product, ".metal") {
 		return "none"
@@ -172,9 +171,9 @@ func (f identFiles) virtualization() string {
 	switch {
 	case word != "":
 		return word
-	case guest:
+	case hypervisorFlag(cpuinfo):
 		return "vm-other"
-	case told || vendor != "" || product != "":
+	case vendor != "" || product != "":
 		return "none"
 	}
 	return ""
@@ -201,17 +200,16 @@ func dmiWord(vendor, product string) string {
 	return ""
 }
 
-// hypervisorFlag reports whether an x86 CPU says that it is virtual, and
-// whether the file has CPU flags of x86 at all.
-func hypervisorFlag(cpuinfo string) (guest, told bool) {
+// hypervisorFlag reports whether an x86 CPU says that it is virtual. Silence
+// proves nothing: VirtualBox hides the flag.
+func hypervisorFlag(cpuinfo string) bool {
 	for line := range strings.Lines(cpuinfo) {
 		key, value, _ := strings.Cut(line, ":")
-		if strings.TrimSpace(key) != "flags" {
-			continue
+		if strings.TrimSpace(key) == "flags" {
+			return slices.Contains(strings.Fields(value), "hypervisor")
 		}
-		return slices.Contains(strings.Fields(value), "hypervisor"), true
 	}
-	return false, false
+	return false
 }
 
 // clockSource tells the hypervisor by the clock it offers

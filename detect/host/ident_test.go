@@ -41,6 +41,7 @@ func TestIdentFromFS(t *testing.T) {
 			"proc/config.gz":                 packed(t, "# CONFIG_HZ_100 is not set\nCONFIG_HZ_1000=y\nCONFIG_HZ=1000\nCONFIG_PREEMPT_RT=y\n"),
 			"etc/os-release":                 "NAME=x\nPRETTY_NAME=\"Some Linux 9\"\n",
 			"proc/cpuinfo":                   metal,
+			"sys/class/dmi/id/sys_vendor":    "HPE\n",
 		}, host.Ident{Release: "6.18.1", Arch: "x86_64", BootID: "3f3c…", HZ: 1000, Virtualization: "none", Realtime: true, Distribution: "Some Linux 9"}},
 		{"banner and boot config", map[string]string{
 			"proc/version":                         "Linux version 4.18.0-348.el8.x86_64 (a@b) (gcc) #1 SMP PREEMPT_RT Tue\n",
@@ -61,6 +62,7 @@ func TestIdentFromFS(t *testing.T) {
 		{"gce", map[string]string{"sys/class/dmi/id/product_name": "Google Compute Engine\n"}, host.Ident{Virtualization: "google"}},
 		{"vmware", map[string]string{"sys/class/dmi/id/sys_vendor": "VMware, Inc.\n"}, host.Ident{Virtualization: "vmware"}},
 		{"xen", map[string]string{"sys/hypervisor/type": "xen\n"}, host.Ident{Virtualization: "xen"}},
+		{"flags alone", map[string]string{"proc/cpuinfo": metal}, host.Ident{}},
 		{"some guest", map[string]string{"proc/cpuinfo": guest}, host.Ident{Virtualization: "vm-other"}},
 		{"arm guest", map[string]string{"proc/device-tree/hypervisor/compatible": "linux,kvm\x00"}, host.Ident{Virtualization: "kvm"}},
 		{"s390 guest", map[string]string{"proc/sysinfo": "VM00 Name:  x\nVM00 Control Program: z/VM    6.4.0\n"}, host.Ident{Virtualization: "zvm"}},

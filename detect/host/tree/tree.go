@@ -47,9 +47,11 @@ var (
 type Tree struct {
 	// Missing is what names give that are not stored; nil means fs.ErrNotExist.
 	Missing error
-	// Strict makes directories that were only created on the way to something
-	// below them unknown: listing or asking about them gives Missing. Without
-	// it they are ordinary directories. It must be set before the first change.
+	// Strict is for trees pieced together from answers: directories that were
+	// only created on the way to something below them are unknown, so that
+	// listing or asking about them gives Missing, and only WriteFile, Symlink,
+	// Mkdir and SetEntries change what listings show. Without it they are ordinary
+	// directories. It must be set before the first change.
 	Strict bool
 
 	root  *node
@@ -186,13 +188,14 @@ func (t *Tree) setEntries(name string, entries []Entry, typed bool) error {
 			return &fs.PathError{Op: "list", Path: name, Err: fmt.Errorf("entry %q: %w", e.Name, fs.ErrInvalid)}
 		}
 	}
-	if err := t.Mkdir(name); err != nil {
-		return err
-	}
 	dir, err := t.change("list", name, true)
 	if err != nil {
 		return err
 	}
+	if dir.kind == file {
+		return &fs.PathError{Op: "list", Path: name, Err: ErrNotDir}
+	}
+	dir.kind, dir.errs, dir.named = directory, nil, dir.named || !t.Strict
 	own := t.owner.Load()
 	for key, child := range dir.children {
 		if child.named {
@@ -201,7 +204,7 @@ func (t *Tree) setEntries(name string, entries []Entry, typed bool) error {
 		}
 	}
 	for _, e := range entries {
-		child := dir.child(e.Name, own)
+		child := dir.child(e.Name, own, true)
 		child.named = true
 		child.shown, child.typed = e.Type.Type(), typed
 	}
@@ -246,7 +249,7 @@ func (t *Tree) FailOp(op Op, name string, err error) error {
 	}
 	errs[op] = err
 	n.errs = &errs
-	if op != Link {
+	if op != Link && !t.Strict {
 		n.named = !errors.Is(err, fs.ErrNotExist)
 	}
 	return nil
@@ -480,7 +483,7 @@ func (t *Tree) descend(path []string) *node {
 		if i > 0 && n.kind == unknown && !t.Strict {
 			n.kind = directory
 		}
-		n = n.child(part, own)
+		n = n.child(part, own, !t.Strict)
 	}
 	return n
 }
@@ -501,14 +504,15 @@ func (n *node) owned(own *owner) *node {
 	return &c
 }
 
-// child returns the changeable child of a changeable node.
-func (n *node) child(name string, own *owner) *node {
+// child returns the changeable child of a changeable node; a new one appears in
+// listings if named.
+func (n *node) child(name string, own *owner, named bool) *node {
 	if n.children == nil {
 		n.children = make(map[string]*node)
 	}
 	c := n.children[name]
 	if c == nil {
-		c = &node{owner: own, named: true}
+		c = &node{owner: own, named: named}
 	} else if c = c.owned(own); c == n.children[name] {
 		return c
 	}
