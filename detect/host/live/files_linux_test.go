@@ -7,9 +7,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/fstest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -313,5 +315,25 @@ func TestProcessesOfThisMachine(t *testing.T) {
 	}
 	if want == 0 {
 		t.Log("no ksoftirqd in sight: a PID namespace")
+	}
+}
+
+// A tree outlives the Host that it came from.
+func TestFilesOutliveHost(t *testing.T) {
+	h, err := Open(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree := h.FS
+	h = nil
+	for range 5 {
+		runtime.GC()
+		time.Sleep(time.Millisecond)
+		if _, err := fs.ReadFile(tree, "proc/cmdline"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := fs.ReadDir(tree, "proc/sys"); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

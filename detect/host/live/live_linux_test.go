@@ -13,8 +13,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
+	"time"
+	"unsafe"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
@@ -434,6 +437,64 @@ func TestStatsOfVeth(t *testing.T) {
 	}
 }
 
+// A tap device moderates received frames and nothing else (drivers/net/tun.c,
+// tun_ethtool_ops), so that one value is there and the rest must be absent.
+func TestCoalesceOfTap(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "tap0"
+	if err := netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: attrs, Mode: netlink.TUNTAP_MODE_TAP}); err != nil {
+		needs(t, false, fmt.Sprintf("tap devices: %v", err))
+	}
+	h, w := open(t), openWriter(t)
+	if got := linkNamed(t, h, "tap0").Kind; got != "tun" {
+		t.Errorf("kind %q", got)
+	}
+	for _, frames := range []int{8, 0, 64} {
+		want := host.Coalesce{Values: map[string]int{"rx-frames": frames}}
+		if err := w.SetCoalesce("tap0", want); err != nil {
+			t.Fatal(err)
+		}
+		got, err := h.Ethtool.Coalesce("tap0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("(-want +got)\n%s", diff)
+		}
+	}
+	on := true
+	for _, bad := range []host.Coalesce{{AdaptiveRx: &on}, {Values: map[string]int{"rx-usecs": 8}}} {
+		if err := w.SetCoalesce("tap0", bad); !errors.Is(err, host.ErrUnsupported) {
+			t.Errorf("%+v: %v", bad, err)
+		}
+	}
+	coalesceWithoutNetlink(t)
+}
+
+// coalesceWithoutNetlink pretends a kernel that has no ethtool netlink family.
+func coalesceWithoutNetlink(t *testing.T) {
+	t.Helper()
+	m, err := openMachine(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.coalesce.ethtool.name = "nosuchfamily"
+	want := host.Coalesce{Values: map[string]int{"rx-frames": 16}}
+	if err := m.coalesce.write("tap0", want); err != nil {
+		t.Fatal(err)
+	}
+	got, err := m.coalesce.read("tap0")
+	if err != nil || got.Values["rx-frames"] != 16 || len(got.Values) != len(coalesceFields()) || got.AdaptiveRx == nil || *got.AdaptiveRx {
+		t.Errorf("through the ioctl: %+v, %v", got, err)
+	}
+	if _, err := m.coalesce.read("lo"); !errors.Is(err, host.ErrUnsupported) {
+		t.Errorf("loopback through the ioctl: %v", err)
+	}
+}
+
 // An answer longer than its request ends at the guard page. Newer kernels look at
 // the size themselves and give no strings.
 func TestTooLongAnswerIsCaught(t *testing.T) {
@@ -638,6 +699,94 @@ func TestNamesThatAreNoDevice(t *testing.T) {
 			t.Errorf("set features of %q: %v", dev, err)
 		}
 	}
+}
+
+// Nothing can be written behind the requests' memory: of 8 bytes from 4 before
+// its end, the kernel delivers 4.
+func TestGuardPage(t *testing.T) {
+	c, err := openIoctler()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.close()
+	zero, err := os.Open("/dev/zero")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer zero.Close()
+	last := unsafe.Pointer(&c.arena[len(c.arena)-4])
+	n, _, errno := unix.Syscall(unix.SYS_READ, zero.Fd(), uintptr(last), 8)
+	if errno != 0 || n != 4 {
+		t.Errorf("read %d bytes, errno %d; want 4", n, errno)
+	}
+}
+
+func TestMissingFamily(t *testing.T) {
+	m, err := openMachine(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	missing := netdevSource{family{m.netdev.family.conn, "nosuchfamily"}}
+	if _, err := missing.napis(); !errors.Is(err, host.ErrUnsupported) || errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("no family: %v", err)
+	}
+	if _, _, err := m.netdev.family.resolve(); err != nil {
+		t.Skipf("skipped: this kernel has no netdev family: %v", err)
+	}
+	_, err = dump(m.netdev.family, "of a command to come", 200, nil, decodeNAPI)
+	if !errors.Is(err, host.ErrUnsupported) {
+		t.Errorf("no command: %v", err)
+	}
+}
+
+// Readers share sockets, memory and names.
+func TestConcurrentReading(t *testing.T) {
+	h := open(t)
+	want := readEverything(h, "lo")
+	var group sync.WaitGroup
+	for range 8 {
+		group.Go(func() {
+			for name, err := range readEverything(h, "lo") {
+				if (err == nil) != (want[name] == nil) {
+					t.Errorf("%s of lo: %v, alone %v", name, err, want[name])
+				}
+			}
+			if _, err := h.Links(); err != nil {
+				t.Error(err)
+			}
+			if _, err := h.ReadFile("proc/interrupts"); err != nil {
+				t.Error(err)
+			}
+			if _, err := h.Processes(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+}
+
+// What nothing refers to any more gives its descriptors back.
+func TestDescriptorsAreGivenBack(t *testing.T) {
+	count := func() int {
+		entries, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	open(t)
+	before := count()
+	for range 20 {
+		open(t)
+	}
+	for range 50 {
+		runtime.GC()
+		if count() <= before+1 {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Errorf("%d descriptors, %d before", count(), before)
 }
 
 func TestOpenMissingRoot(t *testing.T) {

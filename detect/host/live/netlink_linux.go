@@ -29,7 +29,6 @@ const (
 // ends a dump at the first answer without NLM_F_MULTI, and the netdev family
 // sets that flag on none (net/core/netdev-genl.c, genlmsg_iput).
 type conn struct {
-	proto  int
 	socket *nl.NetlinkSocket
 }
 
@@ -46,7 +45,7 @@ func openConn(proto int) (*conn, error) {
 		socket.Close()
 		return nil, fmt.Errorf("set up netlink socket %d: %w", proto, err)
 	}
-	return &conn{proto: proto, socket: socket}, nil
+	return &conn{socket: socket}, nil
 }
 
 func (c *conn) close() { c.socket.Close() }

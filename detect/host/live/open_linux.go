@@ -36,8 +36,7 @@ func openMachine(opts Options) (_ *machine, err error) {
 	if m.files, err = openFiles(opts.root()); err != nil {
 		return nil, err
 	}
-	tree := m.files
-	closers = append(closers, func() { _, _ = tree.dir.Close(), tree.root.Close() })
+	// The tree closes itself: a caller may keep Host.FS longer than the Host.
 	if m.lib, err = openLibrary(); err != nil {
 		return nil, err
 	}
