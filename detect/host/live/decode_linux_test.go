@@ -2,7 +2,9 @@ package live
 
 import (
 	"encoding/binary"
+	"errors"
 	"math"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -275,6 +277,40 @@ func TestRefusal(t *testing.T) {
 			}
 			if got != tt.want {
 				t.Errorf("%q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestReply(t *testing.T) {
+	message := func(kind, flags uint16, data ...byte) syscall.NetlinkMessage {
+		return syscall.NetlinkMessage{Header: syscall.NlMsghdr{Type: kind, Flags: flags}, Data: data}
+	}
+	const netdev = 0x1c
+	tests := []struct {
+		name     string
+		single   bool
+		messages []syscall.NetlinkMessage
+		answers  int
+		done     bool
+		err      error
+	}{
+		{name: "dump without the flag for more", messages: []syscall.NetlinkMessage{message(netdev, 0, 1), message(netdev, 0, 2), message(unix.NLMSG_DONE, 0, 0, 0, 0, 0)}, answers: 2, done: true},
+		{name: "dump that goes on", messages: []syscall.NetlinkMessage{message(netdev, unix.NLM_F_MULTI, 1)}, answers: 1},
+		{name: "torn in the middle", messages: []syscall.NetlinkMessage{message(netdev, unix.NLM_F_DUMP_INTR, 1), message(unix.NLMSG_DONE, 0)}, answers: 1, done: true, err: errTorn},
+		{name: "torn at the end", messages: []syscall.NetlinkMessage{message(netdev, 0, 1), message(unix.NLMSG_DONE, unix.NLM_F_DUMP_INTR)}, answers: 1, done: true, err: errTorn},
+		{name: "one answer", single: true, messages: []syscall.NetlinkMessage{message(netdev, 0, 1)}, answers: 1, done: true},
+		{name: "refused", single: true, messages: []syscall.NetlinkMessage{message(unix.NLMSG_ERROR, 0, u32(^uint32(unix.EBUSY)+1)...)}, done: true, err: unix.EBUSY},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := reply{single: tt.single}
+			var err error
+			for _, m := range tt.messages {
+				err = errors.Join(err, r.take(m))
+			}
+			if len(r.answers) != tt.answers || r.done != tt.done || !errors.Is(err, tt.err) {
+				t.Errorf("%d answers, done %t, %v", len(r.answers), r.done, err)
 			}
 		})
 	}

@@ -81,39 +81,46 @@ func (c *conn) exchange(kind uint16, flags int, payload []byte) ([][]byte, error
 	if err := c.socket.Send(req); err != nil {
 		return nil, err
 	}
-	dump := flags&unix.NLM_F_DUMP == unix.NLM_F_DUMP
-	var answers [][]byte
-	torn := false
-	for {
+	reply := reply{seq: req.Seq, single: flags&(unix.NLM_F_DUMP|unix.NLM_F_ACK) == 0}
+	for !reply.done {
 		messages, from, err := c.socket.Receive()
 		if err != nil {
 			return nil, err
 		}
-		if from.Pid != 0 {
-			continue
-		}
 		for _, m := range messages {
-			if m.Header.Seq != req.Seq {
+			if from.Pid != 0 || m.Header.Seq != reply.seq || reply.done {
 				continue
 			}
-			torn = torn || m.Header.Flags&unix.NLM_F_DUMP_INTR != 0
-			switch m.Header.Type {
-			case unix.NLMSG_DONE, unix.NLMSG_ERROR:
-				err := refusal(m.Header.Type, m.Header.Flags, m.Data)
-				if err == nil && torn {
-					err = errTorn
-				}
-				if err != nil {
-					return nil, err
-				}
-				return answers, nil
-			}
-			answers = append(answers, m.Data)
-			if !dump && flags&unix.NLM_F_ACK == 0 {
-				return answers, nil
+			if err := reply.take(m); err != nil {
+				return nil, err
 			}
 		}
 	}
+	return reply.answers, nil
+}
+
+// reply gathers what the kernel says to one request.
+type reply struct {
+	seq     uint32
+	single  bool // one answer and nothing after it
+	answers [][]byte
+	torn    bool
+	done    bool
+}
+
+func (r *reply) take(m syscall.NetlinkMessage) error {
+	r.torn = r.torn || m.Header.Flags&unix.NLM_F_DUMP_INTR != 0
+	if m.Header.Type != unix.NLMSG_DONE && m.Header.Type != unix.NLMSG_ERROR {
+		r.answers = append(r.answers, m.Data)
+		r.done = r.single
+		return nil
+	}
+	r.done = true
+	err := refusal(m.Header.Type, m.Header.Flags, m.Data)
+	if err == nil && r.torn {
+		return errTorn
+	}
+	return err
 }
 
 // Flags and attributes of the last message of an exchange
