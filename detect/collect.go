@@ -185,6 +185,11 @@ func (c *collector) topology() {
 				online = online.Union(cpuset.Of(r.CPU))
 			}
 		}
+		if online.IsEmpty() {
+			// The columns of /proc/softirqs are possible CPUs; those where
+			// nothing ever ran have most likely never been there.
+			t.Online = liveSoftirqs(&s.Softirqs)
+		}
 		c.assumeOnline(online)
 	}
 	if !t.Known.Isolation && s.Cmdline != nil {

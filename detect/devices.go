@@ -208,7 +208,7 @@ func (c *collector) bus(d *Device, t *detail) {
 	if isVirtioName(t.base) {
 		d.Virtio = t.base
 		function = c.parentOf(dir, t.base)
-	} else if leadingPCI(t.base) == t.base {
+	} else if t.base != "" && leadingPCI(t.base) == t.base {
 		d.Bus = t.base
 	}
 	if d.Virtio != "" && d.Bus == "" {

@@ -125,29 +125,30 @@ type vectorName struct {
 	xen    string // "vif-0": the xenbus name of vif0
 	sub    bool   // of an mlx5 sub-function
 	bare   bool   // interface and number, nothing else
+	// shifted: numbers count vectors, the first of which is no queue's.
+	shifted bool
 }
 
 // readName takes an action name apart by the first naming that fits and is
-// acceptable: accept sees every reading and may refuse it, for example because
-// no such interface exists.
+// acceptable: accept sees every reading, also of one naming (interface names
+// may contain dashes and digits), and may refuse it, for example because no
+// such interface exists.
 func readName(action string, accept func(vectorName) bool) (vectorName, bool) {
 	for i := range namings {
 		n := &namings[i]
-		out := vectorName{serves: n.serves, weak: n.weak, n: -1, sub: strings.HasPrefix(n.pattern, "mlx5_sf_"), bare: n.pattern == "{if}-{n}"}
-		if fits(n.pattern, action, &out) && accept(out) {
+		out := vectorName{serves: n.serves, weak: n.weak, n: -1, sub: strings.HasPrefix(n.pattern, "mlx5_sf_"), bare: n.pattern == "{if}-{n}", shifted: strings.HasPrefix(n.pattern, "idpf-")}
+		if fits(n.pattern, action, &out, accept) {
 			return out, true
 		}
 	}
 	return vectorName{}, false
 }
 
-// fits matches a whole action against a pattern. Only {if} and {*} can take a
-// varying number of characters that the literal after them may contain too, so
-// it tries every place where that literal occurs.
-func fits(pattern, text string, out *vectorName) bool {
+// fits matches a whole action against a pattern and leaves the parts in out.
+func fits(pattern, text string, out *vectorName, accept func(vectorName) bool) bool {
 	open := strings.IndexByte(pattern, '{')
 	if open < 0 {
-		return pattern == text
+		return pattern == text && accept(*out)
 	}
 	text, ok := strings.CutPrefix(text, pattern[:open])
 	if !ok {
@@ -159,41 +160,33 @@ func fits(pattern, text string, out *vectorName) bool {
 	case "n":
 		digits := leadingDigits(text)
 		n, ok := atoi(digits)
-		if !ok || !fits(rest, text[len(digits):], out) {
-			return false
-		}
 		out.n = n
-		return true
+		return ok && fits(rest, text[len(digits):], out, accept)
 	case "id":
 		digits := leadingDigits(text)
-		if digits == "" || !fits(rest, text[len(digits):], out) {
+		if digits == "" {
 			return false
 		}
-		out.virtio, out.xen = "virtio"+digits, "vif-"+digits
-		if !strings.HasPrefix(pattern, "virtio") {
-			out.virtio = ""
+		if strings.HasPrefix(pattern, "virtio") {
+			out.virtio = "virtio" + digits
 		} else {
-			out.xen = ""
+			out.xen = "vif-" + digits
 		}
-		return true
+		return fits(rest, text[len(digits):], out, accept)
 	case "pci":
-		address := leadingPCI(text)
-		if address == "" || !fits(rest, text[len(address):], out) {
-			return false
-		}
-		out.pci = address
-		return true
+		out.pci = leadingPCI(text)
+		return out.pci != "" && fits(rest, text[len(out.pci):], out, accept)
 	case "if":
 		for i := min(len(text), maxIfName); i > 0; i-- {
-			if plausibleIfName(text[:i]) && fits(rest, text[i:], out) {
-				out.iface = text[:i]
+			out.iface = text[:i]
+			if plausibleIfName(out.iface) && fits(rest, text[i:], out, accept) {
 				return true
 			}
 		}
 		return false
 	default:
 		for i := len(text); i > 0; i-- {
-			if fits(rest, text[i:], out) {
+			if fits(rest, text[i:], out, accept) {
 				return true
 			}
 		}

@@ -46,6 +46,7 @@ type deviceMap struct {
 	blocks  map[int]int // gve: block number → interrupt
 	napi    map[QueueID]host.NAPI
 	bare    []bareVector
+	shifted bool
 	sources EdgeSource // of whole and maybe
 	why     string     // why nothing can be said
 	// from netlink: numbers of queues
@@ -202,6 +203,9 @@ func (m *mapper) action(row *IRQ, action string) {
 	if row.Device == "" {
 		row.Device = d.Name
 	}
+	if d.Virtio == "" && source == SourceMSI {
+		d.Virtio = v.virtio
+	}
 	if len(row.Actions) > 1 {
 		m.shared[row.Number] = append(m.shared[row.Number], claim{d.Name, othersOn(row, action)})
 	}
@@ -304,6 +308,7 @@ func (dm *deviceMap) enter(v vectorName, irq int, source EdgeSource) {
 	if v.n > maxQueue {
 		return
 	}
+	dm.shifted = dm.shifted || v.shifted
 	switch v.serves {
 	case vectorRx:
 		dm.put(QueueID{N: v.n}, irq, source)
@@ -394,11 +399,37 @@ func (m *mapper) build(d *Device) {
 		m.caution(d, &q)
 		d.Queues = append(d.Queues, q)
 	}
+	for irq := range dm.doubtful(max(rx, tx)) {
+		used[irq] = true
+	}
 	for i := range m.c.s.IRQs.Rows {
 		if row := &m.c.s.IRQs.Rows[i]; row.Device == d.Name && !used[row.Number] {
 			d.OtherIRQs = append(d.OtherIRQs, row.Number)
 		}
 	}
+}
+
+// doubtful are interrupts that do serve queues in use, though it is not known
+// which.
+func (dm *deviceMap) doubtful(queues int) map[int]bool {
+	out := map[int]bool{}
+	for _, irq := range dm.blocks {
+		out[irq] = true
+	}
+	for id, s := range dm.slots {
+		for _, irq := range s.irqs {
+			out[irq] = out[irq] || id.N < queues
+		}
+	}
+	for _, irq := range dm.whole {
+		out[irq] = true
+	}
+	for irq, doubt := range out {
+		if !doubt {
+			delete(out, irq)
+		}
+	}
+	return out
 }
 
 // settle decides what the vectors without a queue number are, now that all
@@ -434,20 +465,26 @@ func (dm *deviceMap) settle(d *Device, t *detail) {
 // broadcom/tg3.c, tg3_request_irq), and idpf counts from after its mailbox.
 func (dm *deviceMap) shift(driver string, tx bool) {
 	_, linkFirst := dm.slots[QueueID{Tx: true, N: 0}]
-	if driver != "tg3" && driver != "idpf" && (driver != "" || !linkFirst) {
+	for _, v := range dm.bare {
+		linkFirst = linkFirst || v.n == 0
+	}
+	if !dm.shifted && driver != "tg3" && (driver != "" || !linkFirst) {
 		return
 	}
 	least, most := maxQueue+1, -1
 	for id, s := range dm.slots {
-		if id.Tx == tx && s.source != SourceNetlink {
+		if s.source == SourceNetlink {
+			return // the kernel has named queues itself
+		}
+		if id.Tx == tx {
 			least, most = min(least, id.N), max(most, id.N)
 		}
 	}
-	if least == 0 || most < 0 || driver != "idpf" && least != 1 {
+	if least == 0 || most < 0 || !dm.shifted && least != 1 {
 		return
 	}
 	for n := least; n <= most; n++ {
-		if s, ok := dm.slots[QueueID{Tx: tx, N: n}]; ok && s.source != SourceNetlink {
+		if s, ok := dm.slots[QueueID{Tx: tx, N: n}]; ok {
 			delete(dm.slots, QueueID{Tx: tx, N: n})
 			for _, irq := range s.irqs {
 				dm.put(QueueID{Tx: tx, N: n - least}, irq, s.source)
