@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/napitune/napitune/detect/cpuset"
 	"github.com/napitune/napitune/detect/host"
+	"github.com/napitune/napitune/detect/host/tree"
 	"github.com/napitune/napitune/detect/knob"
 )
 
@@ -647,6 +648,34 @@ func TestChannelsWithFreshVectors(t *testing.T) {
 	refused(t, m, "proc/irq/42/smp_affinity", "1", syscall.ENOENT)
 	if got := m.View().Devices[0]; got.RxQueues != 2 || got.TxQueues != 2 {
 		t.Errorf("%+v", got)
+	}
+}
+
+// A capture of /proc alone has no devices: one queue of two must still take
+// half of the work along and not all of it.
+func TestWorkFollowsWithoutDeviceTree(t *testing.T) {
+	t.Parallel()
+	sample := func(a, b, plain, runs int) *host.Host {
+		files := tree.New()
+		for name, text := range map[string]string{
+			interruptsFile: fmt.Sprintf("  CPU0 CPU1\n 30: %d 0 PCI-MSI eth0-rx-0\n 31: %d 0 PCI-MSI eth0-rx-1\n 16: %d 0 IO-APIC ehci, eth1\n 17: 5000 0 PCI-MSI nvme0q1\n", a, b, plain),
+			softirqsFile:   fmt.Sprintf("  CPU0 CPU1\n NET_RX: %d 0\n", runs),
+			"proc/net/dev": "Inter-|\n eth1: 0 0\n",
+		} {
+			if err := files.WriteFile(name, []byte(text)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return &host.Host{FS: files}
+	}
+	m, err := NewMemory([]*host.Host{sample(100, 100, 100, 1000), sample(200, 300, 200, 1400)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, m, "proc/irq/31/smp_affinity", "2")
+	// 200 of 400 network interrupts moved.
+	if diff := cmp.Diff([]uint64{200, 200}, rises(t, m)["NET_RX"]); diff != "" {
+		t.Errorf("NET_RX (-want +got):\n%s", diff)
 	}
 }
 

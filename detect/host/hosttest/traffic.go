@@ -56,15 +56,57 @@ func (m *Memory) weighNetwork(c *counters, irqs []int) {
 				c.load[i] = make([]uint64, len(t.cpus))
 			}
 		}
-		for _, dev := range m.devices() {
-			for _, v := range m.vectors(dev) {
-				c.weigh(v.irq)
-			}
+		for _, irq := range m.networkInterrupts(c) {
+			c.weigh(irq)
 		}
 	}
 	for _, irq := range irqs {
 		c.weigh(irq)
 	}
+}
+
+// networkInterrupts are the lines of /proc/interrupts that bring packets: those
+// that carry the number of a queue, and those named like a device. Captures
+// without a device tree tell no more.
+func (m *Memory) networkInterrupts(c *counters) []int {
+	t := c.interrupts[len(c.interrupts)-1]
+	if t == nil {
+		return nil
+	}
+	names := map[string]bool{}
+	for _, dev := range append(m.devices(), m.countedDevices()...) {
+		names[dev] = true
+	}
+	var out []int
+	for _, r := range t.rows {
+		irq, err := strconv.Atoi(strings.TrimSpace(r.label))
+		if err != nil || strings.Contains(r.rest, "nvme") {
+			continue
+		}
+		_, queue := parseVector(r.rest, irq)
+		for action := range strings.FieldsFuncSeq(r.rest, func(c rune) bool { return c == ' ' || c == ',' }) {
+			queue = queue || names[action]
+		}
+		if queue {
+			out = append(out, irq)
+		}
+	}
+	return out
+}
+
+// countedDevices are the names in /proc/net/dev.
+func (m *Memory) countedDevices() []string {
+	text, err := m.last().tree.ReadFile("proc/net/dev")
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for line := range strings.Lines(string(text)) {
+		if name, _, ok := strings.Cut(line, ":"); ok {
+			out = append(out, strings.TrimSpace(name))
+		}
+	}
+	return out
 }
 
 func (c *counters) weigh(irq int) {
