@@ -30,6 +30,7 @@ func Collect(h *host.Host) (*Snapshot, error) {
 	// moment; slow questions to drivers follow.
 	c.counters()
 	c.identity()
+	c.forwarding()
 	c.topology()
 	c.softnet()
 	c.devices()
@@ -142,6 +143,27 @@ func (c *collector) protocols() {
 	}
 	if len(out) > 0 {
 		c.s.Protocols = out
+	}
+}
+
+func (c *collector) forwarding() {
+	c.s.Forwarding = Forwarding{
+		IPv4: c.tri("proc/sys/net/ipv4/ip_forward"),
+		IPv6: c.tri("proc/sys/net/ipv6/conf/all/forwarding"),
+	}
+}
+
+// tri reads a switch; what is neither 0 nor a positive number is unknown.
+func (c *collector) tri(name string) Tri {
+	text, ok := c.text(name)
+	n, err := strconv.Atoi(text)
+	switch {
+	case !ok || err != nil || n < 0:
+		return Unknown
+	case n == 0:
+		return No
+	default:
+		return Yes
 	}
 }
 

@@ -32,7 +32,7 @@ func (s *Snapshot) View() knob.View {
 		view.HousekeepingCPUs = s.Topo.Housekeeping().String()
 	}
 	for _, d := range s.Devices {
-		dev := knob.Dev{Name: d.Name, Tunable: hardware(d.Kind)}
+		dev := knob.Dev{Name: d.Name, Tunable: hardware(d.Kind), Driver: d.Driver, VirtioFeatures: d.VirtioFeatures}
 		for _, q := range d.Queues {
 			if q.Rx {
 				dev.RxQueues++
