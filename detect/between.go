@@ -475,12 +475,6 @@ func contradictions(s *Snapshot) []string {
 	if soft := cpuset.Of(s.Softirqs.CPUs...); irqs > 0 && !soft.IsEmpty() && !soft.Contains(online) {
 		say("/proc/softirqs has columns for %s, which are not all of the CPUs %s of /proc/interrupts", soft, online)
 	}
-	if live := liveSoftirqs(&s.Softirqs); irqs > 0 && !live.IsEmpty() && !online.Contains(live) {
-		// A CPU that went offline keeps its counts, so this needs many of them.
-		if stray := live.Minus(online); s.Topo == nil || !s.Topo.Known.Online || s.Topo.Online.Overlaps(stray) {
-			say("softirqs ran on CPUs %s, which /proc/interrupts does not have", stray)
-		}
-	}
 	if s.Topo != nil && s.Topo.Known.Online && irqs > 0 && s.Topo.Online != online {
 		say("CPUs %s are online in sysfs, %s in /proc/interrupts", s.Topo.Online, online)
 	}
