@@ -37,7 +37,7 @@ type coreCpuState struct {
 	Napi            uint64
 	LastIrqSlot     uint32
 	VirtioUsed      uint32
-	Pad1            uint32
+	Primed          uint32
 	_               [4]byte
 	Count           [10]uint64
 	TimeNs          [10]uint64

@@ -119,19 +119,19 @@ type loader struct {
 }
 
 // climb tries the rungs of a hook from the best down. If all fail, the error
-// is that of the first: it says why the best way is closed.
+// is that of the best one that this kernel has: it says why that way is closed.
 func (l loader) climb(h hook, attach bool) (*program, error) {
-	var first error
+	var best error
 	for _, r := range h.rungs {
 		p, err := l.try(h.name, r, attach)
 		if err == nil {
 			return p, nil
 		}
-		if first == nil {
-			first = err
+		if best == nil || classify(best).state == counters.Unsupported && errors.Is(err, unix.EPERM) {
+			best = err
 		}
 	}
-	return nil, first
+	return nil, best
 }
 
 func (l loader) try(hookName string, r rung, attach bool) (*program, error) {
@@ -223,9 +223,25 @@ func (o *object) close() error {
 	return errors.Join(errs...)
 }
 
+// attachAll attaches what was loaded; what is attached stays so.
+func (o *object) attachAll() error {
+	for _, p := range o.programs {
+		if err := p.attach(); err != nil {
+			return errors.Join(err, o.detachAll())
+		}
+	}
+	return nil
+}
+
+// switchedOff tells whether a program has stopped counting because of the rate.
+func (o *object) switchedOff() bool {
+	off, known := o.variable("switched_off")
+	return known && off != 0
+}
+
 func (o *object) detachAll() error {
 	var errs []error
-	for _, p := range o.programs {
+	for _, p := range slices.Backward(o.programs) {
 		errs = append(errs, p.detach())
 	}
 	return errors.Join(errs...)

@@ -9,7 +9,10 @@
 //
 // Open never fails for lack of a privilege, a tracepoint or a helper: it
 // returns a Session in which every probe has a State and a reason, and which
-// reads as far as it could attach. The package loads programs and reads maps;
+// reads as far as it could attach. Open attaches at once and for good, which
+// gives exact counts; Observe then keeps the cost within a limit on hosts with
+// so many softirqs that calling even an empty program for each is too dear.
+// The package loads programs and reads maps;
 // it changes no setting of the host.
 package probes
 
@@ -57,6 +60,9 @@ type Options struct {
 	// switches itself off for the rest of its window; 0 means 2000 (500 000
 	// per second at HZ=250).
 	PacketsPerJiffy int
+	// MaxCostPercent is how much of the busiest CPU's time Observe lets the
+	// default probes take; 0 means 1. Above it they are attached in slices.
+	MaxCostPercent float64
 }
 
 // ErrUnknownProbe is wrapped by Open when Options names a probe that does not exist.
@@ -71,11 +77,15 @@ type Session struct {
 	statuses []counters.Status
 	irqs     []int // interrupt number of each slot
 	budget   limits
-	windows  map[string]*counters.Window
-	// costNs is how long BPF statistics have been on, in all.
-	costNs uint64
-	stats  io.Closer
-	statNs uint64
+	// attachedNs is how long the core object was attached before
+	// attachedSince, which is 0 while it is not.
+	attachedNs, attachedSince uint64
+	// windowNs is how long each windowed probe has been attached.
+	windowNs map[string]uint64
+	// costNs is how long BPF statistics have been on before statsSince.
+	costNs     uint64
+	stats      io.Closer
+	statsSince uint64
 }
 
 // limits are the two receive budgets in the units the kernel compares.
@@ -89,11 +99,11 @@ func Open(o Options) (*Session, error) {
 		return nil, err
 	}
 	s := &Session{
-		started: monotonicNs(),
-		options: o,
-		objects: make(map[string]*object),
-		irqs:    chosenIRQs(o.IRQs),
-		windows: make(map[string]*counters.Window),
+		started:  monotonicNs(),
+		options:  o,
+		objects:  make(map[string]*object),
+		irqs:     chosenIRQs(o.IRQs),
+		windowNs: make(map[string]uint64),
 	}
 	s.budget = s.readLimits()
 	// Before 5.11 maps count against RLIMIT_MEMLOCK. If it cannot be raised,
@@ -104,6 +114,9 @@ func Open(o Options) (*Session, error) {
 		s.objects[d.name] = openObject(d, s.wantedHooks(d), s.tune, cache)
 	}
 	s.statuses = s.judge()
+	if s.objects["core"].loaded() {
+		s.attachedSince = monotonicNs()
+	}
 	return s, nil
 }
 
@@ -128,6 +141,9 @@ func (o Options) withDefaults() (Options, error) {
 		o.ExactPerJiffy = 4
 	case o.ExactPerJiffy < 0:
 		o.ExactPerJiffy = 0
+	}
+	if o.MaxCostPercent <= 0 {
+		o.MaxCostPercent = 1
 	}
 	if o.PacketsPerJiffy == 0 {
 		o.PacketsPerJiffy = 2000
@@ -178,17 +194,21 @@ func (s *Session) wantedHooks(d objectDecl) []hook {
 // tune sets what has to be known before loading.
 func (s *Session) tune(spec *ebpf.CollectionSpec) error {
 	values := map[string]uint32{
-		"exact_per_jiffy":  uint32(s.options.ExactPerJiffy),
-		"sample_mask":      uint32(s.options.SampleOneIn - 1),
-		"with_raise":       flag(s.wants("softirq-delay")),
-		"with_napi":        flag(s.wants("napi") || s.wants("backlog") || s.wants("virtio")),
-		"with_backlog":     flag(s.wants("backlog")),
-		"with_virtio":      flag(s.wants("virtio")),
-		"budget_packets":   s.budget.packets,
-		"budget_jiffies":   s.budget.jiffies,
-		"limit_per_jiffy":  uint32(s.options.PacketsPerJiffy),
-		"latency_one_in":   latencyOneIn,
-		"rps_trigger_addr": 0,
+		"exact_per_jiffy": uint32(s.options.ExactPerJiffy),
+		"sample_mask":     uint32(s.options.SampleOneIn - 1),
+		"with_raise":      flag(s.wants("softirq-delay")),
+		"with_napi":       flag(s.wants("napi") || s.wants("backlog") || s.wants("virtio")),
+		"with_backlog":    flag(s.wants("backlog")),
+		"with_virtio":     flag(s.wants("virtio")),
+		"budget_packets":  s.budget.packets,
+		"budget_jiffies":  s.budget.jiffies,
+		"limit_per_jiffy": uint32(s.options.PacketsPerJiffy),
+		"latency_one_in":  latencyOneIn,
+	}
+	if v := spec.Variables["rps_trigger_addr"]; v != nil {
+		if err := v.Set(symbolAddress("rps_trigger_softirq")); err != nil {
+			return fmt.Errorf("set rps_trigger_addr: %w", err)
+		}
 	}
 	for name, v := range spec.Variables {
 		value, ok := values[name]
@@ -253,25 +273,22 @@ func (s *Session) Window(ctx context.Context, name string, length time.Duration)
 	if obj == nil || !obj.loaded() {
 		return nil
 	}
-	w := s.window(name)
 	began := monotonicNs()
-	if err := obj.resume(); err != nil {
+	// What an earlier window switched off counts again.
+	err := obj.setVariable("switched_off", 0)
+	if err == nil {
+		err = obj.attachAll()
+	}
+	if err != nil {
 		return fmt.Errorf("open window of probe %q: %w", name, err)
 	}
 	wait(ctx, length, obj.switchedOff)
-	err := obj.suspend()
-	w.AttachedNs += monotonicNs() - began
+	err = obj.detachAll()
+	s.windowNs[name] += monotonicNs() - began
 	if err != nil {
 		return fmt.Errorf("close window of probe %q: %w", name, err)
 	}
 	return nil
-}
-
-func (s *Session) window(name string) *counters.Window {
-	if s.windows[name] == nil {
-		s.windows[name] = &counters.Window{Probe: name, LimitPerJiffy: uint64(s.options.PacketsPerJiffy)}
-	}
-	return s.windows[name]
 }
 
 // wait returns after length, at the end of ctx, or once done answers true.
@@ -306,7 +323,7 @@ func (s *Session) StartStats() error {
 	if err != nil {
 		return fmt.Errorf("enable BPF statistics: %w", err)
 	}
-	s.stats, s.statNs = c, monotonicNs()
+	s.stats, s.statsSince = c, monotonicNs()
 	return nil
 }
 
@@ -317,7 +334,7 @@ func (s *Session) StopStats() error {
 	}
 	err := s.stats.Close()
 	s.stats = nil
-	s.costNs += monotonicNs() - s.statNs
+	s.costNs += monotonicNs() - s.statsSince
 	if err != nil {
 		return fmt.Errorf("disable BPF statistics: %w", err)
 	}

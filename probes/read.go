@@ -27,6 +27,10 @@ func (s *Session) Read() (*counters.Counters, error) {
 	if err := s.refreshBudget(); err != nil {
 		return nil, err
 	}
+	out.AttachedNs = s.attachedNs
+	if s.attachedSince != 0 {
+		out.AttachedNs += out.TakenNs - s.attachedSince
+	}
 	out.BudgetPackets, out.BudgetJiffies = uint64(s.budget.packets), uint64(s.budget.jiffies)
 	if err := s.readCore(out); err != nil {
 		return nil, err
@@ -238,7 +242,7 @@ func text(chars []int8) string {
 func (s *Session) readCost(out *counters.Counters) error {
 	out.CostWindowNs = s.costNs
 	if s.stats != nil {
-		out.CostWindowNs += monotonicNs() - s.statNs
+		out.CostWindowNs += monotonicNs() - s.statsSince
 	}
 	for _, d := range objectTable() {
 		for _, p := range s.objects[d.name].programs {
@@ -254,8 +258,3 @@ func (s *Session) readCost(out *counters.Counters) error {
 	}
 	return nil
 }
-
-func (s *Session) readPackets(*counters.Counters) error { return nil }
-func (o *object) resume() error                         { return nil }
-func (o *object) suspend() error                        { return nil }
-func (o *object) switchedOff() bool                     { return false }

@@ -35,7 +35,7 @@ type hook struct {
 type objectDecl struct {
 	name  string
 	load  func() (*ebpf.CollectionSpec, error)
-	hooks []hook // in the order of attaching
+	hooks []hook // in the order of attaching; detached in reverse
 	// modules whose types the programs read, if they are modules here.
 	modules []string
 	// windowed objects are attached by Session.Window only.
@@ -67,19 +67,58 @@ func objectTable() []objectDecl {
 	return []objectDecl{{
 		name: "core",
 		load: loadCore,
-		// Exits before entries, polls last: a run that is under way while
-		// attaching is then ignored as a whole.
+		// The entry last, and first to go: a run that is under way while
+		// attaching or detaching is then ignored as a whole.
 		hooks: []hook{
-			tracepoint("softirq_exit", "softirq_exit"),
-			tracepoint("softirq_raise", "softirq_raise"),
-			tracepoint("softirq_entry", "softirq_entry"),
 			tracepoint("irq_handler_exit", "irq_exit"),
 			tracepoint("irq_handler_entry", "irq_entry",
 				rung{program: "bare_irq_entry", how: rawTracepoint, target: "irq_handler_entry", loss: noTypes}),
+			tracepoint("softirq_exit", "softirq_exit"),
+			tracepoint("softirq_raise", "softirq_raise"),
 			tracepoint("napi_poll", "napi_poll",
 				rung{program: "bare_napi_poll", how: rawTracepoint, target: "napi_poll", loss: noTypes}),
+			tracepoint("softirq_entry", "softirq_entry"),
 		},
 		modules: []string{"virtio_ring", "virtio_net"},
+	}, {
+		name: "gro", load: loadGro, windowed: true,
+		hooks: []hook{
+			tracepoint("napi_gro_receive_exit", "gro_receive_exit"),
+			tracepoint("napi_gro_receive_entry", "gro_receive_entry"),
+			tracepoint("napi_gro_frags_exit", "gro_frags_exit"),
+			tracepoint("napi_gro_frags_entry", "gro_frags_entry"),
+			tracepoint("netif_receive_skb", "receive_skb"),
+		},
+	}, {
+		name: "drops", load: loadDrops, windowed: true,
+		hooks: []hook{
+			tracepoint("kfree_skb", "kfree_skb"),
+			// Raw only: a typed program may not read an argument that is a function.
+			{name: "csd_function_entry", rungs: []rung{
+				{program: "raw_csd_entry", how: rawTracepoint, target: "csd_function_entry"},
+			}},
+		},
+	}, {
+		name: "latency", load: loadLatency,
+		hooks: []hook{
+			tracepoint("softirq_exit", "latency_exit"),
+			tracepoint("softirq_entry", "latency_entry"),
+			tracepoint("napi_poll", "latency_poll"),
+			tracepoint("sock_recv_length", "sock_recv"),
+			tracepoint("sk_data_ready", "sk_data_ready"),
+		},
+	}, {
+		name: "control", load: loadControl,
+		hooks: []hook{
+			{name: "command_end", rungs: []rung{
+				{program: "new_command_end", how: functionExit, target: "virtnet_send_command_reply"},
+				{program: "old_command_end", how: functionExit, target: "virtnet_send_command"},
+			}},
+			{name: "command_begin", rungs: []rung{
+				{program: "new_command_begin", how: functionEntry, target: "virtnet_send_command_reply"},
+				{program: "old_command_begin", how: functionEntry, target: "virtnet_send_command"},
+			}},
+		},
 	}}
 }
 
@@ -112,6 +151,24 @@ func probeTable() []probe {
 		name:   "virtio",
 		doc:    "Receive queues of virtio-net: ring occupancy and starvation at every poll, polls that no interrupt asked for. From napi:napi_poll and irq:irq_handler_entry, reading the virtqueue through BTF of the kernel or its modules. Costs nothing where there is no virtio-net.",
 		object: "core", needs: []string{"napi_poll"}, uses: []string{"irq_handler_entry", "softirq_entry", "softirq_exit"}, byDefault: true,
+	}, {
+		name:   "gro",
+		doc:    "How well GRO merges, per device: packets in, the kernel's verdict on each, skbs delivered and the wire packets in them, share of TCP. From net:napi_gro_receive_entry and _exit (5.10 and later), net:napi_gro_frags_* and net:netif_receive_skb. Runs once per packet, so only in short windows and up to a rate; without it the same ratio comes from /proc/net/netstat, for all devices of a namespace together.",
+		object: "gro", needs: []string{"netif_receive_skb"},
+		uses:      []string{"napi_gro_receive_entry", "napi_gro_receive_exit", "napi_gro_frags_entry", "napi_gro_frags_exit"},
+		byDefault: true, windowed: true,
+	}, {
+		name:   "drops",
+		doc:    "Packets that no backlog would take, charged to the CPU that tried (softnet_stat charges the CPU that was full), other drops, and RPS interrupts. From skb:kfree_skb and csd:csd_function_entry. Runs once per lost packet, so only in short windows and up to a rate.",
+		object: "drops", needs: []string{"kfree_skb"}, uses: []string{"csd_function_entry"}, windowed: true,
+	}, {
+		name:   "latency",
+		doc:    "The path beyond the softirq: from the poll to the socket, and from the socket being told to somebody reading. From sock:sk_data_ready and sock:sock_recv_length (6.3 and later), one softirq run and one socket in 16. Off by default: it runs once per packet that reaches a socket.",
+		object: "latency", needs: []string{"sk_data_ready"}, uses: []string{"sock_recv_length", "napi_poll", "softirq_entry", "softirq_exit"},
+	}, {
+		name:   "virtio-control",
+		doc:    "How long virtio-net's control queue takes to answer; the driver spins until it does. From fentry and fexit of virtnet_send_command, which many kernels refuse: then the time of a setting's own call is the measure. Off by default; it costs nothing until a setting is changed.",
+		object: "control", needs: []string{"command_begin", "command_end"},
 	}}
 }
 

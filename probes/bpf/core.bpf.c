@@ -62,7 +62,8 @@ struct outside {
 
 /*
  * Key: 0. Value: one CPU's totals and the scratch of the events in flight on
- * it. Nobody resets totals: user space reads twice and subtracts.
+ * it. Nobody resets totals: user space reads twice and subtracts. Scratch is
+ * cleared by user space while no program is attached.
  */
 struct cpu_state {
 	/* scratch of the softirq running on this CPU */
@@ -92,7 +93,8 @@ struct cpu_state {
 	/* scratch: the last counted interrupt */
 	__u32 last_irq_slot; /* 1 + slot, 0 none */
 	__u32 virtio_used;
-	__u32 pad1;
+	/* scratch: a NET_RX entry was seen since the programs were attached */
+	__u32 primed;
 
 	/* totals */
 	__u64 count[NR_SOFTIRQS];
@@ -336,6 +338,7 @@ static __always_inline int softirq_entry(__u64 vec)
 	}
 	if (vec == NET_RX_SOFTIRQ) {
 		s->in_rx = 1;
+		s->primed = 1;
 		s->run_polls = 0;
 		s->run_full = 0;
 		s->run_work = 0;
@@ -359,8 +362,7 @@ static __always_inline void close_run(struct cpu_state *s)
 {
 	__u32 packets = s->run_work >= (__s64)(__s32)budget_packets;
 	__u32 time = s->last_jiffies - s->entry_jiffies >= budget_jiffies;
-	__u32 polls = s->run_polls;
-	__u32 b;
+	__u64 polls = s->run_polls, b;
 
 	s->in_rx = 0;
 	s->rx_runs++;
@@ -545,7 +547,8 @@ claimed:
 static __always_inline void backlog_length(struct cpu_state *s, struct napi_struct *napi, int work)
 {
 	struct softnet_data *sd = (void *)napi - core_field_offset(struct softnet_data, backlog);
-	__u32 input = 0, process = 0, b;
+	__u32 input = 0, process = 0;
+	__u64 b;
 
 	core_read(&input, &sd->input_pkt_queue.qlen);
 	core_read(&process, &sd->process_queue.qlen);
@@ -635,15 +638,19 @@ static __always_inline void poll_virtio(struct cpu_state *s, struct napi_slot *s
 	ring_state(v);
 }
 
-static __always_inline void count_outside(struct cpu_state *s, int work)
+/* False if this poll may belong to a softirq run whose entry was not seen. */
+static __always_inline int count_outside(struct cpu_state *s, int work)
 {
 	__u32 kind = task_kind(s);
 	struct outside *o = &s->busy;
 
 	if (kind == TASK_NAPI_THREAD || kind == TASK_BACKLOG_THREAD)
 		o = &s->threaded;
+	else if (!s->primed)
+		return 0; /* attached in the middle of a run */
 	o->polls++;
 	o->work += work;
+	return 1;
 }
 
 static __always_inline __u64 poll_time(struct cpu_state *s)
@@ -661,7 +668,7 @@ static __always_inline __u64 poll_time(struct cpu_state *s)
 static __always_inline void poll_slot(struct cpu_state *s, struct napi_slot *slot,
 				      struct napi_struct *napi, int work, int budget, int mode)
 {
-	__u32 b = log2_bucket(work, WORK_BUCKETS - 1);
+	__u64 b = log2_bucket(work, WORK_BUCKETS - 1);
 	__u64 spent = poll_time(s);
 
 	slot->polls++;
@@ -705,8 +712,8 @@ static __always_inline int napi_poll(struct napi_struct *napi, int work, int bud
 		s->run_work += work;
 		s->run_full += work >= budget;
 		s->last_jiffies = bpf_jiffies64();
-	} else {
-		count_outside(s, work);
+	} else if (!count_outside(s, work)) {
+		return 0; /* attached in the middle of this run */
 	}
 	if (!with_napi)
 		return 0;

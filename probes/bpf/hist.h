@@ -17,10 +17,14 @@ struct time_hist {
 	__u64 bucket[TIME_BUCKETS];
 };
 
-/* Branch-light so that old verifiers need no loop support (before 5.3). */
-static __always_inline __u32 log2_bucket(__u64 value, __u32 last)
+/*
+ * No loop, for verifiers before 5.3. 64 bits wide throughout, and so must be
+ * the variable that takes the result: narrowed, the compiler compares one copy
+ * and indexes with another, and the verifier loses the bound.
+ */
+static __always_inline __u64 log2_bucket(__u64 value, __u64 last)
 {
-	__u32 n = 0;
+	__u64 n = 0;
 
 	if (value >> 32) {
 		value >>= 32;
@@ -46,14 +50,14 @@ static __always_inline __u32 log2_bucket(__u64 value, __u32 last)
 		value >>= 1;
 		n += 1;
 	}
-	n += (__u32)value; /* value is now 0 or 1 */
+	n += value; /* value is now 0 or 1 */
 	return n < last ? n : last;
 }
 
 /* Per-CPU, so no atomics: nothing else on this CPU writes the same histogram. */
 static __always_inline void time_hist_add(struct time_hist *h, __u64 ns, __u64 weight)
 {
-	__u32 b = log2_bucket(ns, TIME_BUCKETS - 1);
+	__u64 b = log2_bucket(ns, TIME_BUCKETS - 1);
 
 	h->sum_ns += ns * weight;
 	if (b < TIME_BUCKETS) /* always; older verifiers lose the bound across the branches */

@@ -26,6 +26,10 @@ type Counters struct {
 	// TakenNs is the monotonic clock at the reading; in a difference the time
 	// between the two readings.
 	TakenNs uint64 `json:"taken_ns"`
+	// AttachedNs is how long the default probes were attached. Where it is less
+	// than TakenNs in a difference, they ran in slices to bound their cost:
+	// counts are then a sample in time, and rates divide by AttachedNs.
+	AttachedNs uint64 `json:"attached_ns"`
 	// BudgetPackets and BudgetJiffies are the limits that squeezes were judged
 	// by (net.core.netdev_budget, netdev_budget_usecs rounded up to jiffies).
 	BudgetPackets uint64 `json:"budget_packets,omitempty"`
@@ -218,6 +222,15 @@ type Virtio struct {
 	MaxUnfilled uint64 `json:"max_unfilled"`
 }
 
+// Coverage is the part of a difference's time in which the default probes were
+// attached, 1 = all of it.
+func (c *Counters) Coverage() float64 {
+	if c.TakenNs == 0 {
+		return 0
+	}
+	return min(1, float64(c.AttachedNs)/float64(c.TakenNs))
+}
+
 // key identifies a row across two readings.
 func (n NAPI) key() [5]uint32 {
 	return [5]uint32{n.NetNS, n.IfIndex, n.ID, n.Slot, uint32(n.CPU)}
@@ -244,6 +257,7 @@ func (c *Counters) Sub(earlier *Counters) (*Counters, error) {
 	s := &subtraction{}
 	out := &Counters{
 		TakenNs:       c.TakenNs - earlier.TakenNs,
+		AttachedNs:    s.n("attached time", c.AttachedNs, earlier.AttachedNs),
 		BudgetPackets: c.BudgetPackets,
 		BudgetJiffies: c.BudgetJiffies,
 		BudgetChanged: c.BudgetPackets != earlier.BudgetPackets || c.BudgetJiffies != earlier.BudgetJiffies,

@@ -71,6 +71,8 @@ type Window struct {
 	// SwitchedOff how many times (CPUs and windows) that happened.
 	LimitPerJiffy uint64 `json:"limit_per_jiffy"`
 	SwitchedOff   uint64 `json:"switched_off"`
+	// Overflow is events of devices that found no free slot.
+	Overflow uint64 `json:"overflow,omitempty"`
 }
 
 // Drop is what was lost before or steered to a backlog, on one CPU.

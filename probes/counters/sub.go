@@ -152,6 +152,7 @@ func (s *subtraction) window(a, b Window) Window {
 	out.Events = s.n("window events", a.Events, b.Events)
 	out.Skipped = s.n("window skipped events", a.Skipped, b.Skipped)
 	out.SwitchedOff = s.n("window switch-offs", a.SwitchedOff, b.SwitchedOff)
+	out.Overflow = s.n("window overflow", a.Overflow, b.Overflow)
 	return out
 }
 
