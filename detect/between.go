@@ -366,7 +366,7 @@ func (b *between) device(old, now *Device) DeviceDelta {
 		if !ok && !b.zero {
 			continue
 		}
-		deltas := b.subtract(before, counters, "counters of "+now.Name, "")
+		deltas := b.subtract(before, counters, "counters of "+now.Name)
 		if len(deltas) == 0 {
 			continue
 		}
@@ -404,8 +404,7 @@ func (b *between) counters(old, now *Device) (InterfaceCounters, bool) {
 	return out, true
 }
 
-// stats subtracts driver counters. Names may repeat; the n-th of a name is
-// compared with the n-th, and repeated ones are added up.
+// stats subtracts driver counters. Some drivers repeat names; those are added up.
 func (b *between) stats(old, now *Device) map[string]uint64 {
 	sum := func(d *Device) map[string]uint64 {
 		out := make(map[string]uint64, len(d.Stats))
@@ -414,10 +413,12 @@ func (b *between) stats(old, now *Device) map[string]uint64 {
 		}
 		return out
 	}
-	return b.subtract(sum(old), sum(now), "ethtool -S "+now.Name, "")
+	return b.subtract(sum(old), sum(now), "ethtool -S "+now.Name)
 }
 
-func (b *between) subtract(old, now map[string]uint64, source, prefix string) map[string]uint64 {
+// subtract leaves out counters that are in one sample only and those that went
+// down because a driver created its queues anew.
+func (b *between) subtract(old, now map[string]uint64, source string) map[string]uint64 {
 	out := make(map[string]uint64, len(now))
 	down := 0
 	for name, n := range now {
@@ -429,7 +430,7 @@ func (b *between) subtract(old, now map[string]uint64, source, prefix string) ma
 			down++
 			continue
 		}
-		out[prefix+name] = n - o
+		out[name] = n - o
 	}
 	if down > 0 {
 		b.gap(source, "%d counters went down", down)
@@ -445,7 +446,7 @@ func (b *between) protocols() {
 	if !b.zero {
 		before = b.first().Protocols
 	}
-	b.o.Protocols = b.subtract(before, withoutGauges(b.last().Protocols), "proc/net/snmp", "")
+	b.o.Protocols = b.subtract(before, withoutGauges(b.last().Protocols), "proc/net/snmp")
 }
 
 // gauges of /proc/net/snmp are levels and settings, not counters

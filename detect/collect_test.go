@@ -22,6 +22,14 @@ func TestCollectNothing(t *testing.T) {
 	}
 }
 
+// TestNoFiles: netlink and ethtool alone are worth something.
+func TestNoFiles(t *testing.T) {
+	s, err := Collect(&host.Host{Links: func() ([]host.Link, error) { return []host.Link{{Name: "eth0", Index: 2, Up: true}}, nil }})
+	if err != nil || len(s.Devices) != 1 || s.Devices[0].Kind != "physical" || len(Between(s).Device) != 1 {
+		t.Errorf("%+v, %v", s, err)
+	}
+}
+
 // TestGapReasons: a person must be told what to do, and "not there" must not
 // be taken for "not captured".
 func TestGapReasons(t *testing.T) {
@@ -77,7 +85,7 @@ func TestGapReasons(t *testing.T) {
 }
 
 func TestMaskedInterrupts(t *testing.T) {
-	sc := scene{files: map[string]string{"proc/interrupts": "", "proc/stat": "cpu0 1 2 3 4\n"}, links2: []host.Link{{Name: "eth0", Index: 2, Up: true, RxQueues: 1}}}
+	sc := scene{files: map[string]string{"proc/interrupts": "", "proc/stat": "cpu0 1 2 3 4\n"}, netlink: []host.Link{{Name: "eth0", Index: 2, Up: true, RxQueues: 1}}}
 	sc.queues("eth0", 1, 1)
 	s, err := Collect(sc.host(t))
 	if err != nil {
@@ -91,7 +99,7 @@ func TestMaskedInterrupts(t *testing.T) {
 // TestAsksOnce: drivers must not be asked twice within one collection.
 func TestAsksOnce(t *testing.T) {
 	asked := map[string]int{}
-	sc := scene{links2: []host.Link{{Name: "eth0", Index: 2, Up: true}}}
+	sc := scene{netlink: []host.Link{{Name: "eth0", Index: 2, Up: true}}}
 	sc.ethtool.Stats = func(dev string) (host.Stats, error) { asked["stats"]++; return nil, errors.New("busy") }
 	sc.ethtool.Channels = func(dev string) (host.Channels, error) {
 		asked["channels"]++
@@ -115,7 +123,7 @@ func TestAsksOnce(t *testing.T) {
 }
 
 func TestStacking(t *testing.T) {
-	s, err := Collect(scene{links2: []host.Link{
+	s, err := Collect(scene{netlink: []host.Link{
 		{Name: "eth0", Index: 2, Master: 5}, {Name: "eth1", Index: 3, Master: 5}, {Name: "bond0", Index: 5, Kind: "bond"},
 		{Name: "bond0.7", Index: 6, Kind: "vlan", Parent: 5}, {Name: "veth0", Index: 7, Kind: "veth", Parent: 8},
 		{Name: "veth1", Index: 8, Kind: "veth", Parent: 7, Master: 9}, {Name: "br0", Index: 9, Kind: "bridge"},
@@ -169,7 +177,7 @@ func TestStackingFromSysfs(t *testing.T) {
 }
 
 func TestIRQDetails(t *testing.T) {
-	sc := scene{actions: []string{"eth0-TxRx-0", "ahci", "eth0-TxRx-1"}, links2: []host.Link{{Name: "eth0", Index: 2, Up: true}}, files: map[string]string{
+	sc := scene{actions: []string{"eth0-TxRx-0", "ahci", "eth0-TxRx-1"}, netlink: []host.Link{{Name: "eth0", Index: 2, Up: true}}, files: map[string]string{
 		"proc/irq/30/smp_affinity": "3\n", "proc/irq/30/effective_affinity": "2\n", "proc/irq/30/affinity_hint": "00000001\n", "proc/irq/30/node": "-1\n",
 		"proc/irq/31/smp_affinity_list": "0\n", "proc/irq/32/smp_affinity_list": "1\n", "proc/irq/32/node": "0\n",
 	}}

@@ -3,7 +3,6 @@ package detect
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"path"
 	"slices"
 	"strconv"
@@ -49,12 +48,8 @@ func (c *collector) devices() {
 }
 
 func sortDevices(devices []*Device) {
-	slices.SortFunc(devices, func(a, b *Device) int { return compareNames(a.Name, b.Name) })
+	slices.SortFunc(devices, func(a, b *Device) int { return strings.Compare(a.Name, b.Name) })
 }
-
-// compareNames orders by bytes; it is a function of its own so that every list
-// of devices uses the same order.
-func compareNames(a, b string) int { return strings.Compare(a, b) }
 
 func (c *collector) deviceNames() map[string]bool {
 	names := map[string]bool{}
@@ -127,7 +122,7 @@ func (c *collector) add(name string, counters InterfaceCounters) *Device {
 	c.fromLink(d, link)
 	c.bus(d, t)
 	c.state(d, link)
-	c.kind(d, t, link)
+	d.Kind = c.kindOf(d, t, link)
 	c.statistics(d)
 	c.virtioFeatures(d)
 	c.ask(d)
@@ -333,10 +328,7 @@ var linkKinds = map[string]string{
 	"erspan": "tunnel", "gtp": "tunnel", "bareudp": "tunnel", "ppp": "tunnel",
 }
 
-func (c *collector) kind(d *Device, t *detail, link *host.Link) {
-	d.Kind = c.kindOf(d, t, link)
-}
-
+// kindOf goes from what the kernel says in one word to what only hints.
 func (c *collector) kindOf(d *Device, t *detail, link *host.Link) string {
 	dir := classNet + "/" + d.Name
 	if link != nil && link.Loopback || link == nil && d.Name == "lo" {
@@ -369,19 +361,19 @@ func (c *collector) kindOf(d *Device, t *detail, link *host.Link) string {
 			return mark.kind
 		}
 	}
-	return kindByPlace(c, dir, d)
+	return c.kindByPlace(dir, d)
 }
 
 // kindByPlace judges by the home of a device in sysfs, and leaves the rest
 // "physical" only if it has a driver.
-func kindByPlace(c *collector, dir string, d *Device) string {
+func (c *collector) kindByPlace(dir string, d *Device) string {
 	if target, err := c.h.ReadLink(dir); err == nil && strings.Contains(target, "/virtual/") {
 		return "virtual"
 	}
-	if _, err := fs.ReadFile(c.h.FS, "proc/net/bonding/"+d.Name); err == nil {
+	if _, ok := c.text("proc/net/bonding/" + d.Name); ok {
 		return "bond"
 	}
-	if _, err := fs.ReadFile(c.h.FS, "proc/net/vlan/"+d.Name); err == nil {
+	if _, ok := c.text("proc/net/vlan/" + d.Name); ok {
 		return "vlan"
 	}
 	if d.Driver != "" || looksLikeInterface(d.Name) {

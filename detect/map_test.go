@@ -20,7 +20,7 @@ type scene struct {
 	// actions become lines of /proc/interrupts, numbered from 30; "chip|a, b"
 	// gives a line a chip.
 	actions []string
-	links2  []host.Link
+	netlink []host.Link
 	ethtool host.Ethtool
 	netdev  host.Netdev
 }
@@ -53,8 +53,8 @@ func (s scene) host(t testing.TB) *host.Host {
 		}
 	}
 	h := &host.Host{FS: fsys, Ethtool: s.ethtool, Netdev: s.netdev}
-	if s.links2 != nil {
-		h.Links = func() ([]host.Link, error) { return s.links2, nil }
+	if s.netlink != nil {
+		h.Links = func() ([]host.Link, error) { return s.netlink, nil }
 	}
 	return h
 }
@@ -158,7 +158,7 @@ func TestDriverNames(t *testing.T) {
 	} {
 		t.Run(tc.driver, func(t *testing.T) {
 			t.Parallel()
-			s, err := Collect(scene{actions: tc.actions, links2: []host.Link{{Name: tc.dev, Index: 2, Up: true}}}.host(t))
+			s, err := Collect(scene{actions: tc.actions, netlink: []host.Link{{Name: tc.dev, Index: 2, Up: true}}}.host(t))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -374,7 +374,7 @@ func TestXenfront(t *testing.T) {
 
 func TestNetlinkFirst(t *testing.T) {
 	sc := scene{actions: []string{"eth0-TxRx-0", "eth0-TxRx-1", "other"}}
-	sc.links2 = []host.Link{{Name: "eth0", Index: 7, Up: true}}
+	sc.netlink = []host.Link{{Name: "eth0", Index: 7, Up: true}}
 	sc.netdev = host.Netdev{
 		NAPIs: func() ([]host.NAPI, error) {
 			return []host.NAPI{{IfIndex: 7, ID: 501, IRQ: 31, PID: 99}, {IfIndex: 7, ID: 502, IRQ: -1}}, nil
@@ -420,7 +420,7 @@ func TestHyperV(t *testing.T) {
 }
 
 func TestCautions(t *testing.T) {
-	s, err := Collect(scene{actions: []string{"IO-APIC 11-fasteoi|uhci_hcd:usb1, eth0, eth1"}, links2: []host.Link{{Name: "eth0", Index: 2, Up: true}, {Name: "eth1", Index: 3, Up: true}, {Name: "eth2", Index: 4}}}.host(t))
+	s, err := Collect(scene{actions: []string{"IO-APIC 11-fasteoi|uhci_hcd:usb1, eth0, eth1"}, netlink: []host.Link{{Name: "eth0", Index: 2, Up: true}, {Name: "eth1", Index: 3, Up: true}, {Name: "eth2", Index: 4}}}.host(t))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -342,7 +342,7 @@ func (c *collector) queueCounts(d *Device, m *mapper) {
 	t, dm := c.details[d], m.maps[d]
 	if rx, tx, ok := c.queueDirs(d.Name); ok {
 		t.rx, t.tx = rx, tx
-		d.QueuesKnown = hardware(d.Kind) || rx+tx > 0
+		d.QueuesKnown = true
 		return
 	}
 	if ch := d.Channels; ch != nil && ch.Rx+ch.Tx+ch.Combined > 0 {

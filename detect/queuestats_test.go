@@ -61,7 +61,7 @@ func FuzzQueueCounter(f *testing.F) {
 }
 
 func TestQStatsWin(t *testing.T) {
-	sc := scene{links2: []host.Link{{Name: "eth0", Index: 7, Up: true, Running: true}}}
+	sc := scene{netlink: []host.Link{{Name: "eth0", Index: 7, Up: true, Running: true}}}
 	sc.ethtool.Stats = func(string) (host.Stats, error) {
 		return host.Stats{{Name: "rx_queue_0_packets", Value: 1}, {Name: "rx_queue_0_drops", Value: 2}}, nil
 	}

@@ -131,7 +131,8 @@ type Queue struct {
 	// VMBusCPU is the CPU of a Hyper-V channel, -1 elsewhere.
 	VMBusCPU int
 	// Source says where the edge queue → IRQ comes from; Why is the reason
-	// when it is unknown or ambiguous.
+	// when it is unknown or ambiguous, or a caution when the interrupt is known
+	// but serves other devices or all queues too.
 	Source EdgeSource
 	Why    string
 }

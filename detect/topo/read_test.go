@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/napitune/napitune/detect/cpuset"
+	memory "github.com/napitune/napitune/detect/host/tree"
 )
 
 func itoa(n int) string { return strconv.Itoa(n) }
@@ -161,7 +162,7 @@ func FuzzRead(f *testing.F) {
 func BenchmarkRead(b *testing.B) {
 	for _, n := range []int{8, 128, 1152} {
 		b.Run(itoa(n), func(b *testing.B) {
-			fsys := machine(n)
+			fsys := machine(b, n)
 			b.ReportAllocs()
 			for b.Loop() {
 				if top, _ := Read(fsys); top.Online.Len() != n {
@@ -173,8 +174,9 @@ func BenchmarkRead(b *testing.B) {
 	}
 }
 
-// machine has two threads per core and caches of sixteen CPUs.
-func machine(n int) fstest.MapFS {
+// machine has its own tree because opening a missing file of a fstest.MapFS
+// costs a look at all others. It has two threads per core and caches of sixteen CPUs.
+func machine(t testing.TB, n int) *memory.Tree {
 	files := map[string]string{"cpu/online": "0-" + itoa(n-1), "cpu/present": "0-" + itoa(n-1), "cpu/possible": "0-" + itoa(n-1), "node/node0/cpulist": "0-" + itoa(n-1)}
 	for c := range n {
 		dir := fmt.Sprintf("cpu/cpu%d/", c)
@@ -184,5 +186,11 @@ func machine(n int) fstest.MapFS {
 		files[dir+"cache/index0/level"], files[dir+"cache/index0/type"] = "3", "Unified"
 		files[dir+"cache/index0/shared_cpu_list"] = fmt.Sprintf("%d-%d", c&^15, c|15)
 	}
-	return tree(files)
+	out := memory.New()
+	for name, text := range files {
+		if err := out.WriteFile("sys/devices/system/"+name, []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return out
 }
