@@ -1,0 +1,346 @@
+package place
+
+// slackPerGain is how far above the attainable maximum a set of moves may
+// stop, as a share of MinGain: 2 % at the default. The last per cents cost the most moves.
+const slackPerGain = 0.2
+
+// maxUndo bounds the attempts to take moves back; each sorts the core loads.
+const maxUndo = 256
+
+// settle makes the result from the repaired present placement: by the steps
+// that pay, by sets of steps where single ones do not pay, and by the
+// placement from scratch where no steps lead near it.
+//
+// Every part but takeBack only lowers, in lexicographic order, the sorted loads
+// of serving cores above the limit, the remote load, those sorted loads
+// themselves, and the load outside the consumers' caches. So it ends, and
+// solving again from the result finds nothing to do.
+func (p *problem) settle(s, fresh *state) *state {
+	w := &settling{state: s, fresh: fresh, attainable: fresh.sorted(), gain: p.opt.MinGain}
+	if !w.anyHome() {
+		w.state = fresh
+	}
+	w.refine()
+	if w.takeBack() {
+		w.refine()
+	}
+	return w.state
+}
+
+type settling struct {
+	*state
+	fresh      *state
+	attainable []float64 // core loads of fresh, busiest first
+	gain       float64   // MinGain
+	guided     bool      // towards was tried
+}
+
+func (w *settling) anyHome() bool {
+	for _, h := range w.home {
+		if h != none {
+			return true
+		}
+	}
+	return false
+}
+
+func (w *settling) refine() {
+	for {
+		for w.round() {
+		}
+		if !w.adopt() {
+			return
+		}
+	}
+}
+
+func (w *settling) round() bool {
+	changed := w.comeHome()
+	changed = w.descend(w.gain, nil) || changed
+	if w.worth() {
+		changed = w.descend(0, w.near(w.state)) || changed
+	}
+	return w.joinConsumers() || changed
+}
+
+// near says of a load when a core of s needs no more relief: the placement from
+// scratch does no better with the core of its rank.
+func (w *settling) near(s *state) func(load float64) bool {
+	return func(load float64) bool {
+		rank := 0
+		for _, u := range s.util {
+			if u > load {
+				rank++
+			}
+		}
+		margin := w.gain * s.top()
+		if rank == 0 {
+			margin = slackPerGain * w.gain * w.attainable[0]
+		}
+		return load <= w.attainable[rank]+margin
+	}
+}
+
+// worth reports whether the placement from scratch relieves some core, rank by
+// rank, by the gain that moves must buy.
+//
+// All cores count here, serving or not: an item that does little on a core
+// busy with other things is not worth a move, however much quieter other cores are.
+func (w *settling) worth() bool {
+	if w.gain == 0 {
+		return true
+	}
+	loads := w.sorted()
+	for k, load := range loads {
+		if load-w.attainable[k] > w.gain*loads[0] {
+			return true
+		}
+	}
+	return false
+}
+
+// adopt turns to the placement from scratch if steps have got stuck well
+// above it: first keeping what can stay, then as it is.
+func (w *settling) adopt() bool {
+	if !w.stuck(w.state) {
+		return false
+	}
+	if !w.guided {
+		w.guided = true
+		if guided := w.towards(); !w.stuck(guided) {
+			w.state = guided
+			return true
+		}
+	}
+	adopted := w.fresh.clone()
+	copy(adopted.home, w.home)
+	w.state = adopted
+	return true
+}
+
+func (w *settling) stuck(s *state) bool {
+	if !w.fresh.better(s) {
+		return false
+	}
+	v, f := s.value(), w.fresh.value()
+	if f.unplaced < v.unplaced {
+		return true
+	}
+	if f.over <= v.over && float64(f.remote) < float64(v.remote)*(1-w.gain) {
+		return true
+	}
+	t := settling{state: s, attainable: w.attainable, gain: w.gain}
+	return v.served-f.served > w.gain*s.top() && t.worth()
+}
+
+// towards fills the CPUs anew up to the attainable maximum, every item staying
+// where it is as long as that holds.
+func (w *settling) towards() *state {
+	s := w.empty()
+	copy(s.home, w.home)
+	goal := w.fresh.served() * (1 + slackPerGain*w.gain)
+	for i, c := range w.home {
+		if c == none || !s.may(i, c) || !s.room(c) {
+			continue
+		}
+		stays := s.after(s.cpus[c].core, c, s.cost(i, c), none, 0) <= goal
+		if stays && (!s.away(i, c) || w.fresh.at[i] != none && s.away(i, w.fresh.at[i])) {
+			s.place(i, c)
+		}
+	}
+	s.fill()
+	s.descend(0, w.near(s))
+	return s
+}
+
+// descend relieves the busiest cores step by step until no step brings the
+// gain (a share of the maximum). A core for which stop is true is left as it is.
+func (s *state) descend(gain float64, stop func(load float64) bool) bool {
+	changed := false
+	for s.relieveAll(gain, stop) {
+		changed = true
+	}
+	return changed
+}
+
+func (s *state) relieveAll(gain float64, stop func(load float64) bool) bool {
+	changed := false
+	done := make([]bool, len(s.cores))
+	top := s.top()
+	for {
+		k := s.busiest(done)
+		if k == none {
+			return changed
+		}
+		if stop == nil || !stop(s.util[k]) {
+			if st, ok := s.bestStep(k, gain*top); ok {
+				s.apply(st)
+				top = s.top()
+				changed = true
+				continue
+			}
+		}
+		done[k] = true
+	}
+}
+
+// busiest is the busiest serving core that is not done.
+func (s *state) busiest(done []bool) int {
+	best := none
+	for k, u := range s.util {
+		if s.active[k] > 0 && !done[k] && (best == none || u > s.util[best]) {
+			best = k
+		}
+	}
+	return best
+}
+
+// comeHome brings items back to their NIC's node wherever that drives no core
+// above the limit, by a move or a swap.
+func (s *state) comeHome() bool {
+	changed := false
+	for i, a := range s.at {
+		if a == none || !s.away(i, a) {
+			continue
+		}
+		if st, ok := s.wayHome(i); ok {
+			s.apply(st)
+			changed = true
+		}
+	}
+	return changed
+}
+
+func (s *state) wayHome(i int) (step, bool) {
+	a := s.at[i]
+	s.place(i, none)
+	c := s.choose(i, func(c int) bool { return !s.away(i, c) })
+	s.place(i, a)
+	if c != none {
+		st := step{i, c, none}
+		if e := s.effect(st); e.evens(s.opt.LocalLimit) {
+			return st, true
+		}
+	}
+	return s.bestSwap(i,
+		func(c int) bool { return !s.away(i, c) },
+		func(e effect) bool { return e.remote < 0 && e.evens(s.opt.LocalLimit) },
+	)
+}
+
+// bestSwap finds the swap that brings item i to one of the CPUs wanted and
+// leaves the least load among those that are accepted.
+func (s *state) bestSwap(i int, wanted func(c int) bool, accept func(e effect) bool) (step, bool) {
+	var best step
+	var bestEffect effect
+	found := false
+	for j, c := range s.at {
+		st := step{i, c, j}
+		if c == none || c == s.at[i] || !wanted(c) || !s.allowed(st) {
+			continue
+		}
+		e := s.effect(st)
+		if accept(e) && (!found || e.high < bestEffect.high) {
+			best, bestEffect, found = st, e, true
+		}
+	}
+	return best, found
+}
+
+// joinConsumers moves items into the cache of their consumers where that makes
+// no core busier, and enough load gains by it.
+func (w *settling) joinConsumers() bool {
+	changed := false
+	for i, a := range w.at {
+		if a == none || !w.misses(i, a) {
+			continue
+		}
+		if st, ok := w.join(i); ok {
+			w.apply(st)
+			changed = true
+		}
+	}
+	return changed
+}
+
+func (w *settling) join(i int) (step, bool) {
+	gain := w.gain * w.top() * unit
+	wanted := func(c int) bool { return !w.misses(i, c) }
+	accept := func(e effect) bool {
+		return e.remote <= 0 && e.missed < 0 && float64(-e.missed) > e.need(gain) && e.evens(0)
+	}
+	var best step
+	var bestEffect effect
+	found := false
+	for c := range w.cpus {
+		st := step{i, c, none}
+		if !wanted(c) || !w.allowed(st) {
+			continue
+		}
+		e := w.effect(st)
+		if accept(e) && (!found || e.high < bestEffect.high) {
+			best, bestEffect, found = st, e, true
+		}
+	}
+	if found {
+		return best, true
+	}
+	return w.bestSwap(i, wanted, accept)
+}
+
+// takeBack undoes single moves that bought less than the gain once all others
+// are made, lightest first, and swaps that only changed places.
+func (w *settling) takeBack() bool {
+	changed := false
+	tries := 0
+	for i := len(w.items) - 1; i >= 0; i-- {
+		h := w.home[i]
+		if h == none || w.at[i] == none || w.at[i] == h {
+			continue
+		}
+		if st, ok := w.changePlaces(i); ok {
+			w.apply(st)
+			changed = true
+			continue
+		}
+		if tries < maxUndo && w.cheap(step{i, h, none}) {
+			tries++
+			changed = w.undo(i) || changed
+		}
+	}
+	return changed
+}
+
+// changePlaces finds an item that was moved to the home of i and may as well be where i is.
+func (w *settling) changePlaces(i int) (step, bool) {
+	for _, j := range w.on[w.cpus[w.home[i]].core] {
+		st := step{i, w.home[i], j}
+		if w.at[j] != w.home[i] || !w.moved(j) || !w.allowed(st) {
+			continue
+		}
+		if e := w.effect(st); e.remote <= 0 && e.missed <= 0 && e.evens(0) {
+			return st, true
+		}
+	}
+	return step{}, false
+}
+
+func (w *settling) cheap(st step) bool {
+	if !w.allowed(st) {
+		return false
+	}
+	e := w.effect(st)
+	gain := w.gain * w.top()
+	return e.remote <= 0 && float64(e.missed) <= gain*unit &&
+		e.high <= w.served() && e.high-e.highBefore <= gain
+}
+
+func (w *settling) undo(i int) bool {
+	to := w.at[i]
+	w.place(i, w.home[i])
+	if w.worth() {
+		w.place(i, to)
+		return false
+	}
+	return true
+}
