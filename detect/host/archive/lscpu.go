@@ -109,7 +109,7 @@ func cpuFiles(rows []cpuRow, s summary) map[string]string {
 	for name, set := range map[string]cpuset.Set{"online": f.online, "present": f.present, "possible": f.present} {
 		f.put("cpu/"+name, set.String())
 	}
-	f.topology(rows)
+	f.topology(rows, s["Thread(s) per core"] == "1")
 	f.nodes(rows, s)
 	return f.files
 }
@@ -134,7 +134,8 @@ func (f *cpuTree) fromSummary(s summary) {
 }
 
 // topology writes what the table says of every CPU and of who shares with it.
-func (f *cpuTree) topology(rows []cpuRow) {
+// Where the table has no cores, single says that no core has two threads.
+func (f *cpuTree) topology(rows []cpuRow, single bool) {
 	cores, caches := map[string]cpuset.Set{}, map[string]cpuset.Set{}
 	for _, row := range rows {
 		if row["online"] == "no" {
@@ -160,6 +161,9 @@ func (f *cpuTree) topology(rows []cpuRow) {
 			f.put(base+"topology/core_id", core)
 			f.put(base+"topology/thread_siblings_list", cores[core].String())
 			f.put(base+"topology/core_cpus_list", cores[core].String())
+		} else if single {
+			f.put(base+"topology/thread_siblings_list", row["cpu"])
+			f.put(base+"topology/core_cpus_list", row["cpu"])
 		}
 		for i, level := range cacheLevels {
 			id, ok := row[level.column]
