@@ -50,8 +50,9 @@ type collector struct {
 	softnetData []byte
 	// details holds what is known of devices beyond the Snapshot.
 	details map[*Device]*detail
-	// authoritative says that the list of devices is complete.
-	authoritative bool
+	// authoritative says that the list of devices is complete; sysfs that it
+	// came with bus addresses.
+	authoritative, sysfs bool
 }
 
 func (c *collector) gap(source string, err error) {

@@ -57,6 +57,7 @@ func (c *collector) deviceNames() map[string]bool {
 	if err != nil {
 		c.gap(classNet, err)
 	}
+	c.sysfs = len(entries) > 0
 	for _, e := range entries {
 		// bonding_masters is a file among the links.
 		if !e.Type().IsRegular() && validName(e.Name()) {
@@ -549,9 +550,10 @@ func (c *collector) join(upper, lower string) {
 
 // inferDevices finds devices that only interrupts tell of. It is done where no
 // source lists devices at all, and for virtio and mlx5 functions that no listed
-// device could be tied to.
+// device could be tied to. Where sysfs lists devices, vectors of others belong
+// to another network namespace.
 func (c *collector) inferDevices() {
-	if c.authoritative && c.busKnown() {
+	if c.sysfs {
 		return
 	}
 	byPCI := map[string]*Device{}
@@ -566,16 +568,6 @@ func (c *collector) inferDevices() {
 			c.inferFrom(action, chipPCI(row.Chip), byPCI)
 		}
 	}
-}
-
-// busKnown reports whether sysfs was there to tie devices to bus addresses.
-func (c *collector) busKnown() bool {
-	for _, t := range c.details {
-		if t.base != "" {
-			return true
-		}
-	}
-	return false
 }
 
 func (c *collector) inferFrom(action, pci string, byPCI map[string]*Device) {

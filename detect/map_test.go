@@ -359,6 +359,14 @@ func TestInferred(t *testing.T) {
 	}
 }
 
+// TestOtherNamespace: a container sees all interrupts but only its own devices.
+func TestOtherNamespace(t *testing.T) {
+	s, err := Collect(scene{actions: []string{"virtio0-input.0", "mlx5_comp0@pci:0000:04:00.0", "eth1-TxRx-0"}, files: map[string]string{"sys/class/net/eth0/ifindex": "2\n"}}.host(t))
+	if err != nil || len(s.Devices) != 1 || s.Devices[0].Name != "eth0" {
+		t.Errorf("devices %v, %v: want eth0 only", s.Devices, err)
+	}
+}
+
 func TestXenfront(t *testing.T) {
 	sc := scene{actions: []string{"xen-dyn -event|vif0-q0-tx", "xen-dyn -event|vif0-q0-rx", "xen-dyn -event|vif1-q0-tx", "xen-dyn -event|vif1-q0-rx"}}
 	sc.files = map[string]string{"sys/class/net/eth0/ifindex": "2\n", "sys/class/net/eth1/ifindex": "3\n"}
