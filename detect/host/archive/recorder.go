@@ -217,7 +217,7 @@ func (r *Recorder) keepFile(op, name string, a answer, err error) {
 	a.failed = failureOf(err, r.scrub.words)
 	a.target = r.scrub.name(a.target)
 	for i, e := range a.entries {
-		a.entries[i] = r.scrub.name(e)
+		a.entries[i] = e[:1] + r.scrub.name(e[1:])
 	}
 	slices.SortFunc(a.entries, func(x, y string) int { return strings.Compare(x[1:], y[1:]) })
 	if op == opRead && err == nil {
@@ -311,35 +311,53 @@ func (f recordingFS) Open(name string) (fs.File, error) {
 	}
 	info, err := fs.Stat(inner, name)
 	if err == nil && info.IsDir() {
-		return f.openFolder(name)
+		entries, err := f.ReadDir(name)
+		if err != nil {
+			return nil, err
+		}
+		return &openedFolder{info: info, entries: entries}, nil
 	}
-	data, err := f.ReadFile(name)
+	data, failed := f.ReadFile(name)
+	if failed != nil {
+		return nil, failed
+	}
 	if err != nil {
 		return nil, err
 	}
-	t := tree.New()
-	return openStored(t, name, t.WriteFile(name, data))
+	return &openedFile{Reader: bytes.NewReader(data), info: info}, nil
 }
 
-func (f recordingFS) openFolder(name string) (fs.File, error) {
-	entries, err := f.ReadDir(name)
-	if err != nil {
-		return nil, err
-	}
-	t := tree.New()
-	list := make([]tree.Entry, len(entries))
-	for i, e := range entries {
-		list[i] = tree.Entry{Name: e.Name(), Type: e.Type()}
-	}
-	return openStored(t, name, t.SetEntries(name, list))
+// openedFile is a file that was read when it was opened.
+type openedFile struct {
+	*bytes.Reader
+	info fs.FileInfo
 }
 
-// openStored opens the only name of a tree, if it could be stored.
-func openStored(t *tree.Tree, name string, err error) (fs.File, error) {
-	if err != nil {
-		return nil, err
+func (f *openedFile) Stat() (fs.FileInfo, error) { return f.info, nil }
+func (f *openedFile) Close() error               { return nil }
+
+// openedFolder is a folder that was listed when it was opened.
+type openedFolder struct {
+	info    fs.FileInfo
+	entries []fs.DirEntry
+}
+
+func (f *openedFolder) Stat() (fs.FileInfo, error) { return f.info, nil }
+func (f *openedFolder) Close() error               { return nil }
+
+func (f *openedFolder) Read([]byte) (int, error) {
+	return 0, &fs.PathError{Op: opRead, Path: f.info.Name(), Err: tree.ErrIsDir}
+}
+
+func (f *openedFolder) ReadDir(count int) ([]fs.DirEntry, error) {
+	if count <= 0 {
+		count = len(f.entries)
+	} else if len(f.entries) == 0 {
+		return nil, io.EOF
 	}
-	return t.Open(name)
+	part := f.entries[:min(count, len(f.entries))]
+	f.entries = f.entries[len(part):]
+	return part, nil
 }
 
 var (
