@@ -171,7 +171,17 @@ func newSource(s *detect.Snapshot, name string, n int, noun string) Source {
 		}
 		return src
 	}
+	if neverEmpty[name] {
+		src.Status, src.Detail = SourceUnread, "not told"
+	}
 	return src
+}
+
+// neverEmpty names the sources that have something to say on every Linux: a
+// CPU and the loopback device are always there.
+var neverEmpty = map[string]bool{
+	"proc/interrupts": true, "proc/softirqs": true, "proc/net/softnet_stat": true, "proc/stat": true,
+	"sys/devices/system/cpu": true, "sys/class/net": true, "rtnetlink": true,
 }
 
 // remedy names the capability that opens a source (include/uapi/linux/capability.h):

@@ -246,6 +246,10 @@ func Near(name string, names []string) []string {
 		name     string
 		distance int
 	}
+	// Nobody mistypes a word of this length, and the cost grows with its square.
+	if len(name) > 64 {
+		return nil
+	}
 	lower := strings.ToLower(name)
 	var found []candidate
 	for _, n := range names {
@@ -267,22 +271,29 @@ func Near(name string, names []string) []string {
 	return out
 }
 
-// distance is the edit distance of two words in bytes.
+// distance is the edit distance of two words in bytes, two neighbours in the
+// wrong order counting as one mistake (optimal string alignment).
 func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
+	rows := make([][]int, len(a)+1)
+	for i := range rows {
+		rows[i] = make([]int, len(b)+1)
+		rows[i][0] = i
+	}
+	for j := range rows[0] {
+		rows[0][j] = j
 	}
 	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
 		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost = 1 + min(diagonal, row[j], row[j+1])
+			cost := 1
+			if a[i] == b[j] {
+				cost = 0
 			}
-			diagonal, row[j+1] = row[j+1], cost
+			best := min(rows[i][j]+cost, rows[i][j+1]+1, rows[i+1][j]+1)
+			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
+				best = min(best, rows[i-1][j-1]+1)
+			}
+			rows[i+1][j+1] = best
 		}
 	}
-	return row[len(b)]
+	return rows[len(a)][len(b)]
 }

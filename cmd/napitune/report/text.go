@@ -78,8 +78,10 @@ func (p *page) finding(f Finding) {
 	p.hang("", plain, 2, f.Claim)
 	const indent = 13
 	p.evidence(f.Evidence, indent)
+	label := "  missing"
 	for _, m := range f.Missing {
-		p.hang("  missing", dim, indent, m)
+		p.hang(label, dim, indent, m)
+		label = ""
 	}
 	if f.Because != "" {
 		p.hang("  because of", dim, indent, f.Because)
@@ -100,9 +102,9 @@ func (p *page) evidence(list []plan.Evidence, indent int) {
 			p.hang("", dim, indent, fmt.Sprintf("… and %d more (-v shows them)", len(list)-i))
 			return
 		}
-		text := e.Metric + " " + quantity(e.Value, e.Unit)
+		text := strings.ReplaceAll(e.Metric, "_", " ") + " " + quantity(e.Value, e.Unit)
 		if e.Threshold != 0 {
-			text += " (threshold " + quantity(e.Threshold, e.Unit) + ")"
+			text += " (threshold " + number(e.Threshold) + ")"
 		}
 		if e.Source != "" {
 			text += ", " + e.Source

@@ -1,0 +1,66 @@
+# The two commands of the README need only Go; this file is for those who work
+# on napitune. "make help" lists the targets.
+
+GO            ?= go
+GOLANGCI      ?= github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.12.2
+FUZZTIME      ?= 20s
+BENCH         ?= .
+export CGO_ENABLED = 0
+
+.DEFAULT_GOAL := build
+
+.PHONY: help
+help: ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build bin/napitune, one static binary without the Markdown converter
+	$(GO) build -trimpath -ldflags "-s -w" -tags urfave_cli_no_docs -o bin/napitune ./cmd/napitune
+
+.PHONY: run
+run: build ## build and advise for this machine
+	bin/napitune
+
+.PHONY: test
+test: ## vet and test everything
+	$(GO) vet ./...
+	$(GO) test ./...
+
+.PHONY: race
+race: ## test with the race detector (needs a C compiler)
+	CGO_ENABLED=1 $(GO) test -race -shuffle=on ./...
+
+.PHONY: lint
+lint: ## run the linters of .golangci.yaml
+	$(GO) run $(GOLANGCI) run ./...
+
+.PHONY: generate
+generate: ## rebuild the eBPF objects (needs clang and llvm-strip)
+	$(GO) generate ./...
+
+.PHONY: golden
+golden: ## rewrite golden files, scripts and the manual page; review the diff
+	$(GO) test ./cmd/... -update
+
+.PHONY: fuzz
+fuzz: ## run every fuzz target for FUZZTIME each
+	@set -e; for package in $$($(GO) list ./...); do \
+		for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
+			echo "$$package $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$package; \
+		done; \
+	done
+
+.PHONY: bench
+bench: ## run the benchmarks, with allocations
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+
+.PHONY: cross
+cross: ## build for arm64, and the pure packages where there is no Linux
+	GOOS=linux GOARCH=arm64 $(GO) build -o /dev/null ./cmd/napitune
+	GOOS=darwin GOARCH=arm64 $(GO) vet $$($(GO) list ./... | grep -vE '/(probes|detect/host/live)(/|$$)')
+	GOOS=js GOARCH=wasm $(GO) build ./rules/...
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin dist
