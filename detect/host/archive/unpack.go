@@ -456,7 +456,11 @@ func (b *bundle) readFolder(root string) error {
 			return nil
 		case name == ".":
 			return nil
-		case !wanted(name):
+		}
+		if err := b.count(); err != nil {
+			return err
+		}
+		if !wanted(name) {
 			if entry.IsDir() && strings.Count(name, "/") >= maxDepth {
 				return fs.SkipDir
 			}
@@ -511,8 +515,23 @@ func (b *bundle) readRegular(root *os.Root, name string) (data []byte, skip, err
 	if skip != nil || !info.Mode().IsRegular() {
 		return nil, errors.Join(skip, errors.New("no regular file")), nil
 	}
-	data, err = b.readData(file, name, info.Size())
-	return data, nil, err
+	if info.Size() > b.limits.member {
+		return nil, nil, fmt.Errorf("%s has %d bytes, more than %d", shorten(name), info.Size(), b.limits.member)
+	}
+	// The size is a hint only: files of a mounted procfs say zero.
+	var content bytes.Buffer
+	content.Grow(int(min(info.Size(), maxReserve)) + bytes.MinRead)
+	n, skip := content.ReadFrom(io.LimitReader(file, b.limits.member+1))
+	if skip != nil {
+		return nil, skip, nil
+	}
+	if n > b.limits.member {
+		return nil, nil, fmt.Errorf("%s has more than %d bytes", shorten(name), b.limits.member)
+	}
+	if err := b.spend(n); err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", shorten(name), err)
+	}
+	return content.Bytes(), nil, nil
 }
 
 // bare drops the path that os puts into errors, because the note has it already.
