@@ -33,7 +33,7 @@ const (
 func (s *Session) Observe(ctx context.Context, window time.Duration) error {
 	core := s.objects["core"]
 	if !core.loaded() {
-		wait(ctx, window, never)
+		wait(ctx, window)
 		return nil
 	}
 	end := time.Now().Add(window)
@@ -54,12 +54,10 @@ func (s *Session) Observe(ctx context.Context, window time.Duration) error {
 		if err := s.pause(); err != nil {
 			return fmt.Errorf("observe: %w", err)
 		}
-		wait(ctx, min(pause, max(time.Until(end), 0)), never)
+		wait(ctx, min(pause, max(time.Until(end), 0)))
 	}
 	return nil
 }
-
-func never() bool { return false }
 
 // schedule says how long the probes must be off after a slice that cost excess
 // times the limit, and how long the next slice may be so that the pause after
@@ -81,7 +79,7 @@ func (s *Session) sliceCost(ctx context.Context, length time.Duration) (float64,
 		return 0, err
 	}
 	began := monotonicNs()
-	wait(ctx, length, never)
+	wait(ctx, length)
 	after, err := s.events()
 	if err != nil {
 		return 0, err

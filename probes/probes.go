@@ -61,7 +61,7 @@ type Options struct {
 	// per second at HZ=250).
 	PacketsPerJiffy int
 	// MaxCostPercent is how much of the busiest CPU's time Observe lets the
-	// default probes take; 0 means 1. Above it they are attached in slices.
+	// default probes take; 0 means 0.5. Above it they are attached in slices.
 	MaxCostPercent float64
 }
 
@@ -143,7 +143,7 @@ func (o Options) withDefaults() (Options, error) {
 		o.ExactPerJiffy = 0
 	}
 	if o.MaxCostPercent <= 0 {
-		o.MaxCostPercent = 1
+		o.MaxCostPercent = 0.5
 	}
 	if o.PacketsPerJiffy == 0 {
 		o.PacketsPerJiffy = 2000
@@ -282,7 +282,7 @@ func (s *Session) Window(ctx context.Context, name string, length time.Duration)
 	if err != nil {
 		return fmt.Errorf("open window of probe %q: %w", name, err)
 	}
-	wait(ctx, length, obj.switchedOff)
+	waitUnless(ctx, length, obj.switchedOff)
 	err = obj.detachAll()
 	s.windowNs[name] += monotonicNs() - began
 	if err != nil {
@@ -291,23 +291,25 @@ func (s *Session) Window(ctx context.Context, name string, length time.Duration)
 	return nil
 }
 
-// wait returns after length, at the end of ctx, or once done answers true.
-func wait(ctx context.Context, length time.Duration, done func() bool) {
+// wait returns after length or at the end of ctx.
+func wait(ctx context.Context, length time.Duration) {
 	end := time.NewTimer(length)
 	defer end.Stop()
-	look := time.NewTicker(20 * time.Millisecond)
-	defer look.Stop()
-	for {
-		select {
-		case <-ctx.Done():
+	select {
+	case <-ctx.Done():
+	case <-end.C:
+	}
+}
+
+// waitUnless also returns once stop answers true.
+func waitUnless(ctx context.Context, length time.Duration, stop func() bool) {
+	const look = 20 * time.Millisecond
+	for end := time.Now().Add(length); ctx.Err() == nil && !stop(); {
+		left := time.Until(end)
+		if left <= 0 {
 			return
-		case <-end.C:
-			return
-		case <-look.C:
-			if done() {
-				return
-			}
 		}
+		wait(ctx, min(left, look))
 	}
 }
 

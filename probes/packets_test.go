@@ -1,0 +1,747 @@
+package probes
+
+import (
+	"context"
+	"io"
+	"math"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/napitune/napitune/probes/counters"
+)
+
+// setOffload is ethtool -K for one of the old commands (include/uapi/linux/ethtool.h).
+func setOffload(t testing.TB, device string, command, value uint32) {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	request := struct{ command, value uint32 }{command, value}
+	var ifr struct {
+		name [unix.IFNAMSIZ]byte
+		data unsafe.Pointer
+		pad  [16]byte
+	}
+	copy(ifr.name[:], device)
+	ifr.data = unsafe.Pointer(&request)
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&ifr))); errno != 0 {
+		t.Fatalf("ethtool command %#x on %s: %v", command, device, errno)
+	}
+}
+
+const (
+	ethtoolSetTSO = 0x1f // ETHTOOL_STSO
+	ethtoolSetGRO = 0x2c // ETHTOOL_SGRO
+)
+
+// twoNamespaces is a veth pair with an end in each: addresses 198.18.0.1 here
+// and 198.18.0.2 there. The thread stays here.
+type twoNamespaces struct {
+	here, there netns.NsHandle
+	device      pair
+}
+
+func makeTwoNamespaces(t testing.TB) twoNamespaces {
+	t.Helper()
+	inNamespace(t, lastCPU())
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	here, err := netns.Get()
+	must(err)
+	there, err := netns.New() // moves this thread
+	must(err)
+	must(netns.Set(here))
+	t.Cleanup(func() { _ = here.Close(); _ = there.Close() })
+	n := twoNamespaces{here: here, there: there, device: makePair(t, 0)}
+	address := func(l netlink.Link, cidr string) {
+		t.Helper()
+		a, err := netlink.ParseAddr(cidr)
+		must(err)
+		must(netlink.AddrAdd(l, a))
+	}
+	must(netlink.LinkSetNsFd(n.device.in, int(there)))
+	address(n.device.out, "198.18.0.1/24")
+	n.inside(t, there, func() {
+		address(n.device.in, "198.18.0.2/24")
+		must(netlink.LinkSetUp(n.device.in))
+	})
+	time.Sleep(100 * time.Millisecond) // carrier
+	return n
+}
+
+func (n twoNamespaces) inside(t testing.TB, ns netns.NsHandle, do func()) {
+	t.Helper()
+	if err := netns.Set(ns); err != nil {
+		t.Fatal(err)
+	}
+	do()
+	if err := netns.Set(n.here); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// netstatTotals are the protocol counters of this thread's namespace.
+func netstatTotals(t testing.TB) map[string]uint64 {
+	t.Helper()
+	out := map[string]uint64{}
+	for _, name := range []string{"/proc/thread-self/net/netstat", "/proc/thread-self/net/snmp"} {
+		lines := fileLines(t, name)
+		for i := 0; i+1 < len(lines); i += 2 {
+			names, values := strings.Fields(lines[i]), strings.Fields(lines[i+1])
+			for j := 1; j < len(names) && j < len(values); j++ {
+				n, err := strconv.ParseInt(values[j], 10, 64)
+				if err != nil {
+					t.Fatal(err)
+				}
+				out[strings.TrimSuffix(names[0], ":")+"."+names[j]] = uint64(n)
+			}
+		}
+	}
+	return out
+}
+
+// TestGRORatio sends bulk TCP without segmentation offload, so that the
+// receiving veth has something to merge, and compares with the netstat method.
+func TestGRORatio(t *testing.T) {
+	needRoot(t)
+	n := makeTwoNamespaces(t)
+	setOffload(t, n.device.out.Attrs().Name, ethtoolSetTSO, 0)
+	var listener net.Listener
+	var before map[string]uint64
+	n.inside(t, n.there, func() {
+		setOffload(t, n.device.in.Attrs().Name, ethtoolSetGRO, 1)
+		var err error
+		if listener, err = net.Listen("tcp4", "198.18.0.2:9001"); err != nil {
+			t.Fatal(err)
+		}
+		before = netstatTotals(t)
+	})
+	defer listener.Close()
+	s := openSession(t, Options{Probes: []string{"gro"}, PacketsPerJiffy: 1_000_000})
+	requireAttached(t, s, "gro")
+	first, err := s.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The window covers the whole transfer, so both methods see the same packets.
+	window := make(chan error, 1)
+	ctx, stop := context.WithCancel(t.Context())
+	go func() { window <- s.Window(ctx, "gro", time.Minute) }()
+	for s.objects["gro"].find("netif_receive_skb").link == nil {
+		time.Sleep(5 * time.Millisecond) // attached last
+	}
+	transfer(t, listener, 64<<20)
+	stop()
+	if err := <-window; err != nil {
+		t.Fatal(err)
+	}
+	last, err := s.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := last.Sub(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var after map[string]uint64
+	n.inside(t, n.there, func() { after = netstatTotals(t) })
+	for name := range after {
+		after[name] -= before[name]
+	}
+	wire, skbs, ok := counters.NetstatGRO(after)
+	if !ok {
+		t.Fatal("netstat saw no packet")
+	}
+	i := slices.IndexFunc(d.GRO, func(g counters.GRO) bool { return g.Device == n.device.in.Attrs().Name })
+	if i < 0 {
+		t.Fatalf("no GRO row for %s in %+v", n.device.in.Attrs().Name, d.GRO)
+	}
+	g := d.GRO[i]
+	verdict, _ := g.Ratio()
+	delivered, _ := g.DeliveredRatio()
+	want := float64(wire) / float64(skbs)
+	t.Logf("netstat %d/%d = %.2f; verdicts %d in, %d merged: %.2f; delivered %d/%d = %.2f; TCP %.1f %%",
+		wire, skbs, want, g.In, g.Merged, verdict, g.Segments, g.Delivered, delivered,
+		100*float64(g.TCPSegments)/float64(g.Segments))
+	for name, got := range map[string]float64{"verdicts": verdict, "delivered": delivered} {
+		if math.Abs(got-want) > want/100 {
+			t.Errorf("ratio by %s = %.3f, netstat says %.3f", name, got, want)
+		}
+	}
+	if want < 2 {
+		t.Errorf("ratio %.2f: nothing merged, so nothing was tested", want)
+	}
+	if float64(g.TCPSegments) < 0.99*float64(g.Segments) {
+		t.Errorf("TCP segments %d of %d, want nearly all", g.TCPSegments, g.Segments)
+	}
+	if g.SegmentsPerSKB.Count() != g.Delivered {
+		t.Errorf("histogram holds %d of %d skbs", g.SegmentsPerSKB.Count(), g.Delivered)
+	}
+	if w := d.Windows[0]; w.SwitchedOff != 0 || w.Overflow != 0 || w.AttachedNs == 0 {
+		t.Errorf("window %+v", w)
+	}
+}
+
+// transfer sends bytes to the listener over TCP, from this thread's namespace.
+func transfer(t testing.TB, listener net.Listener, bytes int64) {
+	t.Helper()
+	received := make(chan int64, 1)
+	go func() {
+		c, err := listener.Accept()
+		if err != nil {
+			received <- -1
+			return
+		}
+		defer c.Close()
+		n, _ := io.Copy(io.Discard, c)
+		received <- n
+	}()
+	// The dialer opens its socket on this locked thread.
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := os.NewFile(uintptr(fd), "transfer")
+	if err := unix.Connect(fd, &unix.SockaddrInet4{Port: 9001, Addr: [4]byte{198, 18, 0, 2}}); err != nil {
+		t.Fatal(err)
+	}
+	block := make([]byte, 1<<18)
+	for left := bytes; left > 0; {
+		w, err := file.Write(block[:min(left, int64(len(block)))])
+		if err != nil {
+			t.Fatal(err)
+		}
+		left -= int64(w)
+	}
+	if err := file.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-received; got != bytes {
+		t.Fatalf("received %d bytes of %d", got, bytes)
+	}
+}
+
+// TestBrake: a per-packet probe gives up above its rate, and says so.
+func TestBrake(t *testing.T) {
+	needRoot(t)
+	inNamespace(t, lastCPU())
+	p := makePair(t, 0)
+	b := newBurster(t, 200, []pair{p})
+	b.send(t)
+	s := openSession(t, Options{Probes: []string{"gro"}, PacketsPerJiffy: 50})
+	requireAttached(t, s, "gro")
+	began := time.Now()
+	window := make(chan error, 1)
+	go func() { window <- s.Window(t.Context(), "gro", time.Minute) }()
+	for s.objects["gro"].find("netif_receive_skb").link == nil {
+		time.Sleep(time.Millisecond)
+	}
+	b.send(t)
+	if err := <-window; err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("the window stayed open for %v after the probe had switched itself off", took)
+	}
+	c, err := s.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := c.Windows[0]
+	if w.SwitchedOff == 0 || w.Skipped == 0 || w.Events > 2*50+20 {
+		t.Errorf("window = %+v, want it switched off after 50 events in a jiffy", w)
+	}
+	t.Logf("%d events counted, %d skipped", w.Events, w.Skipped)
+}
+
+// TestLatency: both halves of the path are seen for sockets that are read.
+func TestLatency(t *testing.T) {
+	needRoot(t)
+	s := openSession(t, Options{Probes: []string{"latency"}})
+	for _, st := range s.Status() {
+		if st.Name == "latency" && st.State == counters.Unsupported {
+			t.Skipf("skipped: %s", st.Reason)
+		}
+	}
+	requireAttached(t, s, "latency")
+	n := makeTwoNamespaces(t)
+	var listener net.Listener
+	n.inside(t, n.there, func() {
+		var err error
+		if listener, err = net.Listen("tcp4", "198.18.0.2:9001"); err != nil {
+			t.Fatal(err)
+		}
+	})
+	defer listener.Close()
+	first, err := s.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	transfer(t, listener, 32<<20)
+	last, err := s.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := last.Sub(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var poll, read counters.Hist
+	for _, l := range d.Latency {
+		poll, read = poll.Merge(l.PollToSocketNs), read.Merge(l.SocketToReadNs)
+	}
+	if poll.Count() == 0 || read.Count() == 0 {
+		t.Fatalf("poll to socket %d, socket to read %d samples", poll.Count(), read.Count())
+	}
+	pollP50, _ := poll.AtMost(0.5)
+	readP50, _ := read.AtMost(0.5)
+	t.Logf("poll to socket %d samples, median below %d ns; socket to read %d, below %d ns",
+		poll.Count(), pollP50, read.Count(), readP50)
+	if mean, _ := poll.Mean(); mean > 1e7 {
+		t.Errorf("poll to socket takes %.0f ns on average", mean)
+	}
+}
+
+// TestBacklogDrops overruns a backlog: every loss is seen on the CPU that caused it.
+func TestBacklogDrops(t *testing.T) {
+	needRoot(t)
+	inNamespace(t, lastCPU())
+	p := makePair(t, 0) // no XDP: through the backlog
+	limit := readSysctl("netdev_max_backlog", 1000)
+	each := int32(limit + 500)
+	b := newBurster(t, each, []pair{p})
+	s := openSession(t, Options{Probes: []string{"drops", "budget", "napi", "backlog"}, PacketsPerJiffy: 1_000_000, SampleOneIn: 1})
+	requireAttached(t, s, "drops", "backlog")
+	window := make(chan error, 1)
+	ctx, stop := context.WithCancel(t.Context())
+	go func() { window <- s.Window(ctx, "drops", time.Minute) }()
+	for s.objects["drops"].find("csd_function_entry").link == nil {
+		time.Sleep(time.Millisecond)
+	}
+	first, err := s.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := droppedOn(t)
+	if _, err := b.prog.Run(&ebpf.RunOptions{Data: udpFrame()}); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(50 * time.Millisecond)
+	stop()
+	if err := <-window; err != nil {
+		t.Fatal(err)
+	}
+	want := droppedOn(t) - before
+	last, err := s.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := last.Sub(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got uint64
+	for _, row := range d.Drops {
+		got += row.Backlog
+	}
+	if got != uint64(want) || want == 0 {
+		t.Errorf("backlog drops = %d, softnet_stat says %d", got, want)
+	}
+	var queue counters.Hist
+	for _, row := range d.CPUs {
+		queue = queue.Merge(row.Backlog.QueuePackets)
+	}
+	longest, _ := queue.AtMost(1)
+	if longest < uint64(limit) {
+		t.Errorf("longest backlog seen is below %d, want at least %d", longest, limit)
+	}
+	t.Logf("%d of %d packets dropped; longest backlog seen between %d and %d", got, each, longest/2+1, longest)
+}
+
+func droppedOn(t testing.TB) uint32 {
+	t.Helper()
+	var sum uint32
+	for _, line := range fileLines(t, "/proc/net/softnet_stat") {
+		sum += parse(t, strings.Fields(line)[1], 16)
+	}
+	return sum
+}
+
+// TestThreadedNAPI: the work of a NAPI thread is told apart from softirqs.
+func TestThreadedNAPI(t *testing.T) {
+	needRoot(t)
+	inNamespace(t, lastCPU())
+	p := makePair(t, 0)
+	setOffload(t, p.in.Attrs().Name, ethtoolSetGRO, 1)
+	attachXDP(t, p.in, 0)
+	// sysfs shows the devices of the namespace that mounted it: mount our own.
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		t.Skipf("skipped: no mount namespace to see the device's sysfs in: %v", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		t.Skipf("skipped: %v", err)
+	}
+	dir := t.TempDir()
+	if err := unix.Mount("sysfs", dir, "sysfs", 0, ""); err != nil {
+		t.Skipf("skipped: %v", err)
+	}
+	defer unix.Unmount(dir, unix.MNT_DETACH)
+	if err := os.WriteFile(dir+"/class/net/"+p.in.Attrs().Name+"/threaded", []byte("1"), 0); err != nil {
+		t.Skipf("skipped: this kernel has no threaded NAPI: %v", err)
+	}
+	b := newBurster(t, 100, []pair{p})
+	b.send(t)
+	s := openSession(t, Options{})
+	first := quietEdge(t, s, netRxStill)
+	const bursts = 20
+	for range bursts {
+		b.send(t)
+	}
+	last := quietEdge(t, s, netRxStill)
+	d := between(t, first, last)
+	var threaded, budget uint64
+	for _, c := range d.CPUs {
+		threaded += c.Outside.ThreadedWork
+	}
+	for _, n := range d.NAPIs {
+		if n.Device == p.in.Attrs().Name {
+			budget += n.Work
+			if n.Outside != n.Polls {
+				t.Errorf("%d of %d polls outside softirqs, want all", n.Outside, n.Polls)
+			}
+		}
+	}
+	if threaded != bursts*100 || budget != bursts*100 {
+		t.Errorf("threaded work = %d, work of the NAPI = %d, want %d", threaded, budget, bursts*100)
+	}
+}
+
+// TestVirtio reads the host's own NIC, if it is virtio-net, while it does
+// whatever it does; nothing about it is changed.
+func TestVirtio(t *testing.T) {
+	needRoot(t)
+	irqs := virtioReceiveIRQs(t)
+	if len(irqs) == 0 {
+		t.Skip("skipped: this machine has no virtio-net with an interrupt per queue")
+	}
+	s := openSession(t, Options{IRQs: irqs})
+	requireAttached(t, s, "virtio", "irq")
+	first, err := s.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var d *counters.Counters
+	for range 40 {
+		provokeAnswers()
+		time.Sleep(50 * time.Millisecond)
+		last, err := s.Read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d, err = last.Sub(first); err != nil {
+			t.Fatal(err)
+		}
+		if len(d.Virtio) > 0 && d.Virtio[0].RingReads > 3 {
+			break
+		}
+	}
+	if len(d.Virtio) == 0 {
+		t.Skip("skipped: the virtio-net of this machine received nothing for two seconds")
+	}
+	for _, v := range d.Virtio {
+		t.Logf("%+v", v)
+		if !slices.Contains(irqs, v.IRQ) {
+			t.Errorf("queue %d: interrupt %d, want one of %v", v.Queue, v.IRQ, irqs)
+		}
+		if v.RingSize == 0 || v.RingSize&(v.RingSize-1) != 0 && !v.Packed {
+			t.Errorf("queue %d: ring of %d descriptors, want a power of two", v.Queue, v.RingSize)
+		}
+		if v.MaxPending > uint64(v.RingSize) || v.MaxUnfilled > uint64(v.RingSize) {
+			t.Errorf("queue %d: %d pending, %d unfilled of %d", v.Queue, v.MaxPending, v.MaxUnfilled, v.RingSize)
+		}
+		var reads uint64
+		for _, n := range v.PendingEighths {
+			reads += n
+		}
+		if reads != v.RingReads {
+			t.Errorf("queue %d: histogram holds %d of %d reads", v.Queue, reads, v.RingReads)
+		}
+	}
+	named := slices.ContainsFunc(d.NAPIs, func(n counters.NAPI) bool { return n.Kind == "virtio-rx" && n.Queue >= 0 })
+	if !named {
+		t.Error("no NAPI was recognised as a virtio receive queue")
+	}
+}
+
+// virtioReceiveIRQs are the lines named virtioN-input.M.
+func virtioReceiveIRQs(t testing.TB) []int {
+	t.Helper()
+	var out []int
+	for _, line := range fileLines(t, "/proc/interrupts")[1:] {
+		f := strings.Fields(line)
+		name := f[len(f)-1]
+		if strings.HasPrefix(name, "virtio") && strings.Contains(name, "-input.") {
+			out = append(out, int(parse(t, strings.TrimSuffix(f[0], ":"), 10)))
+		}
+	}
+	return out
+}
+
+// provokeAnswers asks a name that the resolver answers or refuses: a packet in.
+func provokeAnswers() {
+	ctx, stop := context.WithTimeout(context.Background(), 200*time.Millisecond)
+	defer stop()
+	_, _ = net.DefaultResolver.LookupHost(ctx, "localhost.invalid")
+}
+
+// openFDs lists the descriptors of programs, maps and links.
+func openFDs(t testing.TB) []string {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, e := range entries {
+		target, err := os.Readlink("/proc/self/fd/" + e.Name())
+		if err == nil && strings.Contains(target, "bpf") {
+			out = append(out, target)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// kernelObjects are names and ids of all programs and maps that look like ours.
+func kernelObjects(t testing.TB) []string {
+	t.Helper()
+	own := map[string]bool{}
+	for _, d := range objectTable() {
+		spec, err := d.load()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name := range spec.Programs {
+			own[cutName(name)] = true
+		}
+		for name := range spec.Maps {
+			own[cutName(name)] = true
+		}
+	}
+	return slices.Concat(ownPrograms(t, own), ownMaps(t, own))
+}
+
+func ownPrograms(t testing.TB, own map[string]bool) []string {
+	t.Helper()
+	var out []string
+	for id := ebpf.ProgramID(0); ; {
+		next, err := ebpf.ProgramGetNextID(id)
+		if err != nil {
+			return out
+		}
+		id = next
+		p, err := ebpf.NewProgramFromID(id)
+		if err != nil {
+			continue // gone since
+		}
+		if info, err := p.Info(); err == nil && own[info.Name] {
+			out = append(out, "program "+info.Name+" "+strconv.Itoa(int(id)))
+		}
+		_ = p.Close()
+	}
+}
+
+func ownMaps(t testing.TB, own map[string]bool) []string {
+	t.Helper()
+	var out []string
+	for id := ebpf.MapID(0); ; {
+		next, err := ebpf.MapGetNextID(id)
+		if err != nil {
+			return out
+		}
+		id = next
+		m, err := ebpf.NewMapFromID(id)
+		if err != nil {
+			continue // gone since
+		}
+		if info, err := m.Info(); err == nil && own[info.Name] {
+			out = append(out, "map "+info.Name+" "+strconv.Itoa(int(id)))
+		}
+		_ = m.Close()
+	}
+}
+
+// cutName: the kernel keeps 15 characters.
+func cutName(name string) string { return name[:min(len(name), 15)] }
+
+// TestNoLeaks attaches and detaches under traffic.
+func TestNoLeaks(t *testing.T) {
+	needRoot(t)
+	inNamespace(t, lastCPU())
+	p := makePair(t, 0)
+	attachXDP(t, p.in, 0)
+	b := newBurster(t, 20, []pair{p})
+	b.send(t)
+	all := []string{}
+	for _, p := range probeTable() {
+		all = append(all, p.name)
+	}
+	fdsBefore := openFDs(t)
+	before := kernelObjects(t)
+	receivedBefore := readProcessedBy(t, p)
+	const rounds = 200
+	for i := range rounds {
+		o := Options{Probes: append(DefaultProbes(), "latency")}
+		if i%20 == 0 {
+			o.Probes = all // the slow ones: finding a symbol takes 100 ms
+		}
+		s, err := Open(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.send(t)
+		if _, err := s.Read(); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := readProcessedBy(t, p) - receivedBefore; got != rounds*20 {
+		t.Errorf("%d packets received of %d", got, rounds*20)
+	}
+	if diff := cmp.Diff(fdsBefore, openFDs(t)); diff != "" {
+		t.Errorf("file descriptors:\n%s", diff)
+	}
+	// The kernel frees programs and maps after grace periods.
+	var leaked []string
+	for range 250 {
+		leaked = slices.DeleteFunc(kernelObjects(t), func(id string) bool { return slices.Contains(before, id) })
+		if len(leaked) == 0 {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	t.Errorf("left behind: %q", leaked)
+}
+
+// readProcessedBy is what the receiving end of a pair has counted.
+func readProcessedBy(t testing.TB, p pair) uint64 {
+	t.Helper()
+	l, err := netlink.LinkByIndex(p.in.Attrs().Index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l.Attrs().Statistics.RxPackets
+}
+
+// capabilityChild is how TestCapabilities runs this test binary again.
+const capabilityChild = "NAPITUNE_TEST_CHILD"
+
+// TestCapabilities runs a child that is not root.
+func TestCapabilities(t *testing.T) {
+	if os.Getenv(capabilityChild) != "" {
+		reportAsChild(t)
+		return
+	}
+	needRoot(t)
+	tests := []struct {
+		name       string
+		caps       []uintptr
+		want       counters.State
+		capability string
+	}{
+		{name: "both", caps: []uintptr{capBPF, capPerfmon}, want: counters.Attached},
+		{name: "neither", want: counters.Denied, capability: "CAP_BPF and CAP_PERFMON"},
+		{name: "CAP_BPF only", caps: []uintptr{capBPF}, want: counters.Denied, capability: "CAP_PERFMON"},
+		{name: "CAP_PERFMON only", caps: []uintptr{capPerfmon}, want: counters.Denied, capability: "CAP_BPF"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			runtime.LockOSThread()
+			// Another user must be able to run the binary and to enter the directory.
+			binary := t.TempDir() + "/probes.test"
+			copyExecutable(t, binary)
+			cmd := exec.Command(binary, "-test.run=^TestCapabilities$", "-test.v")
+			cmd.Dir = "/"
+			cmd.Env = []string{capabilityChild + "=1"}
+			cmd.SysProcAttr = &syscall.SysProcAttr{
+				Credential:  &syscall.Credential{Uid: 65534, Gid: 65534},
+				AmbientCaps: tt.caps,
+			}
+			out, err := cmd.CombinedOutput()
+			if err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			for _, name := range DefaultProbes() {
+				want := "probe " + name + " " + string(tt.want) + " [" + tt.capability + "]"
+				if !strings.Contains(string(out), want) {
+					t.Errorf("child does not say %q:\n%s", want, out)
+				}
+			}
+		})
+	}
+}
+
+func reportAsChild(t *testing.T) {
+	s := openSession(t, Options{})
+	for _, st := range s.Status() {
+		if slices.Contains(DefaultProbes(), st.Name) {
+			t.Logf("probe %s %s [%s] %s", st.Name, st.State, st.Capability, st.Reason)
+		}
+	}
+	if _, err := s.Read(); err != nil {
+		t.Errorf("read: %v", err)
+	}
+	if err := s.Observe(t.Context(), 20*time.Millisecond); err != nil {
+		t.Errorf("observe: %v", err)
+	}
+	if err := s.Window(t.Context(), "gro", 10*time.Millisecond); err != nil {
+		t.Errorf("window: %v", err)
+	}
+}
+
+func copyExecutable(t testing.TB, to string) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(self)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(to, data, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for dir := to; len(dir) > len(os.TempDir()); {
+		dir = dir[:strings.LastIndex(dir, "/")]
+		if dir == "" || dir == os.TempDir() {
+			break
+		}
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,147 @@
+package probes
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/napitune/napitune/probes/counters"
+)
+
+func TestOpenRefusesOptions(t *testing.T) {
+	for name, o := range map[string]Options{
+		"unknown probe":  {Probes: []string{"sofirq"}},
+		"sampling":       {SampleOneIn: 3},
+		"packets":        {PacketsPerJiffy: -1},
+		"ticks":          {HZ: -1},
+		"sampling range": {SampleOneIn: 8192},
+	} {
+		if s, err := Open(o); err == nil {
+			t.Errorf("%s: no error", name)
+			_ = s.Close()
+		}
+	}
+	if _, err := Open(Options{Probes: []string{"sofirq"}}); !errors.Is(err, ErrUnknownProbe) {
+		t.Errorf("error %v does not wrap ErrUnknownProbe", err)
+	}
+}
+
+func TestUsecsToJiffies(t *testing.T) {
+	for _, tt := range []struct {
+		usecs, hz int
+		want      uint32
+	}{
+		{2000, 1000, 2}, {8000, 250, 2}, {20000, 100, 2}, {8001, 250, 3},
+		{2000, 250, 1}, {1, 1000, 1}, {0, 250, 0}, {-5, 250, 0},
+	} {
+		if got := usecsToJiffies(tt.usecs, tt.hz); got != tt.want {
+			t.Errorf("%d µs at HZ=%d = %d jiffies, want %d", tt.usecs, tt.hz, got, tt.want)
+		}
+	}
+}
+
+func TestSchedule(t *testing.T) {
+	for _, tt := range []struct {
+		slice       time.Duration
+		excess      float64
+		pause, next time.Duration
+	}{
+		{10 * time.Millisecond, 0, 0, sliceLength},
+		{10 * time.Millisecond, 1, 0, sliceLength},
+		{10 * time.Millisecond, 11, 100 * time.Millisecond, sliceLength},
+		{sliceLength, 2, sliceLength, sliceLength},
+		{sliceLength, 41, longestPause, 50 * time.Millisecond},
+		{50 * time.Millisecond, 41, longestPause, 50 * time.Millisecond},
+	} {
+		pause, next := schedule(tt.slice, tt.excess)
+		if pause != tt.pause || next != tt.next {
+			t.Errorf("schedule(%v, %v) = %v, %v, want %v, %v", tt.slice, tt.excess, pause, next, tt.pause, tt.next)
+		}
+	}
+}
+
+func TestClassify(t *testing.T) {
+	refused := fmt.Errorf("load: %w", unix.EPERM)
+	verifier := &ebpf.VerifierError{Cause: unix.EACCES, Log: []string{"0: (b7) r0 = 0", "R1 type=scalar expected=ptr", "processed 3 insns"}}
+	if got := classify(fmt.Errorf("load: %w", ebpf.ErrNotSupported)); got.state != counters.Unsupported {
+		t.Errorf("not supported = %v", got)
+	}
+	got := classify(fmt.Errorf("load: %w", verifier))
+	if want := "permission denied (verifier: R1 type=scalar expected=ptr)"; got.state != counters.Failed || got.reason != want {
+		t.Errorf("verifier = %+v, want reason %q", got, want)
+	}
+	for name, tt := range map[string]struct {
+		p          privileges
+		state      counters.State
+		capability string
+	}{
+		"nothing":        {privileges{}, counters.Denied, "CAP_BPF and CAP_PERFMON"},
+		"bpf":            {privileges{bpf: true}, counters.Denied, "CAP_PERFMON"},
+		"perfmon":        {privileges{perfmon: true}, counters.Denied, "CAP_BPF"},
+		"both":           {privileges{bpf: true, perfmon: true}, counters.Unsupported, ""},
+		"admin":          {privileges{admin: true}, counters.Unsupported, ""},
+		"user namespace": {privileges{admin: true, nested: true}, counters.Denied, "CAP_BPF and CAP_PERFMON in the initial user namespace"},
+	} {
+		if got := denial(refused, tt.p); got.state != tt.state || got.capability != tt.capability {
+			t.Errorf("%s = %+v, want %s %q", name, got, tt.state, tt.capability)
+		}
+	}
+}
+
+// TestTables: every name in one table is in the other, and every probe can be
+// explained.
+func TestTables(t *testing.T) {
+	hooks := map[string]bool{}
+	used := map[string]bool{}
+	for _, d := range objectTable() {
+		spec, err := d.load()
+		if err != nil {
+			t.Fatal(err)
+		}
+		programs := map[string]bool{}
+		for _, h := range d.hooks {
+			hooks[d.name+"/"+h.name] = true
+			for _, r := range h.rungs {
+				if spec.Programs[r.program] == nil {
+					t.Errorf("object %s has no program %s", d.name, r.program)
+				}
+				programs[r.program] = true
+			}
+		}
+		for name := range spec.Programs {
+			if !programs[name] {
+				t.Errorf("program %s of object %s is on no rung", name, d.name)
+			}
+		}
+	}
+	for _, p := range probeTable() {
+		if len(p.doc) < 80 {
+			t.Errorf("probe %s is not explained: %q", p.name, p.doc)
+		}
+		for _, h := range slices.Concat(p.needs, p.uses) {
+			used[p.object+"/"+h] = true
+		}
+	}
+	if diff := cmp.Diff(hooks, used); diff != "" {
+		t.Errorf("hooks declared (-) and used by probes (+):\n%s", diff)
+	}
+}
+
+func TestChosenIRQs(t *testing.T) {
+	many := make([]int, 600)
+	for i := range many {
+		many[i] = i
+	}
+	if got := chosenIRQs([]int{9, -1, 4, 9, 1 << 20}); !slices.Equal(got, []int{4, 9}) {
+		t.Errorf("chosen = %v", got)
+	}
+	if got := len(chosenIRQs(many)); got != maxIRQs {
+		t.Errorf("%d lines chosen, want %d", got, maxIRQs)
+	}
+}

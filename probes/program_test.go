@@ -1,0 +1,276 @@
+package probes
+
+import (
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/napitune/napitune/probes/counters"
+)
+
+// rig runs raw tracepoint programs by hand, on one CPU and attached to
+// nothing, so that only the test's events are counted.
+type rig struct {
+	maps     map[string]*ebpf.Map
+	programs map[string]*ebpf.Program
+	cpu      int
+}
+
+func newRig(t *testing.T, o Options) *rig {
+	t.Helper()
+	needRoot(t)
+	runtime.LockOSThread()
+	t.Cleanup(runtime.UnlockOSThread)
+	var previous, set unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &previous); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.SchedSetaffinity(0, &previous) })
+	set.Set(lastCPU())
+	if err := unix.SchedSetaffinity(0, &set); err != nil {
+		t.Fatal(err)
+	}
+	o, err := o.withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Session{options: o, irqs: []int{7}}
+	s.budget = limits{packets: 300, jiffies: 2}
+	spec, err := loadCore()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.tune(spec); err != nil {
+		t.Fatal(err)
+	}
+	created, err := createMaps(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{maps: created, programs: map[string]*ebpf.Program{}, cpu: lastCPU()}
+	l := loader{spec: spec, maps: created, cache: btf.NewCache()}
+	for _, name := range []string{"raw_softirq_raise", "raw_softirq_entry", "raw_softirq_exit", "bare_napi_poll", "bare_irq_entry", "raw_irq_exit"} {
+		p, err := l.load(name)
+		if err != nil {
+			t.Fatalf("load %s: %v", name, err)
+		}
+		r.programs[name] = p
+	}
+	t.Cleanup(func() {
+		for _, p := range r.programs {
+			_ = p.Close()
+		}
+		for _, m := range r.maps {
+			_ = m.Close()
+		}
+	})
+	return r
+}
+
+func (r *rig) event(t *testing.T, program string, arguments ...uint64) {
+	t.Helper()
+	if _, err := r.programs[program].Run(&ebpf.RunOptions{Context: arguments}); err != nil {
+		t.Fatalf("run %s: %v", program, err)
+	}
+}
+
+func (r *rig) cpuRow(t *testing.T) counters.CPU {
+	t.Helper()
+	var states []coreCpuState
+	if err := r.maps["cpu_states"].Lookup(uint32(0), &states); err != nil {
+		t.Fatal(err)
+	}
+	row, _ := cpuRow(r.cpu, &states[r.cpu])
+	return row
+}
+
+const (
+	vectorTimer = 1
+	vectorRx    = 3
+)
+
+// TestBuckets holds log2 of the programs against that of package counters.
+func TestBuckets(t *testing.T) {
+	r := newRig(t, Options{})
+	want := make([]uint64, 10)
+	for _, work := range []uint64{0, 1, 2, 3, 4, 7, 8, 15, 16, 31, 32, 63, 64, 65, 127, 128, 255, 256, 300, 1 << 20} {
+		r.event(t, "raw_softirq_entry", vectorRx)
+		r.event(t, "bare_napi_poll", 0xffff888000001000, work, 64)
+		r.event(t, "raw_softirq_exit", vectorRx)
+		want[min(counters.Bucket(work), len(want)-1)]++
+	}
+	var got []uint64
+	m := r.maps["napi_slots"]
+	for slot := range m.MaxEntries() {
+		var rows []coreNapiSlot
+		if err := m.Lookup(slot, &rows); err != nil {
+			t.Fatal(err)
+		}
+		if rows[r.cpu].Napi != 0 {
+			got = rows[r.cpu].WorkPerPoll[:]
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("buckets (-Go +program):\n%s", diff)
+	}
+}
+
+// TestBudgetProgram replays runs of net_rx_action event by event.
+func TestBudgetProgram(t *testing.T) {
+	type poll struct {
+		work, budget uint64
+		sleep        time.Duration
+	}
+	long := 30 * time.Millisecond // more than two ticks at HZ=100
+	if kernelHZ() < 100 {
+		t.Skipf("skipped: ticks of this kernel are longer than the test assumes (HZ=%d)", kernelHZ())
+	}
+	full := poll{work: 64, budget: 64}
+	tests := []struct {
+		name  string
+		polls []poll
+		want  counters.Budget
+	}{
+		{"no poll", nil, counters.Budget{Runs: 1}},
+		{"one short below", []poll{full, full, full, full, {work: 43, budget: 64}},
+			counters.Budget{Runs: 1, Polls: 5, Work: 299, Full: 4}},
+		{"exactly the budget", []poll{full, full, full, full, {work: 44, budget: 64}},
+			counters.Budget{Runs: 1, Polls: 5, Work: 300, Full: 4, SqueezedPackets: 1}},
+		{"slow", []poll{{work: 1, budget: 64, sleep: long}},
+			counters.Budget{Runs: 1, Polls: 1, Work: 1, SqueezedTime: 1}},
+		{"slow and much", []poll{{work: 300, budget: 300, sleep: long}},
+			counters.Budget{Runs: 1, Polls: 1, Work: 300, Full: 1, SqueezedBoth: 1}},
+		{"netpoll is no part of it", []poll{{work: 0, budget: 0}, {work: 5, budget: 64}},
+			counters.Budget{Runs: 1, Polls: 1, Work: 5}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t, Options{})
+			r.event(t, "raw_softirq_entry", vectorRx)
+			for _, p := range tt.polls {
+				time.Sleep(p.sleep)
+				r.event(t, "bare_napi_poll", 0xffff888000002000, p.work, p.budget)
+			}
+			r.event(t, "raw_softirq_exit", vectorRx)
+			got := r.cpuRow(t).Budget
+			// Preemption of the test itself may make a run slow; the fast
+			// rows tell by the sum of causes, not by which.
+			got.MaxPolls, got.PollsPerRun, got.WorkPerRun = 0, nil, counters.Hist{}
+			if tt.want.SqueezedTime == 0 && tt.want.SqueezedBoth == 0 && got.SqueezedTime+got.SqueezedBoth > 0 {
+				t.Skip("skipped: this test was taken off its CPU for two ticks in the middle of a run")
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("budget (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestOutsideProgram: polls before any softirq was seen may belong to one that
+// was under way, later ones are busy polling.
+func TestOutsideProgram(t *testing.T) {
+	r := newRig(t, Options{})
+	r.event(t, "bare_napi_poll", 0xffff888000003000, 8, 8)
+	if got := r.cpuRow(t).Outside; got != (counters.Outside{}) {
+		t.Errorf("before the first softirq: %+v, want nothing", got)
+	}
+	r.event(t, "raw_softirq_exit", vectorRx) // of a run whose entry was not seen
+	r.event(t, "raw_softirq_entry", vectorRx)
+	r.event(t, "raw_softirq_exit", vectorRx)
+	r.event(t, "bare_napi_poll", 0xffff888000003000, 8, 8)
+	r.event(t, "bare_napi_poll", 0xffff888000003000, 3, 0)
+	want := counters.Outside{BusyPolls: 1, BusyWork: 8, NetpollPolls: 1, NetpollWork: 3}
+	if diff := cmp.Diff(want, r.cpuRow(t).Outside); diff != "" {
+		t.Errorf("outside (-want +got):\n%s", diff)
+	}
+}
+
+// TestSampling: sampled sums stand for all events.
+func TestSampling(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		o    Options
+		low  float64
+		high float64
+	}{
+		{"every event", Options{SampleOneIn: 1, ExactPerJiffy: -1}, 1, 1},
+		{"one in 16", Options{ExactPerJiffy: -1}, 0.8, 1.2},
+		{"default", Options{}, 0.8, 1.2},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t, tt.o)
+			const runs = 20_000
+			for range runs {
+				r.event(t, "raw_softirq_entry", vectorTimer)
+				r.event(t, "raw_softirq_exit", vectorTimer)
+			}
+			got := r.cpuRow(t).Softirq["TIMER"]
+			share := float64(got.TimedRuns) / runs
+			if got.Runs != runs || share < tt.low || share > tt.high {
+				t.Errorf("%d runs, timed ones stand for %d, want %d", got.Runs, got.TimedRuns, runs)
+			}
+		})
+	}
+}
+
+// TestRaiseProgram: the first raise counts, and a raise is used up by its run.
+func TestRaiseProgram(t *testing.T) {
+	r := newRig(t, Options{SampleOneIn: 1})
+	r.event(t, "raw_softirq_raise", vectorRx)
+	time.Sleep(3 * time.Millisecond)
+	r.event(t, "raw_softirq_raise", vectorRx) // still pending
+	r.event(t, "raw_softirq_entry", vectorRx)
+	r.event(t, "raw_softirq_exit", vectorRx)
+	r.event(t, "raw_softirq_entry", vectorRx) // nobody raised this one
+	r.event(t, "raw_softirq_exit", vectorRx)
+	rx := r.cpuRow(t).Rx
+	if rx.RaiseToEntryNs.Count() != 1 || rx.RaiseToEntryNs.Sum < 3_000_000 || rx.Unraised != 1 || rx.RunNs.Count() != 2 {
+		t.Errorf("rx = %+v, want one wait of 3 ms, one unraised run, two run times", rx)
+	}
+}
+
+// TestIRQProgram counts one line of two.
+func TestIRQProgram(t *testing.T) {
+	r := newRig(t, Options{SampleOneIn: 1})
+	for _, irq := range []uint64{7, 3, 7, 1 << 30} {
+		r.event(t, "bare_irq_entry", irq, 0)
+		r.event(t, "raw_irq_exit", irq, 0, irq&1&^(irq>>1)) // 7 and 3 answer IRQ_NONE
+	}
+	var rows []coreIrqSlot
+	if err := r.maps["irq_slots"].Lookup(uint32(0), &rows); err != nil {
+		t.Fatal(err)
+	}
+	got := rows[r.cpu]
+	if got.Count != 2 || got.Unhandled != 2 || got.TimedWeight != 2 {
+		t.Errorf("line 7: %d runs, %d refused, %d timed, want 2 of each", got.Count, got.Unhandled, got.TimedWeight)
+	}
+}
+
+// TestNAPITableOverflow: what does not fit is counted, not lost.
+func TestNAPITableOverflow(t *testing.T) {
+	r := newRig(t, Options{})
+	r.event(t, "raw_softirq_entry", vectorRx)
+	const napis = 300 // the table has 128 slots
+	for i := range uint64(napis) {
+		r.event(t, "bare_napi_poll", 0xffff888000000000+i*4096, 1, 64)
+	}
+	r.event(t, "raw_softirq_exit", vectorRx)
+	var kept uint64
+	m := r.maps["napi_slots"]
+	for slot := range m.MaxEntries() {
+		var rows []coreNapiSlot
+		if err := m.Lookup(slot, &rows); err != nil {
+			t.Fatal(err)
+		}
+		kept += rows[r.cpu].Polls
+	}
+	row := r.cpuRow(t)
+	if kept+row.NAPIOverflow != napis || kept < 100 || row.Budget.Work != napis {
+		t.Errorf("%d polls kept, %d overflowed, work %d of %d", kept, row.NAPIOverflow, row.Budget.Work, napis)
+	}
+}
