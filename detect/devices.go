@@ -57,8 +57,11 @@ func (c *collector) deviceNames() map[string]bool {
 	if err != nil {
 		c.gap(classNet, err)
 	}
-	c.sysfs = len(entries) > 0
 	for _, e := range entries {
+		// A capture may know names without what lies below them.
+		if _, err := c.h.ReadDir(classNet + "/" + e.Name()); err == nil {
+			c.sysfs = true
+		}
 		// bonding_masters is a file among the links.
 		if !e.Type().IsRegular() && validName(e.Name()) {
 			names[e.Name()] = true

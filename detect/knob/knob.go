@@ -91,6 +91,11 @@ func ParseRef(text string) (Ref, error) {
 }
 
 func validDevice(name string) bool {
+	if driver, address, ok := strings.Cut(name, "@"); ok && pciAddress(address) {
+		// "mlx5@0000:04:00.0": a function whose interrupts a capture shows
+		// without naming its device.
+		name = driver
+	}
 	if name == "" || name == "." || name == ".." || len(name) > 15 {
 		return false
 	}
@@ -100,6 +105,18 @@ func validDevice(name string) bool {
 		}
 	}
 	return true
+}
+
+// pciAddress reports whether text has the form domain:bus:device.function.
+func pciAddress(text string) bool {
+	parts := strings.FieldsFunc(text, func(r rune) bool { return r == ':' || r == '.' })
+	if len(parts) != 4 || strings.Join(parts[:3], ":")+"."+parts[3] != text {
+		return false
+	}
+	return !slices.ContainsFunc(parts, func(part string) bool {
+		_, err := strconv.ParseUint(part, 16, 32)
+		return err != nil
+	})
 }
 
 // MarshalText is the textual address.

@@ -86,19 +86,20 @@ func TestGoldenRows(t *testing.T) {
 func TestParseRef(t *testing.T) {
 	t.Parallel()
 	valid := map[string]Ref{
-		"net.core.netdev_budget":     Global("net.core.netdev_budget"),
-		"eth0/ring.rx":               Device("eth0", "ring.rx"),
-		"eth0/rx-3/irq.affinity":     Rx("eth0", 3, "irq.affinity"),
-		"eth0/tx-0/irq.affinity":     Tx("eth0", 0, "irq.affinity"),
-		"eth0/rx-0/rps.cpus":         Rx("eth0", 0, "rps.cpus"),
-		"eth0/tx-1/xps.cpus":         Tx("eth0", 1, "xps.cpus"),
-		"eth0.100/feature.rx-gro":    Device("eth0.100", "feature.rx-gro"),
-		"eth0/rss.hash.udp4":         Device("eth0", "rss.hash.udp4"),
-		"$(reboot)/threaded":         Device("$(reboot)", "threaded"),
-		"abcdefghijklmno/rss.table":  Device("abcdefghijklmno", "rss.table"),
-		"rx-0/gro_flush_timeout":     Device("rx-0", "gro_flush_timeout"),
-		"eth0/coalesce.adaptive-rx":  Device("eth0", "coalesce.adaptive-rx"),
-		"eth0/rx-65535/rps.flow_cnt": Rx("eth0", 65535, "rps.flow_cnt"),
+		"net.core.netdev_budget":              Global("net.core.netdev_budget"),
+		"eth0/ring.rx":                        Device("eth0", "ring.rx"),
+		"eth0/rx-3/irq.affinity":              Rx("eth0", 3, "irq.affinity"),
+		"eth0/tx-0/irq.affinity":              Tx("eth0", 0, "irq.affinity"),
+		"eth0/rx-0/rps.cpus":                  Rx("eth0", 0, "rps.cpus"),
+		"eth0/tx-1/xps.cpus":                  Tx("eth0", 1, "xps.cpus"),
+		"eth0.100/feature.rx-gro":             Device("eth0.100", "feature.rx-gro"),
+		"eth0/rss.hash.udp4":                  Device("eth0", "rss.hash.udp4"),
+		"$(reboot)/threaded":                  Device("$(reboot)", "threaded"),
+		"abcdefghijklmno/rss.table":           Device("abcdefghijklmno", "rss.table"),
+		"rx-0/gro_flush_timeout":              Device("rx-0", "gro_flush_timeout"),
+		"eth0/coalesce.adaptive-rx":           Device("eth0", "coalesce.adaptive-rx"),
+		"eth0/rx-65535/rps.flow_cnt":          Rx("eth0", 65535, "rps.flow_cnt"),
+		"mlx5@0000:04:00.1/rx-0/irq.affinity": Rx("mlx5@0000:04:00.1", 0, "irq.affinity"),
 	}
 	for text, want := range valid {
 		got, err := ParseRef(text)
@@ -112,7 +113,7 @@ func TestParseRef(t *testing.T) {
 		"", "/", "nonsense", "eth0/nonsense", "ring.rx", "eth0/net.core.netdev_budget",
 		"eth0/rx-0/xps.cpus", "eth0/tx-0/rps.cpus", "eth0/rps.cpus", "eth0/rx-0/ring.rx",
 		"../rss.table", "./rss.table", "/rss.table", "a b/rss.table", "a\nb/rss.table", "a\x00/rss.table",
-		"abcdefghijklmnop/rss.table", "eth0:1/rss.table", "eth0/../rss.table", "x/y/rx-0/rps.cpus",
+		"abcdefghijklmnop/rss.table", "mlx5@0000:04:00/rss.table", "mlx5@x:y/rss.table", "a:b@0000:04:00.0/rss.table", "@0000:04:00.0/rss.table", "eth0:1/rss.table", "eth0/../rss.table", "x/y/rx-0/rps.cpus",
 		"eth0/rx-/rps.cpus", "eth0/rx--1/rps.cpus", "eth0/rx-01/rps.cpus", "eth0/rx-+1/rps.cpus",
 		"eth0/rx-65536/rps.cpus", "eth0/q-1/rps.cpus",
 	} {

@@ -69,6 +69,9 @@ type Want struct {
 	Mode   Mode
 	Why    string // a few words with numbers
 	Expect Expect
+	// Seen is what the counters show to be in force, for captured hosts
+	// that did not record the setting itself ("0": fires on CPU 0).
+	Seen string
 }
 
 // Expect is the measurable effect a change should have.
@@ -81,10 +84,13 @@ type Expect struct {
 
 // Change is one write: what, from, to.
 type Change struct {
-	Seq        int      `json:"seq"`
-	Ref        knob.Ref `json:"ref"`
-	Before     string   `json:"before"`
-	After      string   `json:"after"`
+	Seq    int      `json:"seq"`
+	Ref    knob.Ref `json:"ref"`
+	Before string   `json:"before"`
+	After  string   `json:"after"`
+	// BeforeSeen says that Before is not the setting, which was not told,
+	// but what the counters showed.
+	BeforeSeen bool     `json:"before_seen,omitempty"`
 	Stage      string   `json:"stage"`
 	Disruption string   `json:"disruption"`
 	Findings   []string `json:"findings"`
