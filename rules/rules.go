@@ -7,8 +7,6 @@ import (
 	"cmp"
 	"slices"
 
-	"github.com/napitune/napitune/detect"
-	"github.com/napitune/napitune/profiles"
 	"github.com/napitune/napitune/rules/plan"
 )
 
@@ -30,13 +28,6 @@ type Page struct {
 	NotWhen     string // when not to follow the advice
 	Source      string // kernel file or document
 	Thresholds  []string
-}
-
-// Case is what a rule sees: the observation, the policy and what was worked
-// out once for all rules.
-type Case struct {
-	*detect.Observation
-	Policy profiles.Policy
 }
 
 var catalogue []Rule

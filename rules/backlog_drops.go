@@ -1,0 +1,96 @@
+package rules
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+
+	"github.com/napitune/napitune/detect"
+	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/rules/plan"
+)
+
+var (
+	backlogRate = threshold("backlog-drop-rate", 0.1, "1/s",
+		"any steady loss counts; one packet in a ten-second window may be a burst at start-up",
+		"applications that tolerate loss")
+	backlogCeiling = threshold("backlog-ceiling", 10_000, "packets",
+		"Documentation/networking/scaling.rst reports that 1000 and 10000 both worked; a longer queue adds latency and memory (up to 64 KiB per GRO packet), never capacity",
+		"measured bursts above this length")
+)
+
+var _ = register(Rule{
+	ID:    "backlog-drops",
+	Title: "packets are dropped from a CPU's backlog queue",
+	Page: Page{
+		Meaning: "Packets that are handed to a CPU's backlog queue (from RPS, veth, loopback, tunnels) are dropped because the queue is full or the flow limit hit.",
+		Evidence: "Column 2 of /proc/net/softnet_stat over the window, per CPU. It is charged to the CPU that should have processed the packet. " +
+			"Driver ring drops are never counted here.",
+		Cause:       "Bursts longer than netdev_max_backlog, or a CPU that cannot keep up with what RPS sends it.",
+		Remedy:      "If the CPU has time to spare, double netdev_max_backlog (bounded). If it is saturated, spread the work: a longer queue only adds delay.",
+		SideEffects: "Up to the new length of packets wait per CPU: more latency and memory under overload.",
+		NotWhen:     "The drops are old: totals since boot are not acted on.",
+		Source:      "net/core/dev.c enqueue_to_backlog; net/core/net-procfs.c; Documentation/networking/scaling.rst",
+		Thresholds:  describe(backlogRate, backlogCeiling, hotSoftirq),
+	},
+	Eval: evalBacklog,
+})
+
+func evalBacklog(c *Case) []plan.Finding {
+	var dropped uint64
+	worst := map[int]uint64{}
+	for _, cpu := range slices.Sorted(maps.Keys(c.Softnet)) {
+		if n := c.Softnet[cpu].Dropped; n > 0 {
+			dropped += n
+			worst[cpu] = n
+		}
+	}
+	cpu := busiest(worst)
+	if dropped == 0 {
+		return nil
+	}
+	f := plan.Finding{
+		Severity: plan.Note,
+		Subject:  "host",
+		Claim:    fmt.Sprintf("%d packets were dropped from backlog queues, %d of them on CPU %d (%s)", dropped, worst[cpu], cpu, c.Basis),
+		Evidence: append([]plan.Evidence{{Metric: "backlog_dropped", Value: float64(dropped), Unit: "packets", Source: "/proc/net/softnet_stat column 2"}}, c.cpuEvidence(cpu)...),
+	}
+	if c.Basis == detect.BasisBoot {
+		f.Missing = append(f.Missing, "a second sample: drops since boot may be years old")
+		return []plan.Finding{f}
+	}
+	if rate, timed := c.PerSecond(dropped); timed && rate < c.At(backlogRate) {
+		return []plan.Finding{f}
+	}
+	f.Severity = plan.Problem
+	if c.hot(cpu) {
+		f.Claim += fmt.Sprintf("; CPU %d is saturated, so a longer queue would only add delay", cpu)
+		for _, s := range c.diagnosis.stacked {
+			if s.cpu == cpu {
+				f.Because = fmt.Sprintf("irq-stacked/CPU %d", cpu)
+			}
+		}
+		return []plan.Finding{f}
+	}
+	ref := knob.Global("net.core.netdev_max_backlog")
+	if now, ok := c.knobInt(ref); ok && now > 0 && float64(now) < c.At(backlogCeiling) {
+		want := min(2*max(now, 1000), int64(c.At(backlogCeiling)))
+		f.Wants = append(f.Wants, plan.Want{
+			Ref: ref, Value: strconv.FormatInt(want, 10), Mode: plan.Raise,
+			Why:    fmt.Sprintf("%d backlog drops, CPU %d has time to spare", dropped, cpu),
+			Expect: plan.Expect{Metric: "backlog_dropped", Direction: "down", Unit: "packets"},
+		})
+	}
+	return []plan.Finding{f}
+}
+
+// knobInt reads a setting as a number.
+func (c *Case) knobInt(ref knob.Ref) (int64, bool) {
+	text, ok := c.knob(ref)
+	if !ok {
+		return 0, false
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	return n, err == nil
+}

@@ -1,0 +1,132 @@
+package rules
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/napitune/napitune/detect"
+	"github.com/napitune/napitune/detect/cpuset"
+	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/profiles"
+	"github.com/napitune/napitune/rules/plan"
+)
+
+// Case is what a rule sees: the observation, the policy and what was worked
+// out once for all rules.
+type Case struct {
+	*detect.Observation
+	Policy profiles.Policy
+
+	// Allowed are the CPUs that network work may be put on.
+	Allowed cpuset.Set
+	// Paths are the queue pairs with known interrupts.
+	Paths []*path
+
+	// loads are the interrupts of all pairs per CPU.
+	loads     map[int]uint64
+	rows      map[int]*detect.IRQ // of the last sample
+	firstRows map[int]*detect.IRQ
+	diagnosis diagnosis
+}
+
+// Evaluate runs the whole catalogue and returns the findings, worst first,
+// then by id and subject.
+func Evaluate(o *detect.Observation, policy profiles.Policy) []plan.Finding {
+	c := newCase(o, policy)
+	var out []plan.Finding
+	for _, r := range All() {
+		for _, f := range r.Eval(c) {
+			f.ID = r.ID
+			out = append(out, c.weigh(f))
+		}
+	}
+	slices.SortStableFunc(out, func(a, b plan.Finding) int {
+		return cmp.Or(cmp.Compare(b.Severity, a.Severity), cmp.Compare(a.ID, b.ID), compareNatural(a.Subject, b.Subject))
+	})
+	return out
+}
+
+func newCase(o *detect.Observation, policy profiles.Policy) *Case {
+	c := &Case{Observation: o, Policy: policy}
+	c.Allowed = o.Last.AllowedCPUs()
+	if !policy.NetworkCPUs.IsEmpty() {
+		c.Allowed = c.Allowed.Intersect(policy.NetworkCPUs)
+	}
+	c.rows, c.firstRows = rowsByNumber(&o.Last.IRQs), rowsByNumber(&o.First.IRQs)
+	c.Paths = c.buildPaths()
+	c.loads = cpuLoads(c.Paths)
+	c.diagnose()
+	return c
+}
+
+// weigh lowers what rests on weak evidence. Sources that contradict each other
+// mean that the host was pieced together or changed while it was read: nothing
+// may be proposed from it.
+func (c *Case) weigh(f plan.Finding) plan.Finding {
+	if c.Basis != detect.BasisWindow && len(f.Evidence) > 0 {
+		f.Low = true
+	}
+	if len(c.Inconsistent) > 0 && f.ID != idNotEnoughEvidence {
+		f.Low = true
+		f.Severity = plan.Note
+		f.Wants = nil
+		f.Missing = append(f.Missing, "sources that agree with each other: "+c.Inconsistent[0])
+	}
+	return f
+}
+
+// knob reads a setting; ok is false unless a value is known.
+func (c *Case) knob(ref knob.Ref) (string, bool) {
+	state, ok := c.Last.Knobs[ref]
+	if !ok || !state.Has() {
+		return "", false
+	}
+	return state.Value, true
+}
+
+// tunable lists the devices with hardware queues of their own that the policy
+// wants judged.
+func (c *Case) tunable() []*detect.Device {
+	var out []*detect.Device
+	for _, d := range c.Last.Devices {
+		if c.wanted(d.Name) && (d.Kind == "physical" || d.Kind == "virtio") {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+// compareNatural orders names so that "rx-2" comes before "rx-10".
+func compareNatural(a, b string) int {
+	for a != "" && b != "" {
+		da, db := digits(a), digits(b)
+		if da == "" || db == "" {
+			if a[0] != b[0] {
+				return cmp.Compare(a[0], b[0])
+			}
+			a, b = a[1:], b[1:]
+			continue
+		}
+		ta, tb := trimZeros(da), trimZeros(db)
+		if r := cmp.Or(cmp.Compare(len(ta), len(tb)), cmp.Compare(ta, tb)); r != 0 {
+			return r
+		}
+		a, b = a[len(da):], b[len(db):]
+	}
+	return cmp.Compare(len(a), len(b))
+}
+
+func digits(s string) string {
+	n := 0
+	for n < len(s) && s[n] >= '0' && s[n] <= '9' {
+		n++
+	}
+	return s[:n]
+}
+
+func trimZeros(s string) string {
+	for len(s) > 1 && s[0] == '0' {
+		s = s[1:]
+	}
+	return s
+}

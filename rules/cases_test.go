@@ -1,0 +1,450 @@
+package rules_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/napitune/napitune/detect"
+	"github.com/napitune/napitune/detect/cpuset"
+	"github.com/napitune/napitune/detect/host"
+	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/profiles"
+	"github.com/napitune/napitune/rules"
+	"github.com/napitune/napitune/rules/plan"
+)
+
+// outcome is what a rule must do in a case.
+type outcome uint8
+
+const (
+	silent  outcome = iota // no finding of this rule
+	note                   // a finding that asks for nothing
+	advice                 // a finding above a note
+	problem                // measured harm
+)
+
+// ruleCase is one fixture of one rule. Every rule has at least one case that
+// fires, one that must not, and one without the evidence.
+type ruleCase struct {
+	rule string
+	role string // "fires", "must not", "missing"
+	name string
+	make func() *scene
+	want outcome
+	// changes are the changes of the whole plan that must come out, as
+	// "ref value"; nil = do not look, empty = none may come out.
+	changes []string
+}
+
+func scene4(f func(s *scene)) func() *scene { return sceneN(4, f) }
+
+func sceneN(n int, f func(s *scene)) func() *scene {
+	return func() *scene {
+		s := newScene(n)
+		f(s)
+		return s
+	}
+}
+
+var ruleCases = []ruleCase{
+	{"irq-stacked", "fires", "four queues on CPU 0", scene4(func(s *scene) { s.nic("eth0", "physical", all(4, 0, 50_000), nil) }), advice,
+		[]string{"eth0/rx-1/irq.affinity 1", "eth0/rx-2/irq.affinity 2", "eth0/rx-3/irq.affinity 3"}},
+	{"irq-stacked", "fires", "saturated", scene4(func(s *scene) { s.nic("eth0", "physical", all(4, 0, 50_000), nil); s.heat(0, 0.9) }), problem, nil},
+	{"irq-stacked", "fires", "two of four on one CPU, one CPU free: one moves", scene4(func(s *scene) {
+		s.nic("eth0", "physical", []fire{{0: 50_000}, {1: 50_000}, {2: 50_000}, {2: 50_000}}, nil)
+		pin(s, "eth0", 0, 1, 2, 2)
+	}), advice, []string{"eth0/rx-3/irq.affinity 3"}},
+	{"irq-stacked", "must not", "one queue per CPU", scene4(func(s *scene) { s.nic("eth0", "physical", even(4, 50_000), nil) }), silent, []string{}},
+	{"irq-stacked", "must not", "idle", scene4(func(s *scene) { s.nic("eth0", "physical", all(4, 0, 900), nil) }), silent, []string{}},
+	{"irq-stacked", "must not", "uneven hash", scene4(func(s *scene) {
+		s.nic("eth0", "physical", []fire{{0: 80_000}, {1: 40_000}, {2: 50_000}, {3: 60_000}}, nil)
+	}), silent, []string{}},
+	{"irq-stacked", "must not", "only one CPU allowed", scene4(func(s *scene) {
+		s.nic("eth0", "physical", all(4, 0, 50_000), nil)
+		s.snap.Topo.Isolated = cpuset.Range(1, 3)
+	}), silent, []string{}},
+	{"irq-stacked", "missing", "interrupts of no queue known", scene4(func(s *scene) {
+		d := s.nic("eth0", "physical", all(4, 0, 50_000), nil)
+		for i := range d.Queues {
+			d.Queues[i].RxIRQ, d.Queues[i].TxIRQ, d.Queues[i].Why = -1, -1, "ambiguous"
+		}
+	}), silent, []string{}},
+
+	{"irq-smeared", "fires", "delivered round robin", scene4(func(s *scene) {
+		s.nic("eth0", "physical", []fire{{0: 19_000, 1: 19_000, 2: 19_000, 3: 19_000}}, nil)
+	}), advice, nil},
+	{"irq-smeared", "must not", "re-pinned once", scene4(func(s *scene) {
+		s.nic("eth0", "physical", []fire{{0: 20_000, 1: 20_000}}, nil)
+	}), silent, []string{}},
+	{"irq-smeared", "missing", "hardly any interrupts", scene4(func(s *scene) {
+		s.nic("eth0", "physical", []fire{{0: 9, 1: 9, 2: 9, 3: 9}}, nil)
+	}), silent, []string{}},
+
+	{"queue-pair-split", "fires", "crossed", scene4(func(s *scene) {
+		s.nic("eth0", "virtio", even(4, 50_000), []fire{{1: 50_000}, {0: 50_000}, {3: 50_000}, {2: 50_000}})
+	}), advice, nil},
+	{"queue-pair-split", "must not", "together", scene4(func(s *scene) { s.nic("eth0", "virtio", even(4, 50_000), even(4, 50_000)) }), silent, []string{}},
+	{"queue-pair-split", "must not", "a single pair on two CPUs", scene4(func(s *scene) {
+		s.nic("eth0", "virtio", []fire{{0: 50_000}}, []fire{{1: 50_000}})
+	}), silent, []string{}},
+	{"queue-pair-split", "missing", "transmit interrupts unknown", scene4(func(s *scene) {
+		d := s.nic("eth0", "virtio", even(4, 50_000), even(4, 0))
+		for i := range d.Queues {
+			d.Queues[i].TxIRQ = -1
+		}
+	}), silent, []string{}},
+
+	{"irq-remote-node", "fires", "queues on the other node", sceneN(8, func(s *scene) {
+		s.nodes()
+		s.nic("eth0", "physical", []fire{{4: 50_000}, {5: 50_000}}, nil)
+	}), advice, []string{"eth0/rx-0/irq.affinity 0", "eth0/rx-1/irq.affinity 1"}},
+	{"irq-remote-node", "must not", "local", sceneN(8, func(s *scene) { s.nodes(); s.nic("eth0", "physical", even(4, 50_000), nil) }), silent, []string{}},
+	{"irq-remote-node", "missing", "node of the device not told", sceneN(8, func(s *scene) {
+		s.nodes()
+		s.nic("eth0", "physical", []fire{{4: 50_000}, {5: 50_000}}, nil).Node = -1
+	}), silent, []string{}},
+
+	{"irq-on-isolated-cpu", "fires", "queues on isolated CPUs", scene4(func(s *scene) {
+		s.nic("eth0", "physical", []fire{{2: 50_000}, {3: 50_000}}, nil)
+		s.snap.Topo.Isolated = cpuset.Range(2, 3)
+	}), advice, []string{"eth0/rx-0/irq.affinity 0", "eth0/rx-1/irq.affinity 1"}},
+	{"irq-on-isolated-cpu", "must not", "housekeeping CPUs", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(2, 50_000), nil)
+		s.snap.Topo.Isolated = cpuset.Range(2, 3)
+	}), silent, []string{}},
+	{"irq-on-isolated-cpu", "missing", "isolation not told", scene4(func(s *scene) {
+		s.nic("eth0", "physical", []fire{{2: 50_000}, {3: 50_000}}, nil)
+		s.snap.Topo.Known.Isolation = false
+	}), silent, []string{}},
+
+	{"affinity-not-honoured", "fires", "all on CPU 0 against their masks", scene4(func(s *scene) {
+		s.nic("eth0", "physical", all(4, 0, 50_000), nil)
+		pin(s, "eth0", 0, 1, 2, 3)
+	}), advice, []string{}},
+	{"affinity-not-honoured", "must not", "where the mask says", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(4, 50_000), nil)
+		pin(s, "eth0", 0, 1, 2, 3)
+	}), silent, []string{}},
+	{"affinity-not-honoured", "missing", "masks unknown", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(4, 50_000), nil)
+		for i := range s.snap.IRQs.Rows {
+			s.snap.IRQs.Rows[i].HasSMP = false
+		}
+	}), silent, []string{}},
+
+	{"softirq-imbalance", "fires", "one hot CPU", scene4(func(s *scene) { s.obs.NetRx[2] = 90_000; s.heat(2, 0.8) }), advice, nil},
+	{"softirq-imbalance", "fires", "uneven but light", scene4(func(s *scene) { s.obs.NetRx[2] = 90_000 }), note, []string{}},
+	{"softirq-imbalance", "must not", "even", scene4(func(s *scene) {
+		for i := range 4 {
+			s.obs.NetRx[i] = 30_000
+		}
+	}), silent, []string{}},
+	{"softirq-imbalance", "missing", "no softirq source", scene4(func(s *scene) {
+		s.obs.NetRx = map[int]uint64{}
+		s.obs.Softnet = map[int]detect.SoftnetDelta{}
+	}), silent, []string{}},
+
+	{"virtio-queues-unused", "fires", "1 of 4 used", scene4(func(s *scene) {
+		s.nic("eth0", "virtio", even(1, 5000), nil).Channels.MaxCombined = 8
+	}), advice, []string{"eth0/channels.combined 4"}},
+	{"virtio-queues-unused", "must not", "all used", scene4(func(s *scene) { s.nic("eth0", "virtio", even(4, 5000), nil) }), silent, []string{}},
+	{"virtio-queues-unused", "missing", "channels unknown", scene4(func(s *scene) { s.nic("eth0", "virtio", even(1, 5000), nil).Channels = nil }), silent, []string{}},
+
+	{"queues-unused", "fires", "2 of 16 used", sceneN(16, func(s *scene) {
+		s.nic("eth0", "physical", even(2, 5000), nil).Channels.MaxCombined = 16
+	}), advice, []string{"eth0/channels.combined 16"}},
+	{"queues-unused", "must not", "half used", sceneN(16, func(s *scene) {
+		s.nic("eth0", "physical", even(8, 5000), nil).Channels.MaxCombined = 16
+	}), silent, []string{}},
+	{"queues-unused", "missing", "channels unknown", sceneN(16, func(s *scene) {
+		s.nic("eth0", "physical", even(2, 5000), nil).Channels = nil
+	}), silent, []string{}},
+
+	{"virtio-host-single-queue", "fires", "one pair offered", scene4(func(s *scene) { s.nic("eth0", "virtio", even(1, 5000), nil) }), note, []string{}},
+	{"virtio-host-single-queue", "fires", "and its CPU saturated", scene4(func(s *scene) { s.nic("eth0", "virtio", even(1, 90_000), nil); s.heat(0, 0.8) }), problem,
+		[]string{"eth0/rx-0/rps.cpus 1-3"}},
+	{"virtio-host-single-queue", "must not", "four offered", scene4(func(s *scene) { s.nic("eth0", "virtio", even(4, 5000), nil) }), silent, []string{}},
+	{"virtio-host-single-queue", "must not", "one CPU", sceneN(1, func(s *scene) { s.nic("eth0", "virtio", even(1, 5000), nil) }), silent, []string{}},
+	{"virtio-host-single-queue", "missing", "neither channels nor features nor queues", scene4(func(s *scene) {
+		d := s.nic("eth0", "virtio", even(1, 5000), nil)
+		d.Channels, d.Queues = nil, nil
+	}), silent, []string{}},
+
+	{"backlog-drops", "fires", "drops with idle CPU", scene4(func(s *scene) {
+		s.obs.Softnet[1] = detect.SoftnetDelta{Processed: 9000, Dropped: 50}
+		s.set(knob.Global("net.core.netdev_max_backlog"), "1000")
+	}), problem, []string{"net.core.netdev_max_backlog 2000"}},
+	{"backlog-drops", "fires", "drops on a saturated CPU: no longer queue", scene4(func(s *scene) {
+		s.obs.Softnet[1] = detect.SoftnetDelta{Processed: 9000, Dropped: 50}
+		s.heat(1, 0.9)
+		s.set(knob.Global("net.core.netdev_max_backlog"), "1000")
+	}), problem, []string{}},
+	{"backlog-drops", "must not", "no drops", scene4(func(s *scene) { s.set(knob.Global("net.core.netdev_max_backlog"), "1000") }), silent, []string{}},
+	{"backlog-drops", "missing", "only totals since boot", scene4(func(s *scene) {
+		s.obs.Softnet[1] = detect.SoftnetDelta{Processed: 9000, Dropped: 50}
+		s.set(knob.Global("net.core.netdev_max_backlog"), "1000")
+		s.sinceBoot()
+	}), note, []string{}},
+
+	{"budget-oversized", "fires", "300 ms", scene4(func(s *scene) { s.set(knob.Global("net.core.netdev_budget_usecs"), "300000") }), advice,
+		[]string{"net.core.netdev_budget_usecs 8000"}},
+	{"budget-oversized", "fires", "65535 packets", scene4(func(s *scene) { s.set(knob.Global("net.core.netdev_budget"), "65535") }), note, []string{}},
+	{"budget-oversized", "must not", "at the limit", scene4(func(s *scene) {
+		s.set(knob.Global("net.core.netdev_budget_usecs"), "16000")
+		s.set(knob.Global("net.core.netdev_budget"), "600")
+	}), silent, []string{}},
+	{"budget-oversized", "must not", "HZ=100 default", scene4(func(s *scene) {
+		s.snap.Ident.HZ = 100
+		s.set(knob.Global("net.core.netdev_budget_usecs"), "20000")
+	}), silent, []string{}},
+	{"budget-oversized", "missing", "settings unknown", scene4(func(s *scene) {}), silent, []string{}},
+
+	{"rx-ring-overrun", "fires", "loss with idle CPU", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(4, 9000), nil)
+		lose(s, "eth0", 5000)
+	}), problem, []string{"eth0/ring.rx 1024"}},
+	{"rx-ring-overrun", "fires", "loss on a saturated CPU: spread, no longer ring", scene4(func(s *scene) {
+		s.nic("eth0", "physical", all(4, 0, 50_000), nil)
+		lose(s, "eth0", 5000)
+		s.heat(0, 0.9)
+	}), problem, []string{"eth0/rx-1/irq.affinity 1", "eth0/rx-2/irq.affinity 2", "eth0/rx-3/irq.affinity 3"}},
+	{"rx-ring-overrun", "must not", "below the threshold", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(4, 9000), nil)
+		lose(s, "eth0", 99)
+	}), silent, []string{}},
+	{"rx-ring-overrun", "missing", "ring sizes unknown", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(4, 9000), nil).Rings = nil
+		lose(s, "eth0", 5000)
+	}), problem, []string{}},
+
+	{"gro-off", "fires", "off", scene4(func(s *scene) { gro(s, host.Feature{On: false}) }), advice, []string{"eth0/feature.rx-gro on"}},
+	{"gro-off", "must not", "fixed", scene4(func(s *scene) { gro(s, host.Feature{On: false, Fixed: true}) }), silent, []string{}},
+	{"gro-off", "missing", "features unknown", scene4(func(s *scene) { s.nic("eth0", "physical", even(4, 9000), nil).Features = nil }), silent, []string{}},
+
+	{"lro-while-forwarding", "fires", "router", scene4(func(s *scene) { lro(s); s.snap.Forwarding.IPv4 = detect.Yes }), problem, []string{"eth0/feature.rx-lro off"}},
+	{"lro-while-forwarding", "must not", "end host", scene4(func(s *scene) { lro(s); s.snap.Forwarding.IPv4 = detect.No }), silent, []string{}},
+	{"lro-while-forwarding", "missing", "forwarding unknown", scene4(lro), silent, []string{}},
+
+	{"rps-needed", "fires", "one hot queue, idle neighbours", scene4(func(s *scene) { s.nic("eth0", "physical", even(1, 90_000), nil); s.heat(0, 0.9) }), problem,
+		[]string{"eth0/rx-0/rps.cpus 1-3"}},
+	{"rps-needed", "must not", "light", scene4(func(s *scene) { s.nic("eth0", "physical", even(1, 90_000), nil) }), silent, []string{}},
+	{"rps-needed", "must not", "two CPUs", sceneN(2, func(s *scene) { s.nic("eth0", "physical", even(1, 90_000), nil); s.heat(0, 0.9) }), silent, []string{}},
+	{"rps-needed", "must not", "siblings are left out", sceneN(8, func(s *scene) {
+		s.siblings()
+		s.nic("eth0", "physical", even(1, 90_000), nil)
+		s.heat(0, 0.9)
+		for i := range 8 {
+			if i != 0 && i != 4 {
+				s.heat(i, 0.9)
+			}
+		}
+	}), silent, []string{}},
+	{"rps-needed", "missing", "CPU time unknown", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(1, 90_000), nil)
+		s.obs.CPU = map[int]detect.CPUShare{}
+	}), silent, []string{}},
+
+	{"rps-redundant", "fires", "RPS on every queue of a queue-per-CPU device", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(4, 9000), nil)
+		for i := range 4 {
+			s.set(knob.Rx("eth0", i, "rps.cpus"), "0-3")
+		}
+	}), advice, []string{"eth0/rx-0/rps.cpus ", "eth0/rx-1/rps.cpus ", "eth0/rx-2/rps.cpus ", "eth0/rx-3/rps.cpus "}},
+	{"rps-redundant", "must not", "fewer queues than CPUs", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", even(4, 9000), nil)
+		s.set(knob.Rx("eth0", 0, "rps.cpus"), "0-7")
+	}), silent, []string{}},
+	{"rps-redundant", "missing", "masks unknown", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(4, 9000), nil)
+		for i := range 4 {
+			delete(s.snap.Knobs, knob.Rx("eth0", i, "rps.cpus"))
+		}
+	}), silent, []string{}},
+
+	{"rfs-size", "fires", "queue tables without the global one", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(2, 9000), nil)
+		s.set(knob.Global("net.core.rps_sock_flow_entries"), "0")
+		s.set(knob.Rx("eth0", 0, "rps.flow_cnt"), "4096")
+	}), advice, []string{"net.core.rps_sock_flow_entries 32768"}},
+	{"rfs-size", "fires", "the global table alone", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(2, 9000), nil)
+		s.set(knob.Global("net.core.rps_sock_flow_entries"), "32768")
+	}), advice, []string{"eth0/rx-0/rps.flow_cnt 16384", "eth0/rx-1/rps.flow_cnt 16384"}},
+	{"rfs-size", "must not", "off", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(2, 9000), nil)
+		s.set(knob.Global("net.core.rps_sock_flow_entries"), "0")
+	}), silent, []string{}},
+	{"rfs-size", "missing", "global table unknown", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(2, 9000), nil)
+		s.set(knob.Rx("eth0", 0, "rps.flow_cnt"), "4096")
+	}), silent, []string{}},
+
+	{"rss-unused-queues", "fires", "two of four named", scene4(func(s *scene) { rss(s, 0, 1, 0, 1, 0, 1, 0, 1) }), advice, []string{"eth0/rss.table 0-3*2"}},
+	{"rss-unused-queues", "must not", "all named", scene4(func(s *scene) { rss(s, 0, 1, 2, 3, 0, 1, 2, 3) }), silent, []string{}},
+	{"rss-unused-queues", "missing", "table unknown", scene4(func(s *scene) { s.nic("eth0", "physical", even(4, 9000), nil) }), silent, []string{}},
+
+	{"rss-skew", "fires", "UDP hashed on addresses", scene4(func(s *scene) {
+		spread(s, 900_000, 10_000, 10_000, 10_000).HashFields = map[string]string{"udp4": "sd"}
+		s.set(knob.Device("eth0", "rss.hash.udp4"), "sd")
+	}), advice, []string{"eth0/rss.hash.udp4 sdfn"}},
+	{"rss-skew", "must not", "hash noise", scene4(func(s *scene) { spread(s, 36_000, 14_000, 15_000, 35_000) }), silent, []string{}},
+	{"rss-skew", "missing", "no queue counters", scene4(func(s *scene) { s.nic("eth0", "physical", even(4, 9000), nil) }), silent, []string{}},
+
+	{"queues-exceed-cpus", "fires", "eight queues, four CPUs", scene4(func(s *scene) {
+		s.nic("eth0", "physical", append(even(4, 9000), even(4, 9000)...), nil)
+	}), note, []string{}},
+	{"queues-exceed-cpus", "must not", "four queues", scene4(func(s *scene) { s.nic("eth0", "physical", even(4, 9000), nil) }), silent, []string{}},
+	{"queues-exceed-cpus", "missing", "queues only guessed from names", scene4(func(s *scene) {
+		s.nic("eth0", "physical", append(even(4, 9000), even(4, 9000)...), nil).QueuesKnown = false
+	}), silent, []string{}},
+
+	{"xps-mismatch", "fires", "reversed", scene4(func(s *scene) {
+		s.nic("eth0", "virtio", even(4, 50_000), even(4, 50_000))
+		for i := range 4 {
+			s.set(knob.Tx("eth0", i, "xps.cpus"), fmt.Sprint(3-i))
+		}
+	}), advice, []string{"eth0/tx-0/xps.cpus 0", "eth0/tx-1/xps.cpus 1", "eth0/tx-2/xps.cpus 2", "eth0/tx-3/xps.cpus 3"}},
+	{"xps-mismatch", "must not", "aligned", scene4(func(s *scene) {
+		s.nic("eth0", "virtio", even(4, 50_000), even(4, 50_000))
+		for i := range 4 {
+			s.set(knob.Tx("eth0", i, "xps.cpus"), fmt.Sprint(i))
+		}
+	}), silent, []string{}},
+	{"xps-mismatch", "missing", "masks unknown", scene4(func(s *scene) {
+		s.nic("eth0", "virtio", even(4, 50_000), even(4, 50_000))
+		delete(s.snap.Knobs, knob.Tx("eth0", 2, "xps.cpus"))
+	}), silent, []string{}},
+
+	{"cpu-steal", "fires", "30 % stolen", scene4(func(s *scene) { s.obs.CPU[1] = detect.CPUShare{Steal: 0.3, Ticks: 1000} }), advice, []string{}},
+	{"cpu-steal", "must not", "5 %", scene4(func(s *scene) { s.obs.CPU[1] = detect.CPUShare{Steal: 0.05, Ticks: 1000} }), silent, []string{}},
+	{"cpu-steal", "missing", "too few ticks", scene4(func(s *scene) { s.obs.CPU[1] = detect.CPUShare{Steal: 0.3, Ticks: 9} }), silent, []string{}},
+
+	{"irqbalance-active", "fires", "running", scene4(func(s *scene) { s.snap.Processes = []host.Process{{PID: 7, Comm: "irqbalance"}} }), note, []string{}},
+	{"irqbalance-active", "fires", "running while interrupts must move", scene4(func(s *scene) {
+		s.nic("eth0", "physical", all(4, 0, 50_000), nil)
+		s.snap.Processes = []host.Process{{PID: 7, Comm: "irqbalance"}}
+	}), advice, nil},
+	{"irqbalance-active", "must not", "not running", scene4(func(s *scene) { s.snap.Processes = []host.Process{{PID: 7, Comm: "tuned"}} }), silent, []string{}},
+	{"irqbalance-active", "missing", "process list unknown", scene4(func(s *scene) {}), silent, []string{}},
+
+	{"loss-elsewhere", "fires", "UDP socket buffers", scene4(func(s *scene) { s.obs.Protocols["Udp.RcvbufErrors"] = 500 }), advice, []string{}},
+	{"loss-elsewhere", "must not", "none", scene4(func(s *scene) { s.obs.Protocols["Udp.RcvbufErrors"] = 0 }), silent, []string{}},
+	{"loss-elsewhere", "missing", "only totals since boot", scene4(func(s *scene) { s.obs.Protocols["Udp.RcvbufErrors"] = 500; s.sinceBoot() }), silent, []string{}},
+
+	{"not-enough-evidence", "fires", "one sample", scene4(func(s *scene) { s.sinceBoot() }), note, []string{}},
+	{"not-enough-evidence", "must not", "a window with all sources", scene4(func(s *scene) { s.nic("eth0", "physical", even(4, 9000), nil) }), silent, []string{}},
+	{"not-enough-evidence", "missing", "interrupts hidden", scene4(func(s *scene) { s.snap.IRQs.Masked = true }), note, []string{}},
+}
+
+// pin gives the queues of a device one-CPU masks.
+func pin(s *scene, dev string, cpus ...int) {
+	n := 0
+	for i := range s.snap.IRQs.Rows {
+		if row := &s.snap.IRQs.Rows[i]; row.Device == dev {
+			row.Affinity = cpuset.Of(cpus[n])
+			s.set(knob.Rx(dev, n, "irq.affinity"), row.Affinity.String())
+			n++
+		}
+	}
+}
+
+func lose(s *scene, dev string, packets uint64) {
+	d := s.obs.Device[dev]
+	d.Counters.RxMissed = packets
+	s.obs.Device[dev] = d
+}
+
+func gro(s *scene, f host.Feature) {
+	s.nic("eth0", "physical", even(4, 9000), nil).Features["rx-gro"] = f
+	s.set(knob.Device("eth0", "feature.rx-gro"), "off")
+}
+
+func lro(s *scene) {
+	s.nic("eth0", "physical", even(4, 9000), nil).Features["rx-lro"] = host.Feature{On: true}
+	s.set(knob.Device("eth0", "feature.rx-lro"), "on")
+}
+
+func rss(s *scene, table ...uint32) {
+	s.nic("eth0", "physical", even(4, 9000), nil).RSS = &host.RSS{Table: table, RxRings: 4}
+	s.set(knob.Device("eth0", "rss.table"), "0-1*4")
+}
+
+func spread(s *scene, packets ...uint64) *detect.Device {
+	d := s.nic("eth0", "physical", even(len(packets), 9000), nil)
+	for i, n := range packets {
+		s.obs.Device["eth0"].Queue[detect.QueueID{N: i}] = map[string]uint64{"packets": n}
+	}
+	return d
+}
+
+func TestRuleCases(t *testing.T) {
+	for _, tc := range ruleCases {
+		t.Run(tc.rule+"/"+tc.role+"/"+tc.name, func(t *testing.T) {
+			s := tc.make()
+			findings := rules.Evaluate(s.obs, profiles.Balanced())
+			got := silent
+			for _, f := range findings {
+				if f.ID == tc.rule {
+					got = max(got, outcome(f.Severity)+1)
+				}
+			}
+			if got != tc.want {
+				t.Errorf("outcome %d, want %d", got, tc.want)
+			}
+			p := plan.Build(findings, plan.Input{States: s.snap.Knobs})
+			var changes []string
+			for _, c := range p.Changes {
+				changes = append(changes, c.Ref.String()+" "+c.After)
+			}
+			if tc.changes != nil && !slices.Equal(changes, tc.changes) {
+				t.Errorf("changes %q, want %q", changes, tc.changes)
+			}
+			if len(p.Conflicts) > 0 {
+				t.Errorf("conflicts: %v", p.Conflicts)
+			}
+			if t.Failed() {
+				for _, f := range findings {
+					t.Logf("%s %s [%s]: %s", f.Severity, f.ID, f.Subject, f.Claim)
+				}
+				for _, b := range p.Blocked {
+					t.Logf("blocked %s: %s", b.Ref, b.Reason)
+				}
+			}
+		})
+	}
+}
+
+// TestCatalogue holds every rule to what the catalogue promises.
+func TestCatalogue(t *testing.T) {
+	roles := map[string]map[string]bool{}
+	for _, tc := range ruleCases {
+		if roles[tc.rule] == nil {
+			roles[tc.rule] = map[string]bool{}
+		}
+		roles[tc.rule][tc.role] = true
+	}
+	for _, r := range rules.All() {
+		for _, role := range []string{"fires", "must not", "missing"} {
+			if !roles[r.ID][role] {
+				t.Errorf("%s has no case that %q", r.ID, role)
+			}
+		}
+		for part, text := range map[string]string{"title": r.Title, "meaning": r.Page.Meaning, "evidence": r.Page.Evidence, "cause": r.Page.Cause,
+			"remedy": r.Page.Remedy, "side effects": r.Page.SideEffects, "when not to": r.Page.NotWhen, "source": r.Page.Source} {
+			if strings.TrimSpace(text) == "" {
+				t.Errorf("%s: the manual page has no %s", r.ID, part)
+			}
+		}
+		delete(roles, r.ID)
+	}
+	for id := range roles {
+		t.Errorf("cases for %q, which is no rule", id)
+	}
+	for _, th := range rules.Thresholds() {
+		if th.Source == "" || th.Change == "" || th.Name == "" {
+			t.Errorf("threshold %+v lacks a source or what would change it", th)
+		}
+	}
+}

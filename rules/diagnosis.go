@@ -1,0 +1,328 @@
+package rules
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/napitune/napitune/detect"
+	"github.com/napitune/napitune/detect/cpuset"
+	"github.com/napitune/napitune/detect/topo"
+)
+
+// diagnosis is what is wrong with where interrupts fire, worked out once, so
+// that several findings about one queue share one placement instead of
+// contradicting each other.
+type diagnosis struct {
+	stacked   []stack            // CPUs that took the work of several queues
+	smeared   []*path            // one interrupt over many CPUs
+	split     []*path            // the two sides of a pair on different CPUs
+	remote    []*path            // on a node that is not the device's
+	isolated  []*path            // on isolated or tickless CPUs
+	defied    map[string][]*path // device → pairs that fire outside their mask
+	placement *placement
+}
+
+// stack is one CPU that does the work of several queue pairs while others
+// could share it.
+type stack struct {
+	cpu   int
+	pairs []*path // active pairs at home there
+	share float64 // of all NIC interrupts
+	loads uint64
+	// lone is set when not the load but the company is wrong: a device's
+	// only pair sits with other devices' queues while a CPU is nearly idle.
+	lone bool
+	// movable are the pairs that the placement may move to mend it.
+	movable []*path
+}
+
+var (
+	stackedShare = threshold("stacked-share", 0.75, "of all NIC interrupts",
+		"captured faults show 77 to 100 % of the interrupts on one CPU; healthy hosts with as few as four queues at most 41 %",
+		"hosts with two CPUs, where one half is even")
+	stackedGain = threshold("stacked-gain", 0.7, "of the present maximum",
+		"with one CPU taking nearly everything, a placement that leaves more than 70 % of it there is not worth a change",
+		"a cost of moving interrupts that was measured")
+	unevenGain = threshold("uneven-gain", 0.53, "of the present maximum",
+		"two equally busy queues on one CPU with another one free give 0.5; hash unevenness alone gives 0.6 to 0.8 and must not raise an alarm",
+		"per-queue loads from NAPI poll time instead of interrupt counts")
+	smearedCPUs = threshold("smeared-cpus", 3, "CPUs",
+		"an interrupt that was re-pinned once has fired on two CPUs; delivery by the APIC or churn by irqbalance shows 3.3 of 4 to 7 of 8 (inverse Simpson index)",
+		"samples close enough to see single moves")
+	smearedAll = threshold("smeared-online-share", 0.8, "of the online CPUs",
+		"on two CPUs an even spread is an index of 2.0",
+		"nothing known")
+	homeShare = threshold("home-share", 0.5, "of an interrupt's count",
+		"with less than one half on one CPU the interrupt has no home",
+		"nothing known")
+	loneRatio = threshold("lone-ratio", 0.5, "of the shared CPU's load",
+		"moving a device's only queue pays when the new CPU carries less than one half of what the old one carries besides it",
+		"measured cost per interrupt")
+	defiedShare = threshold("outside-mask-share", 0.9, "of an interrupt's count",
+		"an interrupt may fire a few times on the old CPU before a deferred move takes effect (arch/x86/kernel/apic/msi.c); nine tenths outside the mask is no delay",
+		"windows with fewer than 100 interrupts")
+)
+
+func (c *Case) diagnose() {
+	d := &c.diagnosis
+	d.defied = map[string][]*path{}
+	for _, p := range c.Paths {
+		if c.defies(p) {
+			d.defied[p.dev.Name] = append(d.defied[p.dev.Name], p)
+		}
+		if !c.busyPath(p) {
+			continue
+		}
+		switch {
+		case c.smeared(p):
+			d.smeared = append(d.smeared, p)
+		case c.onIsolated(p):
+			d.isolated = append(d.isolated, p)
+		case c.onRemoteNode(p):
+			d.remote = append(d.remote, p)
+		}
+		if c.pairSplit(p) {
+			d.split = append(d.split, p)
+		}
+	}
+	c.findStacks()
+}
+
+// busyPath reports whether a pair takes part in the judgement at all: it has
+// a part in the load of a CPU that has any to speak of.
+func (c *Case) busyPath(p *path) bool {
+	home := p.home()
+	return p.share >= c.At(activeQueue) && home >= 0 && c.active(c.loads[home], home)
+}
+
+func (c *Case) smeared(p *path) bool {
+	online := float64(c.Last.Topo.Online.Len())
+	if online < 2 {
+		return false
+	}
+	limit := min(c.At(smearedCPUs), c.At(smearedAll)*online)
+	return p.rx.spread() >= limit || p.tx.spread() >= limit
+}
+
+func (c *Case) onIsolated(p *path) bool {
+	home := p.home()
+	return home >= 0 && c.isolated().Has(home)
+}
+
+func (c *Case) onRemoteNode(p *path) bool {
+	t := c.Last.Topo
+	home := p.home()
+	if home < 0 || p.dev.Node == topo.Unknown || !t.NUMATrusted() {
+		return false
+	}
+	local := t.NodeCPUs(p.dev.Node).Intersect(c.Allowed)
+	return !local.IsEmpty() && t.NodeOf(home) != topo.Unknown && t.NodeOf(home) != p.dev.Node
+}
+
+// pairSplit reports whether the two interrupts of a pair have different
+// homes. A device with a single pair is left alone: there the transmit
+// completions on a second CPU relieve the first, and captured healthy guests
+// look like that.
+func (c *Case) pairSplit(p *path) bool {
+	if len(p.dev.Queues) < 2 || !paired(p.dev) {
+		return false
+	}
+	both := p.rx.share >= c.At(homeShare) && p.tx.share >= c.At(homeShare)
+	used := float64(p.tx.total) >= c.At(activeQueue)*float64(p.rx.total) && c.active(p.tx.total, p.tx.home)
+	return both && used && p.rx.home != p.tx.home
+}
+
+// paired reports whether every queue of a device has an interrupt for either
+// side. A driver with one transmit vector for several receive vectors (tg3) has
+// no pairs to keep together.
+func paired(d *detect.Device) bool {
+	return !slices.ContainsFunc(d.Queues, func(q detect.Queue) bool { return q.RxIRQ < 0 || q.TxIRQ < 0 || q.RxIRQ == q.TxIRQ })
+}
+
+// defies reports whether a pair's interrupts fire where their mask does not
+// allow: the platform ignores the setting. The effective mask lags behind
+// while a move is pending (kernel/irq/proc.c), so only counts decide.
+func (c *Case) defies(p *path) bool {
+	for _, f := range []fired{p.rx, p.tx} {
+		row := c.row(f.irq)
+		if f.irq < 0 || row == nil || !row.HasSMP || row.Affinity.IsEmpty() || f.total < 100 {
+			continue
+		}
+		if c.Basis != detect.BasisWindow && c.Basis != detect.BasisUntimed && !c.neverMoved(f) {
+			continue
+		}
+		if c.maskChanged(f.irq) {
+			continue
+		}
+		var outside uint64
+		for cpu, n := range f.cpu {
+			if !row.Affinity.Has(cpu) {
+				outside += n
+			}
+		}
+		if float64(outside) >= c.At(defiedShare)*float64(f.total) {
+			return true
+		}
+	}
+	return false
+}
+
+// neverMoved reports whether totals since boot can stand for the present: an
+// interrupt that fired on one CPU alone, often enough to have shown a move.
+func (c *Case) neverMoved(f fired) bool {
+	return len(f.cpu) == 1 && float64(f.total) >= c.At(activeTotal)
+}
+
+func (c *Case) maskChanged(irq int) bool {
+	before, now := c.firstRows[irq], c.row(irq)
+	return before == nil || now == nil || before.Affinity != now.Affinity
+}
+
+// findStacks looks for CPUs that do the work of several pairs.
+func (c *Case) findStacks() {
+	busy := slices.DeleteFunc(slices.Clone(c.Paths), func(p *path) bool { return !c.busyPath(p) })
+	if len(busy) == 0 || c.Allowed.Len() < 2 {
+		return
+	}
+	loads := c.loads
+	var all uint64
+	for _, n := range loads {
+		all += n
+	}
+	cpu := busiest(loads)
+	if !c.active(loads[cpu], cpu) {
+		return
+	}
+	at := unfixed(pairsAt(busy, cpu))
+	share := float64(loads[cpu]) / float64(all)
+	if len(at) >= 2 && c.worthSpreading(at, loads, cpu, share) {
+		movable := at
+		for _, p := range c.Paths { // idle queues of the same devices wake when flows change
+			if !slices.Contains(at, p) && sameDevice(p, at) && c.wouldFireOn(p, cpu) {
+				movable = append(movable, p)
+			}
+		}
+		c.diagnosis.stacked = append(c.diagnosis.stacked,
+			stack{cpu: cpu, pairs: at, share: share, loads: loads[cpu], movable: unfixed(movable)})
+		return
+	}
+	c.findLonePairs(busy, loads, all)
+}
+
+// wouldFireOn reports whether a pair fires on a CPU, or would if it got work.
+func (c *Case) wouldFireOn(p *path, cpu int) bool {
+	if p.load > 0 {
+		return p.home() == cpu
+	}
+	for _, f := range []fired{p.rx, p.tx} {
+		if row := c.row(f.irq); f.irq >= 0 && row != nil && row.HasSMP && (row.Effective.Has(cpu) || row.Effective.IsEmpty() && row.Affinity.Min() == cpu) {
+			return true
+		}
+	}
+	return false
+}
+
+// worthSpreading compares the busiest CPU with what a placement could reach:
+// the largest of the even share and the heaviest single pair.
+func (c *Case) worthSpreading(at []*path, loads map[int]uint64, cpu int, share float64) bool {
+	var heaviest uint64
+	for _, p := range at {
+		heaviest = max(heaviest, min(p.load, loads[cpu]))
+	}
+	idlest := loads[cpu]
+	for free := range c.Allowed.All() {
+		idlest = min(idlest, loads[free])
+	}
+	var sum uint64
+	for _, p := range at {
+		sum += p.load
+	}
+	even := float64(sum) / float64(c.Allowed.Len())
+	reach := max(even, float64(heaviest), float64(idlest))
+	ratio := reach / float64(loads[cpu])
+	if share >= c.At(stackedShare) {
+		return ratio <= c.At(stackedGain)
+	}
+	return ratio <= c.At(unevenGain)
+}
+
+// findLonePairs looks for a device whose only busy pair shares a CPU with
+// other devices' queues although a nearly idle CPU is there.
+func (c *Case) findLonePairs(busy []*path, loads map[int]uint64, all uint64) {
+	found := map[int]*stack{}
+	taken := map[int]uint64{}
+	for _, group := range byDevice(busy) {
+		if len(group) != 1 || group[0].fixed != "" || len(group[0].dev.Queues) > 1 {
+			continue
+		}
+		p := group[0]
+		home := p.home()
+		company := pairsAt(busy, home)
+		if len(company) < 2 && !c.sharedLineAt(home) {
+			continue
+		}
+		others := loads[home] - min(loads[home], p.load)
+		idlest := c.idlestCPU(loads, taken)
+		if float64(loads[idlest]+taken[idlest]) >= c.At(loneRatio)*float64(others) || float64(others) < c.At(activeQueue)*float64(all) {
+			continue
+		}
+		if found[home] == nil {
+			found[home] = &stack{cpu: home, pairs: company, lone: true, loads: loads[home], share: float64(loads[home]) / float64(all)}
+		}
+		found[home].movable = append(found[home].movable, p)
+		taken[idlest] += p.load
+	}
+	for _, cpu := range slices.Sorted(maps.Keys(found)) {
+		c.diagnosis.stacked = append(c.diagnosis.stacked, *found[cpu])
+	}
+}
+
+// sharedLineAt reports whether a NIC on a shared interrupt line, which must
+// not be moved, is busy on this CPU.
+func (c *Case) sharedLineAt(cpu int) bool {
+	return slices.ContainsFunc(c.Paths, func(p *path) bool {
+		return p.fixed != "" && p.home() == cpu && c.busyPath(p)
+	})
+}
+
+func (c *Case) idlestCPU(loads, taken map[int]uint64) int {
+	best := -1
+	for cpu := range c.Allowed.All() {
+		if best < 0 || loads[cpu]+taken[cpu] < loads[best]+taken[best] {
+			best = cpu
+		}
+	}
+	return best
+}
+
+// pairsAt lists the pairs whose home is this CPU.
+func pairsAt(paths []*path, cpu int) []*path {
+	var out []*path
+	for _, p := range paths {
+		if p.home() == cpu {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+func sameDevice(p *path, others []*path) bool {
+	return slices.ContainsFunc(others, func(o *path) bool { return o.dev == p.dev })
+}
+
+func unfixed(paths []*path) []*path {
+	return slices.DeleteFunc(slices.Clone(paths), func(p *path) bool { return p.fixed != "" })
+}
+
+// local are the allowed CPUs of a device's node, or all allowed CPUs where
+// the node is unknown, not to be trusted, or has no allowed CPU.
+func (c *Case) local(d *detect.Device) cpuset.Set {
+	t := c.Last.Topo
+	if d.Node == topo.Unknown || !t.NUMATrusted() {
+		return c.Allowed
+	}
+	if local := t.NodeCPUs(d.Node).Intersect(c.Allowed); !local.IsEmpty() {
+		return local
+	}
+	return c.Allowed
+}

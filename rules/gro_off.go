@@ -1,0 +1,46 @@
+package rules
+
+import (
+	"fmt"
+
+	"github.com/napitune/napitune/detect"
+	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/rules/plan"
+)
+
+var _ = register(Rule{
+	ID:    "gro-off",
+	Title: "GRO is switched off",
+	Page: Page{
+		Meaning:     "Generic receive offload merges segments of one TCP flow before the stack sees them, so that forty packets cost about as much as one. On this device it is off.",
+		Evidence:    "Feature rx-gro (ethtool -k). How much there is to merge is shown by probes or by the share of TCP.",
+		Cause:       "Switched off by hand or by a capture or intrusion-detection tool, which wants to see packets as they were sent.",
+		Remedy:      "ethtool -K DEV gro on.",
+		SideEffects: "Packet captures show merged packets. Latency rises by at most one poll.",
+		NotWhen:     "The host runs an intrusion detection or capture tool on this device, or measures single-packet latency.",
+		Source:      "net/core/gro.c; Documentation/networking/segmentation-offloads.rst",
+		Thresholds:  []string{},
+	},
+	Eval: func(c *Case) []plan.Finding {
+		if c.Policy.Latency {
+			return nil
+		}
+		var out []plan.Finding
+		for _, d := range c.tunable() {
+			gro, ok := d.Features["rx-gro"]
+			if !ok || gro.On || gro.Fixed || d.Up == detect.No {
+				continue
+			}
+			out = append(out, plan.Finding{
+				Severity: plan.Advice,
+				Subject:  d.Name,
+				Claim:    fmt.Sprintf("GRO is off on %s: every TCP segment goes through the stack alone", d.Name),
+				Evidence: []plan.Evidence{{Metric: "rx-gro", Value: 0, Unit: "switch", Threshold: 1, Source: "ethtool -k " + d.Name}},
+				Missing:  []string{"the share of TCP and the merge ratio, which say how much it would save"},
+				Wants: []plan.Want{{Ref: knob.Device(d.Name, "feature.rx-gro"), Value: "on", Why: "segments are processed one by one",
+					Expect: plan.Expect{Metric: "softirq_share", Direction: "down"}}},
+			})
+		}
+		return out
+	},
+})

@@ -1,0 +1,237 @@
+package rules_test
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/napitune/napitune/detect"
+	"github.com/napitune/napitune/detect/host/archive"
+	"github.com/napitune/napitune/profiles"
+	"github.com/napitune/napitune/rules"
+	"github.com/napitune/napitune/rules/plan"
+)
+
+// hostsDir is where the captured hosts are; they stay outside the project
+// because their licences differ.
+func hostsDir(t testing.TB) string {
+	t.Helper()
+	dir := os.Getenv("NAPITUNE_HOSTS")
+	if dir == "" {
+		if os.Getenv("CI") != "" {
+			t.Fatal("NAPITUNE_HOSTS is not set: CI must run the captured hosts")
+		}
+		t.Skip("NAPITUNE_HOSTS is not set: no captured hosts to judge")
+	}
+	return dir
+}
+
+// judge runs the whole chain on one captured host.
+func judge(t testing.TB, path string) (*detect.Observation, []plan.Finding, plan.Plan) {
+	t.Helper()
+	capture, err := archive.Open(path)
+	if err != nil {
+		t.Fatalf("open: %v", err)
+	}
+	var snaps []*detect.Snapshot
+	for i, h := range capture.Samples {
+		s, err := detect.Collect(h)
+		if err != nil {
+			t.Fatalf("collect sample %d: %v", i, err)
+		}
+		snaps = append(snaps, s)
+	}
+	obs := detect.Between(snaps...)
+	findings := rules.Evaluate(obs, profiles.Balanced())
+	return obs, findings, plan.Build(findings, plan.Input{States: obs.Last.Knobs, View: obs.Last.View()})
+}
+
+// expectation is what a kernel-networking expert says of one captured host.
+type expectation struct {
+	// find lists findings that must be there; wants kinds of settings that
+	// the advice must ask for, changed or blocked for want of data.
+	find, wants []string
+	// note lists findings that must be there but only as notes.
+	note []string
+	// silent: no finding above a note and no change.
+	silent bool
+	// forbid lists kinds of settings that must not be asked for.
+	forbid []string
+	// touches limits the settings that may be asked for to those with one of these prefixes.
+	touches []string
+	// most is how many settings may be asked for; 0 = any number.
+	most int
+}
+
+var always = []string{"net.core.netdev_budget", "net.core.netdev_budget_usecs"}
+
+var expectations = map[string]expectation{
+	"netutils-linux/igb.E5606":  {find: []string{"irq-stacked"}, wants: []string{"irq.affinity"}, forbid: []string{"rps.cpus"}},
+	"netutils-linux/mlx5.Q6700": {find: []string{"irq-stacked"}, wants: []string{"irq.affinity"}},
+	"netutils-linux/1xE31240.2x82576.L2.manual": {find: []string{"irq-stacked"}, wants: []string{"irq.affinity"},
+		touches: []string{"eth2/", "eth3/"}, most: 4, forbid: []string{"ring.rx"}},
+	"netutils-linux/2xL5520.1x82576.L2_mixed.manual":             {silent: true},
+	"netutils-linux/1xE3-1271.I217_and_X710.L2_mixed.masterconf": {find: []string{"irq-smeared"}, wants: []string{"irq.affinity"}, forbid: []string{"ring.rx"}},
+	"netutils-linux/2xE2690.1mellanox_1emulex.L2.masterconf":     {silent: true},
+	"netutils-linux/1xi7-4770K.1x82541PI.L2.manual":              {find: []string{"irq-stacked"}, wants: []string{"irq.affinity"}, touches: []string{"eth0/"}, most: 1, forbid: []string{"channels.combined"}},
+	"netutils-linux/1xE5200.82571EB_and_AR8121.L2.manual":        {find: []string{"irq-smeared"}, wants: []string{"irq.affinity"}, forbid: []string{"rps.cpus", "ring.rx"}},
+	"netutils-linux/1xi3.I211_I219V.L2_manual":                   {silent: true},
+	"netutils-linux/kvm.l3.masterconf":                           {silent: true},
+	"netutils-linux/series_singlequeue_8cpu":                     {silent: true},
+	"netutils-linux/series_i7":                                   {note: []string{"softirq-imbalance"}, silent: true},
+	"netutils-linux/series_dualcore":                             {silent: true},
+	"openshift-nto/worker2":                                      {silent: true},
+	"openshift-nto/sno":                                          {note: []string{"virtio-host-single-queue"}, silent: true},
+	"pcp/hpe_1152cpu_i40e":                                       {silent: true},
+	"pcp/laptop_8cpu_x86":                                        {silent: true},
+	"pcp/s390x_16cpu":                                            {silent: true},
+	"pcp/i686_1cpu":                                              {silent: true},
+	"hotsos/openstack":                                           {note: []string{"virtio-host-single-queue"}, silent: true},
+	"hotsos/rabbitmq":                                            {note: []string{"virtio-host-single-queue"}, silent: true},
+	"hotsos/storage_ceph-mon":                                    {note: []string{"virtio-host-single-queue"}, silent: true},
+	"prometheus/node_exporter_4cpu":                              {note: []string{"not-enough-evidence"}, silent: true},
+	"web/ec2_c5.xlarge_ena":                                      {silent: true},
+	"web/ec2_c4.xlarge_ixgbevf_xen":                              {silent: true},
+	"web/virtio_8cpu_8q_irqbalance_churn":                        {find: []string{"irq-smeared"}, wants: []string{"irq.affinity"}},
+	"web/gregg_bpfbook_2cpu_ena":                                 {silent: true},
+	"issues/coreos2135_vmxnet3_46cpu":                            {find: []string{"irq-stacked"}, wants: []string{"irq.affinity"}},
+	"issues/irqbalance122_32cpu_all_cpu0":                        {find: []string{"irq-stacked"}, wants: []string{"irq.affinity"}},
+	"issues/irqbalance81_xen_vif_4cpu":                           {find: []string{"irq-stacked"}, wants: []string{"irq.affinity"}},
+	"issues/orangepi46_8cpu_plic_cpu0":                           {find: []string{"irq-stacked"}, wants: []string{"irq.affinity"}},
+	"issues/ena316_4cpu_isolated":                                {silent: true},
+	"issues/seastar3193_azure_l16s_2of16q":                       {find: []string{"queues-unused"}, wants: []string{"channels.combined"}},
+	"sysstat/root1":                                              {silent: true},
+	"sysstat/root2":                                              {silent: true},
+	"sysstat/root7":                                              {silent: true},
+	"web/softnet13_20cpu_hot11":                                  {note: []string{"softirq-imbalance"}, silent: true},
+	"proc-snapshot/sep4020_arm_1cpu_9col":                        {silent: true},
+	"proc-snapshot/kvm_1vcpu_virtio_pcimsix":                     {silent: true},
+	"ethtool/ethq_i40e":                                          {note: []string{"rss-skew"}, silent: true},
+	"ethtool/ethq_i40e-v2.3.2k":                                  {silent: true},
+	"ethtool/ethq_ice":                                           {silent: true},
+	"ethtool/ethq_ena":                                           {silent: true},
+	"ethtool/ethq_bnx2x":                                         {silent: true},
+	"ethtool/ethq_sfc":                                           {silent: true},
+	"ethtool/ethq_virtio_net":                                    {silent: true},
+	"ethtool/ethq_vmxnet3":                                       {silent: true},
+	"ethtool/ethq_bnx2":                                          {silent: true},
+	"ethtool/ethq_e1000e":                                        {silent: true},
+	"ethtool/ethq_r8169":                                         {silent: true},
+	"ethtool/ethq_tg3":                                           {silent: true},
+	"ethtool/ethq_fsl_dpaa2_eth":                                 {silent: true},
+	"ethtool/newrushbolt_bnxten_418_sfp_10gsr85":                 {silent: true},
+	"ethtool/newrushbolt_bnxten418_sfp_10gwtf1":                  {silent: true},
+	"ethtool/newrushbolt_i40e21_int_tp":                          {silent: true},
+	"ethtool/newrushbolt_i40e21_int_broken":                      {silent: true},
+	"ethtool/newrushbolt_i40e28_sfp_10gsr85":                     {silent: true},
+	"ethtool/newrushbolt_ixgbe418_sfp_10gsr85":                   {silent: true},
+	"ethtool/newrushbolt_igb56_int_tp":                           {silent: true},
+	"ethtool/newrushbolt_tg3_418_int_tp":                         {silent: true},
+	"ethtool/datadog_virtio_net_8q":                              {silent: true},
+}
+
+func TestCapturedHosts(t *testing.T) {
+	dir := hostsDir(t)
+	archives, err := filepath.Glob(filepath.Join(dir, "*", "*.tar.gz"))
+	if err != nil || len(archives) < 100 {
+		t.Fatalf("%d captured hosts below NAPITUNE_HOSTS, want the whole collection (%v)", len(archives), err)
+	}
+	seen := map[string]bool{}
+	for _, path := range archives {
+		rel, _ := filepath.Rel(dir, path)
+		name := strings.TrimSuffix(filepath.ToSlash(rel), ".tar.gz")
+		seen[name] = true
+		t.Run(name, func(t *testing.T) {
+			_, findings, p := judge(t, path)
+			want, judged := expectations[name]
+			if !judged {
+				want = expectation{silent: true} // topology only: nothing may be proposed from it
+			}
+			check(t, want, findings, p)
+		})
+	}
+	for name := range expectations {
+		if !seen[name] {
+			t.Errorf("no captured host %s", name)
+		}
+	}
+}
+
+func check(t *testing.T, want expectation, findings []plan.Finding, p plan.Plan) {
+	t.Helper()
+	asked := map[string]string{} // ref → "change" or "blocked: why"
+	for _, c := range p.Changes {
+		asked[c.Ref.String()] = "change to " + c.After
+	}
+	for _, b := range p.Blocked {
+		asked[b.Ref.String()] = "blocked: " + b.Reason
+	}
+	fail := func(format string, args ...any) {
+		t.Helper()
+		t.Errorf(format, args...)
+		for _, f := range findings {
+			t.Logf("  %s %s [%s]: %s", f.Severity, f.ID, f.Subject, f.Claim)
+		}
+		for _, ref := range slices.Sorted(keys(asked)) {
+			t.Logf("  %s: %s", ref, asked[ref])
+		}
+	}
+	for _, id := range want.find {
+		if !has(findings, id, func(f plan.Finding) bool { return f.Severity > plan.Note }) {
+			fail("finding %s is missing", id)
+		}
+	}
+	for _, id := range want.note {
+		if !has(findings, id, func(f plan.Finding) bool { return f.Severity == plan.Note }) {
+			fail("note %s is missing", id)
+		}
+	}
+	if want.silent {
+		for _, f := range findings {
+			if f.Severity > plan.Note {
+				fail("must stay silent but says %s %s", f.Severity, f.ID)
+				break
+			}
+		}
+		if len(asked) > 0 {
+			fail("must stay silent but asks for %d settings", len(asked))
+		}
+	}
+	for _, kind := range want.wants {
+		if !slices.ContainsFunc(slices.Collect(keys(asked)), func(ref string) bool { return strings.HasSuffix(ref, kind) }) {
+			fail("no advice on %s", kind)
+		}
+	}
+	for ref := range asked {
+		for _, kind := range append(want.forbid, always...) {
+			if strings.HasSuffix(ref, kind) {
+				fail("forbidden advice on %s", ref)
+			}
+		}
+		if len(want.touches) > 0 && !slices.ContainsFunc(want.touches, func(prefix string) bool { return strings.HasPrefix(ref, prefix) }) {
+			fail("touches %s, which must be left alone", ref)
+		}
+	}
+	if want.most > 0 && len(asked) > want.most {
+		fail("asks for %d settings, at most %d are needed", len(asked), want.most)
+	}
+	if len(p.Conflicts) > 0 {
+		fail("conflicting wants: %v", p.Conflicts)
+	}
+}
+
+func has(findings []plan.Finding, id string, match func(plan.Finding) bool) bool {
+	return slices.ContainsFunc(findings, func(f plan.Finding) bool { return f.ID == id && match(f) })
+}
+
+func keys[V any](m map[string]V) func(func(string) bool) {
+	return func(yield func(string) bool) {
+		for k := range m {
+			if !yield(k) {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,38 @@
+package rules
+
+import (
+	"fmt"
+
+	"github.com/napitune/napitune/rules/plan"
+)
+
+var _ = register(Rule{
+	ID:    "irq-remote-node",
+	Title: "queues are served by CPUs of another NUMA node",
+	Page: Page{
+		Meaning: "The NIC hangs on one NUMA node, but queues interrupt CPUs of another one. Every descriptor and packet then crosses the " +
+			"socket link; published measurements lose some 20 % throughput per core.",
+		Evidence:    "numa_node of the PCI function against the node of the CPU where each queue fires (/proc/interrupts).",
+		Cause:       "Default or hand-made affinity that counts CPUs without looking at nodes; drivers such as virtio_net spread over all online CPUs.",
+		Remedy:      "Move these queues to CPUs of the device's node. More queues than local cores help nobody: lower the channel count instead of going remote.",
+		SideEffects: "Local CPUs take more work; the plan shows their load.",
+		NotWhen:     "The application runs on the remote node and reads everything there, or the local CPUs are full.",
+		Source:      "Documentation/networking/scaling.rst; Cai et al., Understanding Host Network Stack Overheads, SIGCOMM 2021 (remote core −20 %)",
+		Thresholds:  describe(activeQueue, activeRate),
+	},
+	Eval: func(c *Case) []plan.Finding {
+		var out []plan.Finding
+		for _, group := range byDevice(c.diagnosis.remote) {
+			dev := group[0].dev
+			out = append(out, plan.Finding{
+				Severity: plan.Advice,
+				Subject:  dev.Name,
+				Claim: fmt.Sprintf("%d of %d queue pairs of %s (node %d) fire on other nodes: %s on CPU %d (node %d)",
+					len(group), len(dev.Queues), dev.Name, dev.Node, group[0].id(), group[0].home(), c.Last.Topo.NodeOf(group[0].home())),
+				Evidence: []plan.Evidence{{Metric: "remote_queue_pairs", Value: float64(len(group)), Unit: "queue pairs", Threshold: 1, Source: "/proc/interrupts, numa_node"}},
+				Wants:    c.affinityWants(group, fmt.Sprintf("device is on node %d", dev.Node)),
+			})
+		}
+		return out
+	},
+})

@@ -1,0 +1,112 @@
+package rules
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/napitune/napitune/rules/plan"
+)
+
+var _ = register(Rule{
+	ID:    "irq-stacked",
+	Title: "one CPU takes the interrupts of several queues",
+	Page: Page{
+		Meaning: "Several receive queues interrupt the same CPU while other CPUs that could share the work take little or none. " +
+			"That CPU is the ceiling for the whole host's network traffic, however many queues the NIC has.",
+		Evidence: "Interrupts per CPU of every queue, from /proc/interrupts, over the window. smp_affinity is only a wish and " +
+			"effective_affinity only a promise; the counts are what happened.",
+		Cause: "The default affinity allows all CPUs, but on x86 the interrupt controller delivers each vector to one CPU of its mask, " +
+			"usually the first (arch/x86/kernel/apic/vector.c). irqbalance that was banned, too old or stopped leaves it so; so does a mask that names one CPU.",
+		Remedy: "Give every queue pair a CPU of its own: on the NIC's node, whole cores before SMT siblings, receive and transmit of a pair together. " +
+			"Only the queues that gain are moved.",
+		SideEffects: "None for traffic. In virtual machines without interrupt remapping the move happens at the queue's next interrupt, and a NAPI under " +
+			"full load stays on the old CPU until its queue runs empty once.",
+		NotWhen: "The CPU is dedicated to interrupts on purpose and has time to spare, or the application is pinned to the other CPUs.",
+		Source:  "Documentation/networking/scaling.rst; kernel/irq/manage.c; arch/x86/kernel/apic/msi.c",
+		Thresholds: describe(stackedShare, stackedGain, unevenGain, loneRatio, activeRate, activeTotal, activeAverage,
+			activeSoftirq, activeQueue, moveGain),
+	},
+	Eval: evalStacked,
+})
+
+func evalStacked(c *Case) []plan.Finding {
+	var out []plan.Finding
+	for _, s := range c.diagnosis.stacked {
+		f := plan.Finding{
+			Severity: plan.Advice,
+			Subject:  fmt.Sprintf("CPU %d", s.cpu),
+			Claim: fmt.Sprintf("CPU %d takes %s of all NIC interrupts: %d queue pairs (%s) fire there while %d CPUs could share them",
+				s.cpu, percent(s.share), len(s.pairs), pairNames(s.pairs), c.Allowed.Len()),
+			Evidence: []plan.Evidence{
+				{Metric: "nic_interrupt_share", Value: s.share, Unit: "of NIC interrupts", Threshold: c.At(stackedShare), Source: "/proc/interrupts"},
+				{Metric: "queue_pairs_on_cpu", Value: float64(len(s.pairs)), Unit: "queue pairs", Source: "/proc/interrupts"},
+			},
+		}
+		if s.lone {
+			f.Claim = fmt.Sprintf("%s shares CPU %d with other devices' queues while a CPU is nearly idle", pairNames(s.movable), s.cpu)
+		}
+		f.Evidence = append(f.Evidence, c.cpuEvidence(s.cpu)...)
+		if c.hot(s.cpu) || c.lossy(s.cpu) {
+			f.Severity = plan.Problem
+		}
+		if device := c.defiedDevice(s.movable); device != "" {
+			f.Because = idNotHonoured + "/" + device
+		}
+		if c.oddController(s.movable) {
+			f.Operator = "this interrupt controller may refuse to move interrupts; threaded NAPI or RPS then spread the work"
+		}
+		f.Wants = c.affinityWants(s.movable, fmt.Sprintf("CPU %d takes %s of NIC interrupts", s.cpu, percent(s.share)))
+		out = append(out, f)
+	}
+	return out
+}
+
+// oddController reports whether an interrupt hangs on a controller without
+// dependable affinity: on some RISC-V boards writes to PLIC lines give EIO.
+func (c *Case) oddController(paths []*path) bool {
+	return slices.ContainsFunc(paths, func(p *path) bool {
+		row := c.row(p.rx.irq)
+		return row != nil && strings.Contains(row.Chip, "PLIC")
+	})
+}
+
+func (c *Case) defiedDevice(paths []*path) string {
+	for _, p := range paths {
+		if len(c.diagnosis.defied[p.dev.Name]) > 0 {
+			return p.dev.Name
+		}
+	}
+	return ""
+}
+
+// cpuEvidence is how the CPU spent the window, where /proc/stat tells.
+func (c *Case) cpuEvidence(cpu int) []plan.Evidence {
+	share, ok := c.CPU[cpu]
+	if !ok {
+		return nil
+	}
+	return []plan.Evidence{{Metric: "softirq_share", Value: share.Softirq + share.IRQ, Unit: "of the CPU's time",
+		Threshold: c.At(hotSoftirq), Source: "/proc/stat"}}
+}
+
+// pairNames lists queue pairs, shortened after the first few.
+func pairNames(paths []*path) string {
+	const shown = 4
+	names := make([]string, 0, shown)
+	for i, p := range paths {
+		if i == shown {
+			return strings.Join(names, ", ") + fmt.Sprintf(" and %d more", len(paths)-shown)
+		}
+		names = append(names, p.id())
+	}
+	return strings.Join(names, ", ")
+}
+
+// percent prints a share the way people read it.
+func percent(share float64) string {
+	if share > 0 && share < 0.01 {
+		return fmt.Sprintf("%.2g %%", 100*share)
+	}
+	return fmt.Sprintf("%.0f %%", 100*share)
+}

@@ -1,0 +1,151 @@
+package rules_test
+
+import (
+	"encoding/json"
+	"math/rand/v2"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/napitune/napitune/detect"
+	"github.com/napitune/napitune/detect/host"
+	"github.com/napitune/napitune/detect/host/archive"
+	"github.com/napitune/napitune/detect/host/hosttest"
+	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/profiles"
+	"github.com/napitune/napitune/rules"
+	"github.com/napitune/napitune/rules/plan"
+)
+
+// everyHost runs a law over all captured hosts and a few generated ones with faults.
+func everyHost(t *testing.T, law func(t *testing.T, samples []*host.Host)) {
+	t.Helper()
+	for name, spec := range generatedFaults {
+		t.Run("generated/"+name, func(t *testing.T) {
+			samples, err := hosttest.Generate(spec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			law(t, samples)
+		})
+	}
+	dir := hostsDir(t)
+	archives, err := filepath.Glob(filepath.Join(dir, "*", "*.tar.gz"))
+	if err != nil || len(archives) < 100 {
+		t.Fatalf("%d captured hosts (%v)", len(archives), err)
+	}
+	for _, path := range archives {
+		rel, _ := filepath.Rel(dir, path)
+		t.Run(strings.TrimSuffix(rel, ".tar.gz"), func(t *testing.T) {
+			capture, err := archive.Open(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			law(t, capture.Samples)
+		})
+	}
+}
+
+func observe(t *testing.T, samples []*host.Host) *detect.Observation {
+	t.Helper()
+	var snaps []*detect.Snapshot
+	for _, h := range samples {
+		s, err := detect.Collect(h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		snaps = append(snaps, s)
+	}
+	return detect.Between(snaps...)
+}
+
+func planFor(o *detect.Observation) ([]plan.Finding, plan.Plan) {
+	findings := rules.Evaluate(o, profiles.Balanced())
+	return findings, plan.Build(findings, plan.Input{States: o.Last.Knobs, View: o.Last.View()})
+}
+
+// TestDeterminism: the same observation gives the same findings and the same
+// plan to the byte, whatever the order of what was observed.
+func TestDeterminism(t *testing.T) {
+	everyHost(t, func(t *testing.T, samples []*host.Host) {
+		o := observe(t, samples)
+		first := encode(t, o)
+		random := rand.New(rand.NewPCG(1, 2))
+		for range 8 {
+			random.Shuffle(len(o.Last.IRQs.Rows), func(i, j int) {
+				rows := o.Last.IRQs.Rows
+				rows[i], rows[j] = rows[j], rows[i]
+			})
+			random.Shuffle(len(o.Last.Processes), func(i, j int) {
+				o.Last.Processes[i], o.Last.Processes[j] = o.Last.Processes[j], o.Last.Processes[i]
+			})
+			if again := encode(t, o); again != first {
+				t.Fatalf("another plan from the same observation:\n%s\n%s", first, again)
+			}
+		}
+	})
+}
+
+func encode(t *testing.T, o *detect.Observation) string {
+	t.Helper()
+	findings, p := planFor(o)
+	data, err := json.Marshal(struct {
+		Findings []plan.Finding
+		Plan     plan.Plan
+	}{findings, p})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+// TestFixpoint: a host on which the plan was carried out needs no other plan.
+func TestFixpoint(t *testing.T) {
+	everyHost(t, func(t *testing.T, samples []*host.Host) {
+		memory, err := hosttest.NewMemory(samples)
+		if err != nil {
+			t.Fatal(err)
+		}
+		const rounds = 3 // a channel change defers what follows from it
+		for round := range rounds {
+			o := observe(t, memory.Hosts())
+			_, p := planFor(o)
+			if !p.Applyable { // nothing to do, or a capture without the settings themselves
+				return
+			}
+			if round == rounds-1 {
+				t.Fatalf("still %d changes after %d rounds, such as %s %s → %s", len(p.Changes), rounds-1, p.Changes[0].Ref, p.Changes[0].Before, p.Changes[0].After)
+			}
+			carryOut(t, memory, p)
+		}
+	})
+}
+
+func carryOut(t *testing.T, memory *hosttest.Memory, p plan.Plan) {
+	t.Helper()
+	for _, change := range p.Changes {
+		kind, ok := knob.Lookup(change.Ref.Kind)
+		if !ok {
+			t.Fatalf("no kind %s", change.Ref.Kind)
+		}
+		if err := kind.Write(memory.View(), memory.Writer(), change.Ref, change.After); err != nil {
+			t.Fatalf("an impossible change was planned: %s %s → %s: %v", change.Ref, change.Before, change.After, err)
+		}
+		if now := kind.Read(memory.View(), change.Ref); now.Value != change.After {
+			t.Fatalf("%s: wrote %s, reads %s", change.Ref, change.After, now.Value)
+		}
+	}
+}
+
+// generatedFaults are machines of many shapes, most with a fault.
+var generatedFaults = map[string]hosttest.Spec{
+	"virtio 4q healthy":     {},
+	"virtio 4q stacked":     {IRQStacked: true},
+	"virtio 8q stacked SMT": {CPUs: 16, SMT: 2, QueuesPerNIC: 8, IRQStacked: true},
+	"virtio 1 of 4":         {CPUs: 8, QueuesPerNIC: 1, MaxQueues: 4},
+	"virtio 2 NICs stacked": {CPUs: 8, NICs: 2, IRQStacked: true},
+	"i40e two nodes":        {CPUs: 32, Nodes: 2, SMT: 2, NICs: 2, QueuesPerNIC: 8, Driver: "i40e", IRQStacked: true},
+	"ice isolated":          {CPUs: 16, NICs: 1, QueuesPerNIC: 8, Driver: "ice", Isolated: "4-15"},
+	"mlx5 2 of 16":          {CPUs: 32, NICs: 2, QueuesPerNIC: 2, MaxQueues: 16, Driver: "mlx5_core"},
+	"ixgbe 64":              {CPUs: 128, Nodes: 4, SMT: 2, NICs: 4, QueuesPerNIC: 16, Driver: "ixgbe", IRQStacked: true},
+}

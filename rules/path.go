@@ -1,0 +1,224 @@
+package rules
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/napitune/napitune/detect"
+	"github.com/napitune/napitune/detect/cpuset"
+)
+
+// path is one queue pair of one device and how its interrupts fired: the unit
+// that is placed on a CPU.
+type path struct {
+	dev   *detect.Device
+	queue *detect.Queue
+	rx    fired // of the receive or combined interrupt
+	tx    fired // of a transmit interrupt of its own; zero value otherwise
+	// load is the pair's interrupts over the window; share is its part of
+	// all NIC interrupts.
+	load  uint64
+	share float64
+	// fixed says why the pair must not be moved; "" if it may.
+	fixed string
+}
+
+// fired is how one interrupt fired over the window.
+type fired struct {
+	irq   int // -1: none
+	total uint64
+	cpu   map[int]uint64
+	home  int
+	share float64 // of home
+	moves int
+}
+
+// id names the pair for people: "eth0/rx-3".
+func (p *path) id() string {
+	side := "rx"
+	if !p.queue.Rx {
+		side = "tx"
+	}
+	return fmt.Sprintf("%s/%s-%d", p.dev.Name, side, p.queue.N)
+}
+
+// home is the CPU that takes most of the pair's interrupts, -1 if it was idle.
+func (p *path) home() int {
+	if p.rx.total >= p.tx.total {
+		return p.rx.home
+	}
+	return p.tx.home
+}
+
+// spread is over how many CPUs the busier interrupt of the pair fired,
+// weighted: the inverse Simpson index, 1 for a single CPU, N for N equal ones.
+func (f *fired) spread() float64 {
+	if f.total == 0 {
+		return 0
+	}
+	var sum float64
+	for _, cpu := range slices.Sorted(maps.Keys(f.cpu)) { // sums of floats depend on their order
+		share := float64(f.cpu[cpu]) / float64(f.total)
+		sum += share * share
+	}
+	return 1 / sum
+}
+
+// cpus are the CPUs on which the interrupt fired.
+func (f *fired) cpus() cpuset.Set { return cpuset.Collect(maps.Keys(f.cpu)) }
+
+func (c *Case) fired(irq int) fired {
+	d, ok := c.IRQ[irq]
+	if irq < 0 || !ok {
+		return fired{irq: -1, home: -1}
+	}
+	return fired{irq: irq, total: d.Total, cpu: d.CPU, home: d.Home, share: d.HomeShare, moves: d.Moves}
+}
+
+// paths lists the queue pairs whose interrupts are known, by device and number.
+func (c *Case) buildPaths() []*path {
+	var out []*path
+	var all uint64
+	for _, dev := range c.Last.Devices {
+		if !c.wanted(dev.Name) {
+			continue
+		}
+		for i := range dev.Queues {
+			q := &dev.Queues[i]
+			p := &path{dev: dev, queue: q, rx: c.fired(q.RxIRQ), tx: fired{irq: -1, home: -1}}
+			if q.TxIRQ != q.RxIRQ {
+				p.tx = c.fired(q.TxIRQ)
+			}
+			if p.rx.irq < 0 && p.tx.irq < 0 {
+				continue
+			}
+			p.load = p.rx.total + p.tx.total
+			p.fixed = c.whyFixed(p)
+			all += p.load
+			out = append(out, p)
+		}
+	}
+	for _, p := range out {
+		if all > 0 {
+			p.share = float64(p.load) / float64(all)
+		}
+	}
+	return out
+}
+
+// whyFixed says why a pair cannot or must not be moved.
+func (c *Case) whyFixed(p *path) string {
+	for _, irq := range []int{p.rx.irq, p.tx.irq} {
+		if irq < 0 {
+			continue
+		}
+		row := c.row(irq)
+		if row != nil && len(row.Actions) > 1 {
+			return fmt.Sprintf("interrupt %d is a line shared by %q", irq, row.Actions)
+		}
+	}
+	return ""
+}
+
+// wanted reports whether the policy wants this device judged.
+func (c *Case) wanted(dev string) bool {
+	return len(c.Policy.Devices) == 0 || slices.Contains(c.Policy.Devices, dev)
+}
+
+// row finds an interrupt of the last sample, nil if it is not there.
+func (c *Case) row(irq int) *detect.IRQ { return c.rows[irq] }
+
+func rowsByNumber(t *detect.IRQTable) map[int]*detect.IRQ {
+	out := make(map[int]*detect.IRQ, len(t.Rows))
+	for i := range t.Rows {
+		out[t.Rows[i].Number] = &t.Rows[i]
+	}
+	return out
+}
+
+// byDevice groups pairs by device in the order of devices.
+func byDevice(paths []*path) [][]*path {
+	var out [][]*path
+	for _, p := range paths {
+		if n := len(out); n > 0 && out[n-1][0].dev == p.dev {
+			out[n-1] = append(out[n-1], p)
+			continue
+		}
+		out = append(out, []*path{p})
+	}
+	return out
+}
+
+// cpuLoads adds up the interrupts of pairs per CPU. A line that several
+// devices share counts once.
+func cpuLoads(paths []*path) map[int]uint64 {
+	out := map[int]uint64{}
+	counted := map[int]bool{}
+	for _, p := range paths {
+		for _, f := range []fired{p.rx, p.tx} {
+			if f.irq < 0 || counted[f.irq] {
+				continue
+			}
+			counted[f.irq] = true
+			for cpu, n := range f.cpu {
+				out[cpu] += n
+			}
+		}
+	}
+	return out
+}
+
+// busiest is the CPU with the highest value, the lowest number among equals;
+// -1 for an empty map.
+func busiest[V cmp.Ordered](loads map[int]V) int {
+	best := -1
+	for _, cpu := range slices.Sorted(maps.Keys(loads)) {
+		if best < 0 || loads[cpu] > loads[best] {
+			best = cpu
+		}
+	}
+	return best
+}
+
+// active reports whether this many interrupts on one CPU in the window are
+// worth judging: by softirq time where it is known, else by rate, else by count.
+func (c *Case) active(interrupts uint64, cpu int) bool {
+	if c.Basis == detect.BasisWindow {
+		if share, ok := c.CPU[cpu]; ok && share.Softirq+share.IRQ >= c.At(activeSoftirq) {
+			return interrupts > 0
+		}
+		return c.atLeast(interrupts, c.At(activeRate))
+	}
+	if c.Window > 0 {
+		return c.atLeast(interrupts, c.At(activeAverage))
+	}
+	if c.Basis == detect.BasisUntimed {
+		return interrupts > 0 && float64(interrupts) >= c.At(activeTotal)/100
+	}
+	return float64(interrupts) >= c.At(activeTotal)
+}
+
+func (c *Case) atLeast(n uint64, perSecond float64) bool {
+	rate, ok := c.PerSecond(n)
+	return ok && rate >= perSecond
+}
+
+// hot reports whether a CPU spent a large part of the window on interrupts
+// and softirqs. Averages since boot are never hot: they hide idle nights.
+func (c *Case) hot(cpu int) bool {
+	share, ok := c.CPU[cpu]
+	return ok && c.Basis == detect.BasisWindow && share.Softirq+share.IRQ >= c.At(hotSoftirq)
+}
+
+// lossy reports whether a CPU's softnet counters show loss or squeezes in the window.
+func (c *Case) lossy(cpu int) bool {
+	d, ok := c.Softnet[cpu]
+	return ok && c.Basis == detect.BasisWindow && d.Dropped > 0
+}
+
+// isolated are the CPUs that must not get network work.
+func (c *Case) isolated() cpuset.Set {
+	return c.Last.Topo.Isolated.Union(c.Last.Topo.NohzFull)
+}

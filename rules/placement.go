@@ -1,0 +1,251 @@
+package rules
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+
+	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/detect/topo"
+	"github.com/napitune/napitune/rules/place"
+	"github.com/napitune/napitune/rules/plan"
+)
+
+// placement is where the solver puts the pairs that some finding wants moved.
+type placement struct {
+	cpu       map[*path]int
+	predicted float64 // highest share of all NIC interrupts on one core afterwards
+}
+
+var moveGain = threshold("move-gain", 0.1, "of the maximum load",
+	"interrupt counts over ten seconds repeat within some 5 %; a gain below 10 % would move queues back and forth",
+	"longer windows, or loads from NAPI poll time")
+
+// place solves once for all pairs that any finding wants moved. The load of
+// the others stays where it is.
+func (c *Case) place() *placement {
+	d := &c.diagnosis
+	if d.placement != nil {
+		return d.placement
+	}
+	moving := map[*path]bool{}
+	unpin := map[*path]bool{}
+	for _, s := range d.stacked {
+		for _, p := range s.movable {
+			moving[p] = true
+			if s.lone {
+				unpin[p] = true
+			}
+		}
+	}
+	for _, list := range [][]*path{d.smeared, d.split, d.remote, d.isolated} {
+		for _, p := range unfixed(list) {
+			moving[p] = true
+		}
+	}
+	for _, p := range d.smeared {
+		unpin[p] = true
+	}
+	d.placement = c.solve(moving, unpin)
+	return d.placement
+}
+
+func (c *Case) solve(moving, unpin map[*path]bool) *placement {
+	base := map[int]uint64{}
+	var all uint64
+	for _, n := range c.loads {
+		all += n
+	}
+	var items []place.Item
+	var order []*path
+	for _, p := range c.Paths {
+		if moving[p] {
+			order = append(order, p)
+			items = append(items, c.item(p, unpin[p]))
+			continue
+		}
+		for _, f := range []fired{p.rx, p.tx} {
+			for cpu, n := range f.cpu {
+				base[cpu] += n
+			}
+		}
+	}
+	var cpus []place.CPU
+	for id := range c.Allowed.All() {
+		cpus = append(cpus, c.placeCPU(id, float64(base[id])/float64(max(all, 1))))
+	}
+	s := place.Solve(cpus, items, place.Options{MinGain: c.At(moveGain), LocalLimit: -1})
+	out := &placement{cpu: map[*path]int{}}
+	orderly(items, s.CPU)
+	for i, p := range order {
+		out.cpu[p] = s.CPU[i]
+	}
+	out.predicted = c.predict(out.cpu)
+	return out
+}
+
+// orderly exchanges the CPUs of items that are alike in everything that counts,
+// so that the lowest queue stays where it is and the others follow in the
+// order of CPUs: people expect queue 2 on CPU 2.
+func orderly(items []place.Item, cpu []int) {
+	type kin struct {
+		group         string
+		load          float64
+		current, node int
+	}
+	alike := map[kin][]int{}
+	for i, item := range items {
+		if cpu[i] >= 0 {
+			k := kin{item.Group, item.Load, item.Current, item.Node}
+			alike[k] = append(alike[k], i)
+		}
+	}
+	for k, members := range alike {
+		slices.SortFunc(members, func(a, b int) int { return cmp.Compare(items[a].ID, items[b].ID) })
+		var cpus []int
+		for _, i := range members {
+			cpus = append(cpus, cpu[i])
+		}
+		slices.SortFunc(cpus, func(a, b int) int {
+			return cmp.Or(-cmp.Compare(stays(a, k.current), stays(b, k.current)), cmp.Compare(a, b))
+		})
+		for n, i := range members {
+			cpu[i] = cpus[n]
+		}
+	}
+}
+
+func stays(cpu, current int) int {
+	if cpu == current {
+		return 1
+	}
+	return 0
+}
+
+func (c *Case) placeCPU(id int, base float64) place.CPU {
+	cpu := place.CPU{ID: id, Core: id, LLC: topo.Unknown, Node: topo.Unknown, Base: base}
+	t, ok := c.Last.Topo.CPUs[id]
+	if !ok {
+		return cpu
+	}
+	if t.Core != topo.Unknown {
+		cpu.Core = t.Core
+	}
+	cpu.LLC, cpu.Node = t.LLC, t.Node
+	if !c.Last.Topo.NUMATrusted() {
+		cpu.Node = topo.Unknown
+	}
+	if c.Last.Topo.LittleCPUs().Has(id) {
+		cpu.Capacity = 0.5
+	}
+	return cpu
+}
+
+func (c *Case) item(p *path, unpin bool) place.Item {
+	item := place.Item{
+		ID:      fmt.Sprintf("%s/%05d", p.dev.Name, p.queue.N),
+		Load:    coarse(p.share),
+		Current: p.home(),
+		Node:    p.dev.Node,
+		Group:   p.dev.Name,
+	}
+	if unpin || !c.Allowed.Has(item.Current) {
+		item.Current = -1
+	}
+	if !c.Last.Topo.NUMATrusted() {
+		item.Node = topo.Unknown
+	}
+	return item
+}
+
+// coarse rounds a load to steps of a quarter octave (19 %), so that noise
+// between equally busy queues neither reorders nor moves them.
+func coarse(share float64) float64 {
+	if share <= 0 {
+		return 0
+	}
+	return math.Exp2(math.Round(4*math.Log2(share)) / 4)
+}
+
+// predict is the highest share of all NIC interrupts that any core will take.
+func (c *Case) predict(placed map[*path]int) float64 {
+	cores := map[int]uint64{}
+	var all, most uint64
+	for _, p := range c.Paths {
+		all += p.load
+		if cpu, moved := placed[p]; moved && cpu >= 0 {
+			cores[c.core(cpu)] += p.load
+			continue
+		}
+		for _, f := range []fired{p.rx, p.tx} {
+			for cpu, n := range f.cpu {
+				cores[c.core(cpu)] += n
+			}
+		}
+	}
+	for _, n := range cores {
+		most = max(most, n)
+	}
+	return float64(most) / float64(max(all, 1))
+}
+
+func (c *Case) core(cpu int) int {
+	if t, ok := c.Last.Topo.CPUs[cpu]; ok && t.Core != topo.Unknown {
+		return t.Core
+	}
+	return cpu
+}
+
+// affinityWants are the wishes that put a pair on its planned CPU. An
+// interrupt that already sits there is not touched.
+func (c *Case) affinityWants(paths []*path, why string) []plan.Want {
+	placed := c.place()
+	var out []plan.Want
+	for _, p := range paths {
+		cpu, ok := placed.cpu[p]
+		if !ok || cpu < 0 || len(c.diagnosis.defied[p.dev.Name]) > 0 {
+			continue
+		}
+		for _, side := range []struct {
+			f  fired
+			tx bool
+		}{{p.rx, false}, {p.tx, true}} {
+			if side.f.irq < 0 || c.settled(side.f, cpu) {
+				continue
+			}
+			ref := knob.Rx(p.dev.Name, p.queue.N, "irq.affinity")
+			if side.tx || !p.queue.Rx {
+				ref = knob.Tx(p.dev.Name, p.queue.N, "irq.affinity")
+			}
+			out = append(out, plan.Want{
+				Ref: ref, Value: strconv.Itoa(cpu), Why: why, Seen: side.f.cpus().String(),
+				Expect: plan.Expect{Metric: "max_cpu_interrupt_share", Direction: "down", Predicted: rounded(placed.predicted), Unit: "of NIC interrupts"},
+			})
+		}
+	}
+	return out
+}
+
+// settled reports whether an interrupt already fires on that CPU alone, with
+// a mask that keeps it there or was not told.
+func (c *Case) settled(f fired, cpu int) bool {
+	row := c.row(f.irq)
+	if row == nil {
+		return false
+	}
+	if row.HasSMP && row.Affinity.Len() == 1 {
+		return row.Affinity.Has(cpu)
+	}
+	fires := f.total == 0 || (f.home == cpu && f.share >= c.At(defiedShare))
+	if !row.Effective.IsEmpty() {
+		return fires && row.Effective.Has(cpu) && row.Effective.Len() == 1
+	}
+	return f.total > 0 && fires
+}
+
+func rounded(v float64) *float64 {
+	r := math.Round(v*1000) / 1000
+	return &r
+}

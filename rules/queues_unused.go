@@ -1,0 +1,100 @@
+package rules
+
+import (
+	"fmt"
+	"strconv"
+
+	"github.com/napitune/napitune/detect"
+	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/rules/plan"
+)
+
+var fewQueues = threshold("few-queues-share", 0.25, "of the queues the host could use",
+	"a NIC cut to a quarter of its useful queues was cut by a tool or an old default (2 of 16 in the field); between a quarter and all of them fewer queues can be a choice: "+
+		"the fewest that do not overflow are the most efficient (Documentation/networking/scaling.rst)",
+	"a measured load per queue")
+
+var _ = register(Rule{
+	ID:    "virtio-queues-unused",
+	Title: "the virtio device offers more queue pairs than the guest uses",
+	Page: Page{
+		Meaning:  "The hypervisor offers several queue pairs, the guest uses fewer than it has CPUs. All traffic then goes through the few CPUs that serve them.",
+		Evidence: "ethtool channels: current and maximum combined queues, against the online CPUs.",
+		Cause:    "Old distributions and guest kernels start with one pair; since then the driver takes min(CPUs, maximum) at probe (drivers/net/virtio_net.c virtnet_probe).",
+		Remedy:   "ethtool -L DEV combined N with N = min(CPUs, maximum). On virtio this is a control command without reset or link loss.",
+		SideEffects: "The driver sets all interrupt masks and XPS of the device anew (virtnet_set_affinity); memory per queue; " +
+			"traffic of one single flow gains nothing.",
+		NotWhen:    "One virtual CPU, or a single flow carries the traffic.",
+		Source:     "drivers/net/virtio_net.c virtnet_set_channels, virtnet_set_affinity",
+		Thresholds: []string{},
+	},
+	Eval: func(c *Case) []plan.Finding { return c.unusedQueues(true) },
+})
+
+var _ = register(Rule{
+	ID:    "queues-unused",
+	Title: "the NIC was cut to a small part of its queues",
+	Page: Page{
+		Meaning:     "The NIC has many more queues than it uses, and the host has the CPUs to serve them.",
+		Evidence:    "ethtool channels: current and maximum, against the CPUs local to the device.",
+		Cause:       "A tuning script that reduces queues by the size class of the host, or a driver default.",
+		Remedy:      "Raise the channel count to the local cores. Many drivers reset the link for that.",
+		SideEffects: "Seconds of link loss on many drivers; new queues start with default affinity, RPS and XPS, so those are planned again afterwards.",
+		NotWhen:     "Dedicated interrupt CPUs are wanted and have time to spare.",
+		Source:      "Documentation/networking/scaling.rst (suggested configuration)",
+		Thresholds:  describe(fewQueues),
+	},
+	Eval: func(c *Case) []plan.Finding { return c.unusedQueues(false) },
+})
+
+func (c *Case) unusedQueues(virtio bool) []plan.Finding {
+	var out []plan.Finding
+	for _, d := range c.tunable() {
+		if (d.Kind == "virtio") != virtio || d.Channels == nil || d.XDP {
+			continue
+		}
+		want, bounded := c.usefulQueues(d)
+		now := d.Channels.Combined
+		if now <= 0 || now >= want {
+			continue
+		}
+		if !virtio && float64(now) > c.At(fewQueues)*float64(want) {
+			continue
+		}
+		f := plan.Finding{
+			Severity: plan.Advice,
+			Subject:  d.Name,
+			Claim:    fmt.Sprintf("%s uses %d of %d queue pairs", d.Name, now, d.Channels.MaxCombined),
+			Evidence: []plan.Evidence{
+				{Metric: "combined_channels", Value: float64(now), Unit: "queue pairs", Threshold: float64(want), Source: "ethtool -l " + d.Name},
+			},
+			Wants: []plan.Want{{
+				Ref: knob.Device(d.Name, "channels.combined"), Value: strconv.Itoa(want), Mode: plan.Raise,
+				Why:    fmt.Sprintf("%d of %d queue pairs in use", now, d.Channels.MaxCombined),
+				Expect: plan.Expect{Metric: "max_cpu_interrupt_share", Direction: "down"},
+			}},
+		}
+		if bounded {
+			f.Claim += fmt.Sprintf("; %d CPUs could serve them", c.local(d).Len())
+		} else {
+			f.Missing = append(f.Missing, "the number of CPUs: never use more queues than CPUs")
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+// usefulQueues is how many queue pairs this host can use: the CPUs (virtio,
+// whose vCPUs share nothing the guest can see) or the local cores, at most
+// what the device has. bounded is false if the CPUs are not known.
+func (c *Case) usefulQueues(d *detect.Device) (want int, bounded bool) {
+	want = d.Channels.MaxCombined
+	cpus := c.Allowed.Len()
+	if d.Kind != "virtio" {
+		cpus = c.Last.Topo.Cores(c.local(d))
+	}
+	if cpus > 0 {
+		return min(want, cpus), true
+	}
+	return want, false
+}

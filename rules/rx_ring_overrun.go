@@ -1,0 +1,123 @@
+package rules
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+
+	"github.com/napitune/napitune/detect"
+	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/rules/plan"
+)
+
+var (
+	ringLoss = threshold("ring-loss-share", 0.0001, "of received packets",
+		"TCP throughput over a WAN suffers from loss of about one packet in ten thousand; below it, single bursts explain it",
+		"UDP feeds that tolerate no loss")
+	ringCeiling = threshold("ring-ceiling", 4096, "descriptors",
+		"larger rings no longer fit the cache share that DMA may use: 49 % last-level misses were measured with oversized rings (SIGCOMM 2021)",
+		"links above 100 Gbit/s")
+)
+
+// ringCounters name, in ethtool -S of the common drivers, packets that the
+// NIC had no free receive descriptor for. rx_dropped is not among them: it
+// also counts packets for unknown protocols and VLANs.
+var ringCounters = regexp.MustCompile(`(?i)^(\[?\d+\]?: )?(rx_?(missed_errors|no_buffer_count|out_of_buffer|no_dma_resources|overruns?|fifo_errors|discards(_phy)?|nodesc_drop_cnt|nodesc_drops|buf_starved|desc_error)|port\.rx_dropped_no_desc|.*pkts rx oob|.*pkts rx out of buf|(rx_)?queue_?\d+_(rx_)?(drops|discards|overruns|no_buf|refil_partial|bad_desc_num))$`)
+
+var _ = register(Rule{
+	ID:    "rx-ring-overrun",
+	Title: "the NIC had no free receive descriptor",
+	Page: Page{
+		Meaning:     "Packets arrived while the receive ring was full and were lost in the NIC, before Linux saw them.",
+		Evidence:    "The driver's own counters (ethtool -S: rx_missed_errors, rx_no_buffer_count, rx_out_of_buffer, rx_discards and their kin) and the interface's missed and fifo errors, against received packets.",
+		Cause:       "The CPU of the queue does not poll in time: it is saturated, stalled by something else, or bursts exceed the ring.",
+		Remedy:      "If that CPU has time to spare, double the ring. If it is saturated, spread the queues first: a longer ring only delays the loss.",
+		SideEffects: "Changing a ring re-creates queues: packets are lost for a moment, many drivers reset the link and forget interrupt affinity. Rings larger than the cache's DMA share cost throughput.",
+		NotWhen:     "The loss is old, or below the threshold.",
+		Source:      "Documentation/networking/statistics.rst (rx_missed_errors, rx_fifo_errors); Cai et al., SIGCOMM 2021",
+		Thresholds:  describe(ringLoss, ringCeiling, hotSoftirq),
+	},
+	Eval: func(c *Case) []plan.Finding {
+		var out []plan.Finding
+		for _, d := range c.tunable() {
+			if f, ok := c.ringOverrun(d); ok {
+				out = append(out, f)
+			}
+		}
+		return out
+	},
+})
+
+func (c *Case) ringOverrun(d *detect.Device) (plan.Finding, bool) {
+	delta := c.Device[d.Name]
+	lost, received := c.ringLosses(delta)
+	if lost == 0 || received == 0 || float64(lost) < c.At(ringLoss)*float64(received+lost) {
+		return plan.Finding{}, false
+	}
+	f := plan.Finding{
+		Severity: plan.Problem,
+		Subject:  d.Name,
+		Claim:    fmt.Sprintf("%s lost %d packets for want of a receive descriptor, %s of those it received (%s)", d.Name, lost, percent(float64(lost)/float64(received+lost)), c.Basis),
+		Evidence: []plan.Evidence{{Metric: "rx_ring_lost", Value: float64(lost), Unit: "packets", Threshold: c.At(ringLoss) * float64(received), Source: "ethtool -S " + d.Name}},
+	}
+	if c.Basis == detect.BasisBoot {
+		f.Severity = plan.Advice
+		f.Missing = append(f.Missing, "a second sample: the loss may be old")
+	}
+	for _, s := range c.diagnosis.stacked {
+		if slices.ContainsFunc(s.pairs, func(p *path) bool { return p.dev == d }) {
+			f.Because = fmt.Sprintf("irq-stacked/CPU %d", s.cpu)
+			f.Claim += fmt.Sprintf("; CPU %d serves too many queues, spread them first", s.cpu)
+			return f, true
+		}
+	}
+	if cpu := c.hotQueueCPU(d); cpu >= 0 {
+		f.Claim += fmt.Sprintf("; CPU %d is saturated, a longer ring would only delay the loss", cpu)
+		return f, true
+	}
+	if d.Rings == nil || d.Rings.Rx <= 0 {
+		f.Missing = append(f.Missing, "ring sizes (ethtool -g "+d.Name+")")
+		return f, true
+	}
+	want := min(2*d.Rings.Rx, d.Rings.MaxRx, int(c.At(ringCeiling)))
+	if want > d.Rings.Rx {
+		f.Wants = []plan.Want{{Ref: knob.Device(d.Name, "ring.rx"), Value: strconv.Itoa(want), Mode: plan.Raise,
+			Why:    fmt.Sprintf("%d packets lost in the ring", lost),
+			Expect: plan.Expect{Metric: "rx_ring_lost", Direction: "down", Unit: "packets"}}}
+	}
+	return f, true
+}
+
+// ringLosses sums what the NIC lost for want of descriptors. Driver counters
+// and interface counters tell the same loss twice, so the larger one counts.
+func (c *Case) ringLosses(delta detect.DeviceDelta) (lost, received uint64) {
+	for name, n := range delta.Stats {
+		if ringCounters.MatchString(name) {
+			lost += n
+		}
+	}
+	if delta.Known {
+		lost = max(lost, delta.Counters.RxMissed, delta.Counters.RxFIFO)
+		received = delta.Counters.RxPackets
+	}
+	if received == 0 {
+		received = delta.Stats["rx_packets"]
+	}
+	var queues uint64
+	for id, counters := range delta.Queue {
+		if !id.Tx {
+			queues += counters["packets"]
+		}
+	}
+	return lost, max(received, queues)
+}
+
+func (c *Case) hotQueueCPU(d *detect.Device) int {
+	for _, p := range c.Paths {
+		if p.dev == d && c.hot(p.home()) {
+			return p.home()
+		}
+	}
+	return -1
+}

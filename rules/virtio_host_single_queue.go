@@ -1,0 +1,79 @@
+package rules
+
+import (
+	"fmt"
+
+	"github.com/napitune/napitune/detect"
+	"github.com/napitune/napitune/rules/plan"
+)
+
+// virtioMQ is VIRTIO_NET_F_MQ (include/uapi/linux/virtio_net.h): the device
+// has several queue pairs. The sysfs string has character i for bit i.
+const virtioMQ = 22
+
+var _ = register(Rule{
+	ID:    "virtio-host-single-queue",
+	Title: "the hypervisor gives the guest one virtio queue pair",
+	Page: Page{
+		Meaning:  "All packets of this device pass through one queue pair and thus one virtual CPU. Nothing inside the guest can change that.",
+		Evidence: "Maximum combined channels of 1, the MQ feature bit not offered, or a single pair of virtqueue interrupts (the driver allocates vectors for all offered pairs).",
+		Cause:    "The hypervisor defines the interface without queues=N.",
+		Remedy: "Ask the hypervisor's owner: libvirt <driver name='vhost' queues='N'/>, QEMU -netdev tap,queues=N with -device virtio-net-pci,mq=on,vectors=2N+2; " +
+			"OpenStack hw_vif_multiqueue_enabled=true; clouds by instance type. Only if a CPU is near its limit does RPS help inside the guest.",
+		SideEffects: "Each queue costs a vhost thread and memory on the host.",
+		NotWhen:     "The guest has one virtual CPU or little traffic: then this is only a note.",
+		Source:      "drivers/net/virtio_net.c virtnet_probe, virtnet_find_vqs; include/uapi/linux/virtio_net.h VIRTIO_NET_F_MQ",
+		Thresholds:  describe(hotSoftirq),
+	},
+	Eval: func(c *Case) []plan.Finding {
+		if c.Last.Topo.Online.Len() < 2 {
+			return nil
+		}
+		var out []plan.Finding
+		for _, d := range c.tunable() {
+			source, single := singleQueue(d)
+			if !single {
+				continue
+			}
+			f := plan.Finding{
+				Severity: plan.Note,
+				Subject:  d.Name,
+				Claim:    fmt.Sprintf("%s has one queue pair, all that the hypervisor offers, for %d CPUs", d.Name, c.Last.Topo.Online.Len()),
+				Evidence: []plan.Evidence{{Metric: "max_queue_pairs", Value: 1, Unit: "queue pairs", Source: source}},
+				Operator: "if this guest's network CPU is the limit, ask the hypervisor's owner for more queues " +
+					"(libvirt: <driver queues='N'/>; QEMU: queues=N, mq=on, vectors=2N+2; OpenStack: hw_vif_multiqueue_enabled=true)",
+			}
+			if cpu := c.queueCPU(d); cpu >= 0 && c.hot(cpu) {
+				f.Severity = plan.Problem
+				f.Claim += fmt.Sprintf("; CPU %d spends %s of its time on it", cpu, percent(c.CPU[cpu].Softirq+c.CPU[cpu].IRQ))
+				f.Evidence = append(f.Evidence, c.cpuEvidence(cpu)...)
+			}
+			out = append(out, f)
+		}
+		return out
+	},
+})
+
+// singleQueue reports whether a virtio device certainly has one queue pair, and who says so.
+func singleQueue(d *detect.Device) (source string, single bool) {
+	if d.Kind != "virtio" {
+		return "", false
+	}
+	if d.Channels != nil {
+		return "ethtool -l " + d.Name, d.Channels.MaxCombined == 1
+	}
+	if len(d.VirtioFeatures) > virtioMQ {
+		return "virtio features", d.VirtioFeatures[virtioMQ] == '0'
+	}
+	return "/proc/interrupts", len(d.Queues) == 1
+}
+
+// queueCPU is the CPU where a single-queue device's interrupts fire, -1 if unknown.
+func (c *Case) queueCPU(d *detect.Device) int {
+	for _, p := range c.Paths {
+		if p.dev == d {
+			return p.home()
+		}
+	}
+	return -1
+}

@@ -1,0 +1,167 @@
+package rules
+
+import (
+	"fmt"
+
+	"github.com/napitune/napitune/detect/cpuset"
+	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/detect/topo"
+	"github.com/napitune/napitune/rules/plan"
+)
+
+var _ = register(Rule{
+	ID:    "xps-mismatch",
+	Title: "CPUs transmit on queues whose interrupt fires elsewhere",
+	Page: Page{
+		Meaning:     "XPS tells each CPU which transmit queue to use. Here a queue's completion interrupt fires on a CPU that was told to use another queue, so every completion touches memory that another CPU just wrote.",
+		Evidence:    "xps_cpus of each transmit queue against the CPU where its interrupt fires.",
+		Cause:       "Interrupts were moved without their XPS masks, or the masks were written in another order than the queues.",
+		Remedy:      "Give each transmit queue the CPUs nearest to its interrupt, every CPU in exactly one mask.",
+		SideEffects: "Sockets keep their queue until it is safe to change (ooo_okay), so nothing is reordered.",
+		NotWhen:     "The driver chooses queues itself (ndo_select_queue: ENA on some kernels, netvsc); there XPS has no effect.",
+		Source:      "net/core/dev.c netdev_pick_tx, get_xps_queue; Documentation/networking/scaling.rst (XPS)",
+		Thresholds:  describe(homeShare),
+	},
+	Eval: func(c *Case) []plan.Finding {
+		var out []plan.Finding
+		for _, group := range byDevice(c.Paths) {
+			if f, ok := c.xpsMismatch(group); ok {
+				out = append(out, f)
+			}
+		}
+		return out
+	},
+})
+
+// xpsMismatch judges one device. It fires when at least half of the transmit
+// queues with traffic have an interrupt CPU that another queue's mask claims.
+func (c *Case) xpsMismatch(group []*path) (plan.Finding, bool) {
+	d := group[0].dev
+	masks, ok := c.xpsMasks(group)
+	if !ok || len(group) < 2 {
+		return plan.Finding{}, false
+	}
+	wrong, judged := 0, 0
+	for i, p := range group {
+		cpu := c.plannedCPU(p)
+		if cpu < 0 {
+			continue
+		}
+		judged++
+		if !masks[i].Has(cpu) && claimedElsewhere(masks, i, cpu) {
+			wrong++
+		}
+	}
+	if judged < 2 || 2*wrong < judged || wrong < 2 {
+		return plan.Finding{}, false
+	}
+	f := plan.Finding{
+		Severity: plan.Advice, Subject: d.Name,
+		Claim:    fmt.Sprintf("%d of %d transmit queues of %s have their interrupt on a CPU that XPS sends to another queue", wrong, judged, d.Name),
+		Evidence: []plan.Evidence{{Metric: "xps_mismatched_queues", Value: float64(wrong), Unit: "queues", Threshold: float64(judged) / 2, Source: "xps_cpus, /proc/interrupts"}},
+	}
+	for i, want := range c.xpsPartition(group) {
+		if want != masks[i] && !want.IsEmpty() {
+			f.Wants = append(f.Wants, plan.Want{Ref: knob.Tx(d.Name, group[i].queue.N, "xps.cpus"), Value: want.String(),
+				Why: fmt.Sprintf("interrupt on CPU %d", c.plannedCPU(group[i])), Expect: plan.Expect{Metric: "xps_mismatched_queues", Direction: "down", Predicted: rounded(0)}})
+		}
+	}
+	return f, true
+}
+
+// xpsMasks reads the masks of all transmit queues; ok is false unless all are
+// known and set.
+func (c *Case) xpsMasks(group []*path) ([]cpuset.Set, bool) {
+	out := make([]cpuset.Set, len(group))
+	for i, p := range group {
+		text, known := c.knob(knob.Tx(p.dev.Name, p.queue.N, "xps.cpus"))
+		mask, err := cpuset.ParseList(text)
+		if !known || err != nil || mask.IsEmpty() {
+			return nil, false
+		}
+		out[i] = mask
+	}
+	return out, true
+}
+
+// plannedCPU is where a pair's transmit completions will fire: as planned, or
+// as seen.
+func (c *Case) plannedCPU(p *path) int {
+	if cpu, moved := c.place().cpu[p]; moved && cpu >= 0 {
+		return cpu
+	}
+	f := p.tx
+	if f.irq < 0 {
+		f = p.rx
+	}
+	if f.total == 0 || f.share < c.At(homeShare) || !c.active(f.total, f.home) {
+		return c.maskCPU(f.irq)
+	}
+	return f.home
+}
+
+// maskCPU is the only CPU that an idle interrupt may fire on, -1 if several.
+func (c *Case) maskCPU(irq int) int {
+	row := c.row(irq)
+	if row == nil || !row.HasSMP || row.Affinity.Len() != 1 {
+		return -1
+	}
+	return row.Affinity.Min()
+}
+
+func claimedElsewhere(masks []cpuset.Set, self, cpu int) bool {
+	for i, m := range masks {
+		if i != self && m.Has(cpu) {
+			return true
+		}
+	}
+	return false
+}
+
+// xpsPartition gives every online CPU to the queue whose interrupt CPU is
+// nearest (itself, sibling, cache, node, any), the emptiest among equals.
+func (c *Case) xpsPartition(group []*path) []cpuset.Set {
+	members := make([][]int, len(group))
+	for _, pass := range []bool{true, false} { // interrupt CPUs first, so that each queue keeps its own
+		for cpu := range c.Last.Topo.Online.All() {
+			best, bestDistance := -1, 0
+			for i, p := range group {
+				home := c.plannedCPU(p)
+				if home < 0 {
+					continue
+				}
+				distance := c.distance(cpu, home)
+				if best < 0 || distance < bestDistance || (distance == bestDistance && len(members[i]) < len(members[best])) {
+					best, bestDistance = i, distance
+				}
+			}
+			if best >= 0 && (bestDistance == 0) == pass {
+				members[best] = append(members[best], cpu)
+			}
+		}
+	}
+	out := make([]cpuset.Set, len(group))
+	for i, m := range members {
+		out[i] = cpuset.Of(m...)
+	}
+	return out
+}
+
+// distance orders how near two CPUs are: 0 same, 1 same core, 2 same cache, 3 same node, 4 elsewhere or unknown.
+func (c *Case) distance(a, b int) int {
+	cpuA, okA := c.Last.Topo.CPUs[a]
+	cpuB, okB := c.Last.Topo.CPUs[b]
+	same := func(x, y int) bool { return okA && okB && x != topo.Unknown && x == y }
+	switch {
+	case a == b:
+		return 0
+	case same(cpuA.Core, cpuB.Core):
+		return 1
+	case same(cpuA.LLC, cpuB.LLC):
+		return 2
+	case same(cpuA.Node, cpuB.Node):
+		return 3
+	default:
+		return 4
+	}
+}
