@@ -71,16 +71,33 @@ func NewMap(obs *detect.Observation, only []string) Map {
 		Devices: []MapDevice{},
 		Gaps:    gaps(obs),
 	}
+	a := newAtlas(obs)
 	for _, d := range obs.Last.Devices {
 		if d.Kind == "loopback" || len(only) > 0 && !slices.Contains(only, d.Name) {
 			continue
 		}
-		m.Devices = append(m.Devices, newMapDevice(obs, d))
+		m.Devices = append(m.Devices, a.device(d))
 	}
 	return m
 }
 
-func newMapDevice(obs *detect.Observation, d *detect.Device) MapDevice {
+// atlas is an observation with its interrupts by number: searching the table
+// for each queue would cost the square of their count.
+type atlas struct {
+	*detect.Observation
+	rows map[int]*detect.IRQ
+}
+
+func newAtlas(obs *detect.Observation) atlas {
+	a := atlas{obs, make(map[int]*detect.IRQ, len(obs.Last.IRQs.Rows))}
+	for i := range obs.Last.IRQs.Rows {
+		row := &obs.Last.IRQs.Rows[i]
+		a.rows[row.Number] = row
+	}
+	return a
+}
+
+func (a atlas) device(d *detect.Device) MapDevice {
 	md := MapDevice{
 		HostDevice: HostDevice{Name: d.Name, Kind: d.Kind, Driver: d.Driver, Node: d.Node, Queues: rxQueues(d)},
 		Bus:        d.Bus, Up: tri(d.Up), Carrier: tri(d.Carrier),
@@ -89,15 +106,15 @@ func newMapDevice(obs *detect.Observation, d *detect.Device) MapDevice {
 	}
 	for _, q := range d.Queues {
 		if q.Rx && q.Tx && q.RxIRQ != q.TxIRQ {
-			md.Queues = append(md.Queues, newMapQueue(obs, d, q, true, false), newMapQueue(obs, d, q, false, true))
+			md.Queues = append(md.Queues, a.queue(d, q, true, false), a.queue(d, q, false, true))
 			continue
 		}
-		md.Queues = append(md.Queues, newMapQueue(obs, d, q, q.Rx, q.Tx))
+		md.Queues = append(md.Queues, a.queue(d, q, q.Rx, q.Tx))
 	}
 	return md
 }
 
-func newMapQueue(obs *detect.Observation, d *detect.Device, q detect.Queue, rx, tx bool) MapQueue {
+func (a atlas) queue(d *detect.Device, q detect.Queue, rx, tx bool) MapQueue {
 	m := MapQueue{
 		Queue: q.N, Rx: rx, Tx: tx, NAPI: -1, IRQ: q.RxIRQ,
 		Source: q.Source.String(), Why: q.Why, Home: -1, HomeNode: topo.Unknown,
@@ -108,42 +125,42 @@ func newMapQueue(obs *detect.Observation, d *detect.Device, q detect.Queue, rx, 
 		m.IRQ = q.TxIRQ
 	}
 	if m.IRQ < 0 && q.VMBusCPU >= 0 {
-		m.Home, m.HomeNode = q.VMBusCPU, nodeOf(obs.Last.Topo, q.VMBusCPU)
+		m.Home, m.HomeNode = q.VMBusCPU, nodeOf(a.Last.Topo, q.VMBusCPU)
 	}
-	m.fillIRQ(obs)
-	m.fillPackets(obs, d)
+	m.fillIRQ(a)
+	m.fillPackets(a, d)
 	return m
 }
 
-func (m *MapQueue) fillIRQ(obs *detect.Observation) {
+func (m *MapQueue) fillIRQ(a atlas) {
 	if m.IRQ < 0 {
 		return
 	}
-	if row := obs.Last.IRQs.Row(m.IRQ); row != nil {
+	if row := a.rows[m.IRQ]; row != nil {
 		m.Action = strings.Join(row.Actions, " ")
 		if row.HasSMP {
 			m.Affinity = row.Affinity.String()
 		}
 		m.Effective = row.Effective.String()
 	}
-	delta, ok := obs.IRQ[m.IRQ]
+	delta, ok := a.IRQ[m.IRQ]
 	if !ok {
 		return
 	}
 	m.IRQs = delta.Total
 	if delta.Home >= 0 {
-		m.Home, m.HomeShare, m.HomeNode = delta.Home, delta.HomeShare, nodeOf(obs.Last.Topo, delta.Home)
+		m.Home, m.HomeShare, m.HomeNode = delta.Home, delta.HomeShare, nodeOf(a.Last.Topo, delta.Home)
 	}
-	if rate, ok := obs.PerSecond(delta.Total); ok {
+	if rate, ok := a.PerSecond(delta.Total); ok {
 		m.IRQsPerSec = &rate
 	}
 }
 
-func (m *MapQueue) fillPackets(obs *detect.Observation, d *detect.Device) {
+func (m *MapQueue) fillPackets(a atlas, d *detect.Device) {
 	var sum uint64
 	counted := false
 	for _, id := range m.sides() {
-		if n, ok := obs.Device[d.Name].Queue[id]["packets"]; ok {
+		if n, ok := a.Device[d.Name].Queue[id]["packets"]; ok {
 			sum += n
 			counted = true
 		}
@@ -152,7 +169,7 @@ func (m *MapQueue) fillPackets(obs *detect.Observation, d *detect.Device) {
 		return
 	}
 	m.Packets = &sum
-	if rate, ok := obs.PerSecond(sum); ok {
+	if rate, ok := a.PerSecond(sum); ok {
 		m.PacketsPerSec = &rate
 	}
 }

@@ -1,0 +1,104 @@
+//go:build !urfave_cli_no_docs
+
+package main
+
+import (
+	"os"
+	"regexp"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/urfave/cli/v2"
+)
+
+// manTemplate replaces the library's, which has no place for exit status,
+// environment and examples. The command list is the library's own.
+const manTemplate = `% {{ .App.Name }} {{ .SectionNum }}
+
+# NAME
+
+{{ .App.Name }} - {{ .App.Usage }}
+
+# SYNOPSIS
+
+**napitune** [*COMMAND*] [*OPTIONS*] [*ARGUMENTS*]
+
+# DESCRIPTION
+
+napitune measures how this host receives and sends packets, says what is wrong and why, and proposes the exact
+kernel and NIC settings that would mend it. Nothing is written: the plan is advice.
+
+Without a command, napitune advises. Every command reads the running machine or, with **--host**, a captured one.
+Options may stand before or after the command.
+
+# COMMANDS
+{{ range $v := .Commands }}
+{{ $v }}{{ end }}
+
+# EXIT STATUS
+
+**0**
+: healthy, or done
+
+**1**
+: error
+
+**2**
+: advise found something to change
+
+**130**
+: interrupted; nothing was changed
+
+# ENVIRONMENT
+
+**NO_COLOR**
+: if set and not empty, nothing is coloured; so with TERM=dumb and where the output is no terminal
+
+# EXAMPLES
+
+What is wrong with this host, and what to change:
+
+    napitune
+
+Where the packets of one device go, measured for half a minute:
+
+    napitune map --dev eth0 --for 30s
+
+Record this host, and read the record on another machine:
+
+    napitune capture -o host.txtar.gz
+    napitune --host host.txtar.gz
+
+The plan as a script for somebody who reviews first:
+
+    napitune --format shell > plan.sh
+
+# SEE ALSO
+
+**ethtool**(8), **irqbalance**(1), **proc**(5)
+`
+
+// trailingSpace is what the converter leaves at the ends of lines.
+var trailingSpace = regexp.MustCompile(`(?m)[ \t]+$`)
+
+// The manual page is what the command definitions say.
+func TestManPage(t *testing.T) {
+	library := cli.MarkdownDocTemplate
+	cli.MarkdownDocTemplate = manTemplate
+	defer func() { cli.MarkdownDocTemplate = library }()
+	got, err := newApp(env{}).ToManWithSection(8)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got = trailingSpace.ReplaceAllString(got, "")
+	if *update && got != manPage {
+		t.Log("rewriting napitune.8")
+		if err := os.WriteFile("napitune.8", []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if diff := cmp.Diff(manPage, got); diff != "" {
+		t.Errorf("napitune.8 (-committed +commands), go test ./cmd/napitune -update rewrites it:\n%s", diff)
+	}
+}
