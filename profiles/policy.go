@@ -17,7 +17,7 @@ type Policy struct {
 	NetworkCPUs cpuset.Set
 	// Forbidden names kinds of settings that must not be changed.
 	Forbidden []string
-	Latency bool // the site prefers latency to throughput
+	Latency   bool // the site prefers latency to throughput
 }
 
 // Balanced is the default policy.
