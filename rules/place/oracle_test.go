@@ -120,16 +120,13 @@ func (or *oracle) allowed(i, id int) bool {
 	return given && (set.IsEmpty() || set.Has(id))
 }
 
-// best tries every placement.
-func (or *oracle) best() verdict {
+// each calls fn with every placement; fn must not keep it.
+func (or *oracle) each(fn func(place []int)) {
 	place := make([]int, len(or.items))
-	best := verdict{over: math.Inf(1)}
 	var try func(i int)
 	try = func(i int) {
 		if i == len(place) {
-			if v := or.judge(place); v.compare(best) < 0 {
-				best = v
-			}
+			fn(place)
 			return
 		}
 		place[i] = -1
@@ -144,6 +141,15 @@ func (or *oracle) best() verdict {
 		}
 	}
 	try(0)
+}
+
+func (or *oracle) best() verdict {
+	best := verdict{over: math.Inf(1)}
+	or.each(func(place []int) {
+		if v := or.judge(place); v.compare(best) < 0 {
+			best = v
+		}
+	})
 	return best
 }
 
@@ -157,8 +163,14 @@ func TestNearOptimum(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
 	var full, greedy deviation
 	for n := range instances {
-		cpus, items, o := randomInstance(r, 5, 5)
+		cpus, items, o := randomInstance(r, 6, 6)
 		o.MinGain = -1
+		if n%2 == 0 {
+			o.MinGain = 0
+			for i := range items {
+				items[i].Current = -1
+			}
+		}
 		or := newOracle(cpus, items, o)
 		want := or.best()
 		sol := Solve(cpus, items, o)
@@ -179,6 +191,24 @@ func TestNearOptimum(t *testing.T) {
 	}
 	full.report(t, "Solve", 0.01)
 	greedy.report(t, "without exact search", 0.01)
+}
+
+// TestWithinMinGain: what keeps the present placement or stops short of the
+// optimum costs no more than the gain a move must buy.
+func TestWithinMinGain(t *testing.T) {
+	r := rand.New(rand.NewPCG(23, 24))
+	for n := range 1000 {
+		cpus, items, o := randomInstance(r, 6, 6)
+		for i := range cpus {
+			cpus[i].Base = 0 // an item of little load need not leave a busy CPU
+		}
+		o.MinGain = []float64{0.1, 0.3}[n%2]
+		or := newOracle(cpus, items, o)
+		want, got := or.best(), or.judge(Solve(cpus, items, o).CPU)
+		if got.over*(1-o.MinGain) > want.over+1e-5 {
+			t.Errorf("instance %d: %+v, optimum %+v, MinGain %v", n, got, want, o.MinGain)
+		}
+	}
 }
 
 // deviation collects how far maxima are above the optimum.
@@ -293,6 +323,47 @@ func TestEveryMoveCounts(t *testing.T) {
 	if idle*100 > moves*3 {
 		t.Errorf("%d of %d moves change nothing", idle, moves)
 	}
+}
+
+// TestFewMoves compares with the fewest moves that reach a placement as good.
+func TestFewMoves(t *testing.T) {
+	r := rand.New(rand.NewPCG(17, 18))
+	ours, fewest := 0, 0
+	for range 300 {
+		cpus := machine(1, 4, 1)
+		items := queues(make([]float64, 6)...)
+		now := make([]int, len(items))
+		for i := range items {
+			items[i].Load = 0.05 + 0.4*r.Float64()
+			now[i] = r.IntN(4)
+		}
+		at(items, now...)
+		or := newOracle(cpus, items, Options{})
+		sol := Solve(cpus, items, Options{})
+		goal := or.judge(sol.CPU)
+		least := len(items)
+		or.each(func(place []int) {
+			if n := differences(place, now); n < least && or.judge(place).compare(goal) <= 0 {
+				least = n
+			}
+		})
+		ours += sol.Moves
+		fewest += least
+	}
+	t.Logf("%d moves on 300 hosts, %d would do", ours, fewest)
+	if ours*2 > fewest*3 {
+		t.Errorf("%d moves where %d would do, want at most half as many again", ours, fewest)
+	}
+}
+
+func differences(a, b []int) int {
+	n := 0
+	for i := range a {
+		if a[i] != b[i] {
+			n++
+		}
+	}
+	return n
 }
 
 func (or *oracle) sumOfSquares(place []int) float64 {

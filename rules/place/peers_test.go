@@ -112,10 +112,10 @@ func perftuneCores(cpus []CPU) []int {
 	}
 }
 
-// irqbalancePass starts from rss-ladder's wrap over the first two CPUs, as
-// after a driver load, and applies the rule once: an interrupt leaves a
-// CPU above the least loaded one if that stays below what is left behind, a
-// CPU never loses its last interrupt; those that leave go, heaviest first, to the least loaded CPU.
+// irqbalancePass starts with everything on the first two CPUs of the node and
+// applies the rule once: an interrupt leaves its CPU if the least loaded one
+// would end below what stays behind, a CPU never loses its last one, and those
+// that leave go, heaviest first, to the least loaded CPU.
 func irqbalancePass(cpus []CPU, items []Item) []int {
 	place := make([]int, len(items))
 	load, count := map[int]float64{}, map[int]int{}

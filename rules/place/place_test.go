@@ -120,6 +120,43 @@ func TestDevicesShareCores(t *testing.T) {
 	}
 }
 
+// Of two half-taken cores with equal loads, the one without the same device.
+func TestDevicesAvoidTheirOwnCores(t *testing.T) {
+	items := queues(0.2, 0.2, 0.2)
+	items[1].Group, items[1].ID = "eth1", "eth0/rx-0b"
+	if diff := cmp.Diff([]int{0, 1, 3}, Solve(machine(1, 2, 2), items, Options{}).CPU); diff != "" {
+		t.Errorf("CPUs (-want +got):\n%s", diff)
+	}
+}
+
+func TestLowerBound(t *testing.T) {
+	tests := []struct {
+		name  string
+		cpus  []CPU
+		items []Item
+		want  float64
+	}{
+		{"heaviest alone", machine(1, 4, 1), queues(0.7, 0.1), 0.7},
+		{"spread like water", machine(1, 2, 1), queues(same(0.1, 10)...), 0.5},
+		{"base takes room", []CPU{{ID: 0, Base: 0.4}, {ID: 1}}, queues(0.3, 0.3), 0.8},
+		{"pigeonhole", machine(1, 2, 1), queues(0.5, 0.5, 0.5), 1},
+		{"allowed CPUs", machine(1, 4, 1), func() []Item {
+			items := queues(0.4, 0.4, 0.1)
+			items[0].Allowed, items[1].Allowed = cpuset.Of(3), cpuset.Of(3)
+			return items
+		}(), 0.8},
+		{"home node", machine(2, 2, 1), onNode(queues(same(0.2, 6)...), 1), 0.6},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got := Solve(tt.cpus, tt.items, Options{})
+			if math.Abs(got.LowerBound-tt.want) > 1e-6 || math.Abs(got.Max-tt.want) > 1e-6 {
+				t.Errorf("LowerBound %v, Max %v, want %v", got.LowerBound, got.Max, tt.want)
+			}
+		})
+	}
+}
+
 func TestMinimalChange(t *testing.T) {
 	eight := machine(1, 8, 1)
 	tests := []struct {
@@ -143,6 +180,8 @@ func TestMinimalChange(t *testing.T) {
 			Options{}, []int{0, 2, 1}},
 		{"off an offline CPU", machine(1, 2, 1), at(queues(0.2, 0.2), 0, 9), Options{}, []int{0, 1}},
 		{"home from the other node", machine(2, 4, 1), onNode(at(queues(same(0.1, 4)...), 4, 5, 2, 3), 1), Options{}, []int{4, 5, 6, 7}},
+		{"one idle queue comes home, an uneven but good placement stays", machine(2, 2, 1),
+			onNode(at(queues(0.24, 0.22, 0.14, 0.12, 0), 2, 3, 2, 3, 0), 1), Options{}, []int{2, 3, 2, 3, 3}},
 		{"homes exchanged when both nodes are full", machine(2, 1, 1), []Item{
 			{ID: "a", Load: 0.6, Current: 1, Node: 0, Consumer: -1}, {ID: "b", Load: 0.6, Current: 0, Node: 1, Consumer: -1},
 		}, Options{}, []int{0, 1}},

@@ -166,16 +166,16 @@ func (s *state) descend(gain float64, stop func(load float64) bool) bool {
 func (s *state) relieveAll(gain float64, stop func(load float64) bool) bool {
 	changed := false
 	done := make([]bool, len(s.cores))
-	top := s.top()
+	top, busiest := s.top(), s.served()
 	for {
 		k := s.busiest(done)
 		if k == none {
 			return changed
 		}
 		if stop == nil || !stop(s.util[k]) {
-			if st, ok := s.bestStep(k, gain*top); ok {
+			if st, ok := s.bestStep(k, gain*top, busiest); ok {
 				s.apply(st)
-				top = s.top()
+				top, busiest = s.top(), s.served()
 				changed = true
 				continue
 			}

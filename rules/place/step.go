@@ -101,10 +101,11 @@ func (e effect) need(gain float64) float64 {
 // relieves reports whether the step lowers the busier core by the gain. Leaving
 // the own node must pay in load above the limit. An item with less load than
 // the gain cannot bring it, even where it leaves a core that is busy otherwise.
-func (s *state) relieves(st step, e effect, gain float64) bool {
-	need := e.need(gain)
+func (s *stepSearch) relieves(st step, e effect) bool {
+	need := max(e.need(s.gain), s.least)
 	goal := e.highBefore - need
-	if e.high >= goal || float64(s.cost(st.i, s.at[st.i])) < need*unit*s.cpus[s.at[st.i]].capacity {
+	from := s.at[st.i]
+	if e.high >= goal || float64(s.cost(st.i, from)) < need*unit*s.cpus[from].capacity {
 		return false
 	}
 	return e.remote <= 0 || max(e.high, s.opt.LocalLimit) < goal
@@ -119,18 +120,27 @@ func (e effect) evens(floor float64) bool {
 	) <= 0
 }
 
-// bestStep finds the step that relieves core k the most.
-func (s *state) bestStep(k int, gain float64) (step, bool) {
+// leastRelief is the part of the maximum load that a step must relieve a
+// core by that is not the busiest one, even if moves are free. Finer evening-out
+// is below what two measurements of the same traffic agree on.
+const leastRelief = 0.01
+
+// bestStep finds the step that relieves core k the most; moves of items that
+// are at home must relieve it by the gain.
+func (s *state) bestStep(k int, gain, top float64) (step, bool) {
 	search := stepSearch{state: s, gain: gain}
+	if s.util[k] < top {
+		search.least = leastRelief * top
+	}
 	last := none
 	for _, i := range s.on[k] {
 		if s.items[i].idle || last != none && s.alike(i, last) {
 			continue
 		}
 		last = i
-		search.goal = s.util[k]
+		search.goal = s.util[k] - search.least
 		if s.home[i] == s.at[i] {
-			search.goal -= gain
+			search.goal = s.util[k] - max(gain, search.least)
 		}
 		// Wherever it goes, the item alone loads its core this much, and
 		// leaves this much behind.
@@ -154,8 +164,9 @@ func (s *state) alike(i, j int) bool {
 // stepSearch holds the best step so far for one core.
 type stepSearch struct {
 	*state
-	gain   float64
-	goal   float64 // a step must end below this
+	gain   float64 // what a step that moves an item from its present CPU must bring
+	least  float64 // what any step must bring
+	goal   float64 // a step of the present item must end below this
 	best   step
 	effect effect
 	found  bool
@@ -231,7 +242,7 @@ func (s *stepSearch) try(st step) {
 		return
 	}
 	e := s.state.effect(st)
-	if !s.relieves(st, e, s.gain) {
+	if !s.relieves(st, e) {
 		return
 	}
 	if !s.found || s.compare(st, e) < 0 {
