@@ -595,7 +595,7 @@ func ownMaps(t testing.TB, own map[string]bool) []string {
 // cutName: the kernel keeps 15 characters.
 func cutName(name string) string { return name[:min(len(name), 15)] }
 
-// TestNoLeaks attaches and detaches under traffic.
+// TestNoLeaks attaches and detaches 200 times under traffic.
 func TestNoLeaks(t *testing.T) {
 	needRoot(t)
 	inNamespace(t, lastCPU())
@@ -610,17 +610,30 @@ func TestNoLeaks(t *testing.T) {
 	fdsBefore := openFDs(t)
 	before := kernelObjects(t)
 	receivedBefore := readProcessedBy(t, p)
-	const rounds = 200
-	for i := range rounds {
-		o := Options{Probes: append(DefaultProbes(), "latency")}
-		if i%20 == 0 {
-			o.Probes = all // the slow ones: finding a symbol takes 100 ms
-		}
-		s, err := Open(o)
+	// Loading is slow, so every session attaches and detaches several times;
+	// opening and closing count as one.
+	const sessions, cycles = 20, 9
+	bursts := uint64(0)
+	burst := func() {
+		b.send(t)
+		bursts++
+	}
+	for range sessions {
+		s, err := Open(Options{Probes: all})
 		if err != nil {
 			t.Fatal(err)
 		}
-		b.send(t)
+		burst()
+		for range cycles {
+			if err := s.pause(); err != nil {
+				t.Fatal(err)
+			}
+			burst()
+			if err := s.resume(); err != nil {
+				t.Fatal(err)
+			}
+			burst()
+		}
 		if _, err := s.Read(); err != nil {
 			t.Fatal(err)
 		}
@@ -628,8 +641,8 @@ func TestNoLeaks(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got := readProcessedBy(t, p) - receivedBefore; got != rounds*20 {
-		t.Errorf("%d packets received of %d", got, rounds*20)
+	if got := readProcessedBy(t, p) - receivedBefore; got != bursts*20 {
+		t.Errorf("%d packets received of %d", got, bursts*20)
 	}
 	if diff := cmp.Diff(fdsBefore, openFDs(t)); diff != "" {
 		t.Errorf("file descriptors:\n%s", diff)
@@ -743,5 +756,63 @@ func copyExecutable(t testing.TB, to string) {
 		if err := os.Chmod(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestObserve: where softirqs are frequent the probes are attached in slices,
+// and what they count in them is no different.
+func TestObserve(t *testing.T) {
+	needRoot(t)
+	for _, tt := range []struct {
+		name      string
+		limit     float64
+		low, high float64 // coverage
+	}{
+		{"generous", 100, 0.95, 1},
+		{"strict", 0.01, 0, 0.6},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			inNamespace(t, lastCPU())
+			p := makePair(t, 0)
+			b := newBurster(t, 1, []pair{p})
+			s := openSession(t, Options{MaxCostPercent: tt.limit})
+			requireAttached(t, s, "budget")
+			first, err := s.Read()
+			if err != nil {
+				t.Fatal(err)
+			}
+			done := make(chan error, 1)
+			go func() { done <- s.Observe(t.Context(), time.Second) }()
+			for end := time.Now().Add(time.Second); time.Now().Before(end); {
+				b.send(t)
+			}
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+			last, err := s.Read()
+			if err != nil {
+				t.Fatal(err)
+			}
+			d, err := last.Sub(first)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c := d.Coverage(); c < tt.low || c > tt.high {
+				t.Errorf("covered %.3f of the time, want %.2f to %.2f", c, tt.low, tt.high)
+			}
+			got := budgetOf(d, lastCPU())
+			t.Logf("covered %.3f; %d runs, %d polls", d.Coverage(), got.Runs, got.Polls)
+			if got.Runs == 0 || got.Squeezes() > got.Runs/100 || got.Polls < got.Runs {
+				t.Errorf("%d runs, %d polls, %d squeezes", got.Runs, got.Polls, got.Squeezes())
+			}
+			for _, c := range d.CPUs {
+				if c.Outside.BusyPolls > 0 {
+					t.Errorf("CPU %d: %d polls taken for busy polling", c.CPU, c.Outside.BusyPolls)
+				}
+				if wait, _ := c.Rx.RaiseToEntryNs.Mean(); wait > 50e6 {
+					t.Errorf("CPU %d: softirqs wait %.0f ns: a pause was counted as a wait", c.CPU, wait)
+				}
+			}
+		})
 	}
 }
