@@ -131,13 +131,16 @@ type Deferred struct {
 
 // Plan is the ordered list of changes for one host.
 type Plan struct {
-	Fingerprint string     `json:"fingerprint"` // of the host it was made on
-	Profile     string     `json:"profile"`
-	Changes     []Change   `json:"changes"`
-	Kept        []Kept     `json:"kept"`
-	Blocked     []Blocked  `json:"blocked"`
-	Deferred    []Deferred `json:"deferred"`
-	Conflicts   []Conflict `json:"conflicts"`
+	Fingerprint string `json:"fingerprint"` // of the host it was made on
+	// Origin is what the fingerprint stands for, so that a refusal can name
+	// the differences; nil in plans that do not carry it.
+	Origin    *Origin    `json:"origin,omitempty"`
+	Profile   string     `json:"profile"`
+	Changes   []Change   `json:"changes"`
+	Kept      []Kept     `json:"kept"`
+	Blocked   []Blocked  `json:"blocked"`
+	Deferred  []Deferred `json:"deferred"`
+	Conflicts []Conflict `json:"conflicts"`
 	// Complete: nothing will be left to plan after these changes.
 	Complete bool `json:"complete"`
 	// Applyable: there is something to do and nothing forbids it.
