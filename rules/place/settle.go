@@ -4,26 +4,20 @@ package place
 // stop, as a share of MinGain: 2 % at the default. The last per cents cost the most moves.
 const slackPerGain = 0.2
 
-// maxUndo bounds the attempts to take moves back; each sorts the core loads.
-const maxUndo = 256
-
 // settle makes the result from the repaired present placement: by the steps
 // that pay, by sets of steps where single ones do not pay, and by the
 // placement from scratch where no steps lead near it.
 //
-// Every part but takeBack only lowers, in lexicographic order, the sorted loads
-// of serving cores above the limit, the remote load, those sorted loads
-// themselves, and the load outside the consumers' caches. So it ends, and
-// solving again from the result finds nothing to do.
+// Every part only lowers, in lexicographic order, the sorted loads of serving
+// cores above the limit, the remote load, those sorted loads themselves, and the
+// load outside the consumers' caches. So it ends, and solving again from the
+// result finds nothing to do.
 func (p *problem) settle(s, fresh *state) *state {
 	w := &settling{state: s, fresh: fresh, attainable: fresh.sorted(), gain: p.opt.MinGain}
 	if !w.anyHome() {
 		w.state = fresh
 	}
 	w.refine()
-	if w.takeBack() {
-		w.refine()
-	}
 	return w.state
 }
 
@@ -107,7 +101,7 @@ func (w *settling) adopt() bool {
 	}
 	if !w.guided {
 		w.guided = true
-		if guided := w.towards(); !w.stuck(guided) {
+		if guided := w.towards(); guided.better(w.state) && !w.stuck(guided) {
 			w.state = guided
 			return true
 		}
@@ -286,61 +280,4 @@ func (w *settling) join(i int) (step, bool) {
 		return best, true
 	}
 	return w.bestSwap(i, wanted, accept)
-}
-
-// takeBack undoes single moves that bought less than the gain once all others
-// are made, lightest first, and swaps that only changed places.
-func (w *settling) takeBack() bool {
-	changed := false
-	tries := 0
-	for i := len(w.items) - 1; i >= 0; i-- {
-		h := w.home[i]
-		if h == none || w.at[i] == none || w.at[i] == h {
-			continue
-		}
-		if st, ok := w.changePlaces(i); ok {
-			w.apply(st)
-			changed = true
-			continue
-		}
-		if tries < maxUndo && w.cheap(step{i, h, none}) {
-			tries++
-			changed = w.undo(i) || changed
-		}
-	}
-	return changed
-}
-
-// changePlaces finds an item that was moved to the home of i and may as well be where i is.
-func (w *settling) changePlaces(i int) (step, bool) {
-	for _, j := range w.on[w.cpus[w.home[i]].core] {
-		st := step{i, w.home[i], j}
-		if w.at[j] != w.home[i] || !w.moved(j) || !w.allowed(st) {
-			continue
-		}
-		if e := w.effect(st); e.remote <= 0 && e.missed <= 0 && e.evens(0) {
-			return st, true
-		}
-	}
-	return step{}, false
-}
-
-func (w *settling) cheap(st step) bool {
-	if !w.allowed(st) {
-		return false
-	}
-	e := w.effect(st)
-	gain := w.gain * w.top()
-	return e.remote <= 0 && float64(e.missed) <= gain*unit &&
-		e.high <= w.served() && e.high-e.highBefore <= gain
-}
-
-func (w *settling) undo(i int) bool {
-	to := w.at[i]
-	w.place(i, w.home[i])
-	if w.worth() {
-		w.place(i, to)
-		return false
-	}
-	return true
 }

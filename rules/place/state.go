@@ -222,7 +222,3 @@ func (s *state) clone() *state {
 	}
 	return t
 }
-
-// moved reports whether the item is elsewhere than at home. An item without a
-// home has to be written anyway, so it counts as moved wherever it is.
-func (s *state) moved(i int) bool { return s.at[i] != s.home[i] || s.home[i] == none }
