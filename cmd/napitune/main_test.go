@@ -176,9 +176,9 @@ func quiet(t *testing.T) *machine {
 	return &machine{samples: []*host.Host{h}, live: true}
 }
 
-// session runs the command on a machine in memory. Sessions cannot run in
+// invoke runs the command on a machine in memory. Calls cannot run in
 // parallel: the library keeps its --help flag in a package variable.
-func session(ctx context.Context, t *testing.T, e env, args ...string) (code int, stdout, stderr string) {
+func invoke(ctx context.Context, t *testing.T, e env, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
 	e.Stdout, e.Stderr = &out, &errs
@@ -196,7 +196,7 @@ func TestInterrupt(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(context.Background())
 		time.AfterFunc(50*time.Millisecond, func() { cancel(interrupted{syscall.SIGINT}) })
 		start := time.Now()
-		code, stdout, stderr := session(ctx, t, env{}, verb, "--for", "1h")
+		code, stdout, stderr := invoke(ctx, t, env{}, verb, "--for", "1h")
 		if code != 130 || stdout != "" || !strings.Contains(stderr, "interrupted; nothing was changed") {
 			t.Errorf("%s: code %d, stdout %q, stderr %q", verb, code, stdout, stderr)
 		}
@@ -210,7 +210,7 @@ func TestInterruptedCaptureLeavesNoFile(t *testing.T) {
 	dir := t.TempDir()
 	ctx, cancel := context.WithCancelCause(context.Background())
 	time.AfterFunc(50*time.Millisecond, func() { cancel(interrupted{syscall.SIGTERM}) })
-	code, _, _ := session(ctx, t, env{}, "capture", "-o", dir+"/x.txtar", "--for", "1h")
+	code, _, _ := invoke(ctx, t, env{}, "capture", "-o", dir+"/x.txtar", "--for", "1h")
 	left, err := os.ReadDir(dir)
 	if code != 143 || err != nil || len(left) != 0 {
 		t.Errorf("code %d, left %v, %v", code, left, err)
@@ -229,7 +229,7 @@ func TestProgress(t *testing.T) {
 		{"short but verbose", env{}, []string{"--for", "20ms", "-v"}, `^measuring for 20ms …\n`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			code, _, stderr := session(context.Background(), t, test.e, test.args...)
+			code, _, stderr := invoke(context.Background(), t, test.e, test.args...)
 			if code == exitError || !regexp.MustCompile(test.want).MatchString(stderr) {
 				t.Errorf("code %d, stderr %q, want %q", code, stderr, test.want)
 			}
@@ -248,7 +248,7 @@ func TestColorIsForTerminals(t *testing.T) {
 		{env{IsTTY: true, NoColor: true}, nil, false},
 		{env{}, nil, false},
 	} {
-		_, stdout, _ := session(context.Background(), t, test.e, append([]string{"knobs"}, test.args...)...)
+		_, stdout, _ := invoke(context.Background(), t, test.e, append([]string{"knobs"}, test.args...)...)
 		if got := strings.Contains(stdout, "\x1b["); got != test.want || stdout == "" {
 			t.Errorf("%+v %v: colour %v, want %v", test.e.IsTTY, test.args, got, test.want)
 		}
@@ -275,7 +275,7 @@ func TestProbes(t *testing.T) {
 		{"doctor", attach, []string{"doctor"}, "CAP_BPF is missing"},
 		{"doctor without", nil, []string{"doctor"}, "this build has none"},
 	} {
-		_, stdout, stderr := session(context.Background(), t, env{Probes: test.probes}, test.args...)
+		_, stdout, stderr := invoke(context.Background(), t, env{Probes: test.probes}, test.args...)
 		if !strings.Contains(stdout, test.want) {
 			t.Errorf("%s: %q is not in:\n%s%s", test.name, test.want, stdout, stderr)
 		}

@@ -119,7 +119,7 @@ func TestREADME(t *testing.T) {
 			args[i] = filepath.Join("..", "..", a)
 		}
 	}
-	_, stdout, stderr := session(context.Background(), t, env{Open: openHost}, args...)
+	_, stdout, stderr := invoke(context.Background(), t, env{Open: openHost}, args...)
 	rest := stdout
 	for _, line := range lines[1:] {
 		if line == "…" {
