@@ -303,6 +303,7 @@ func TestFingerprint(t *testing.T) {
 	base := func() *detect.Snapshot {
 		return &detect.Snapshot{Ident: host.Ident{BootID: "b", Release: "6.12"}, Devices: []*detect.Device{{Name: "eth0", Queues: make([]detect.Queue, 2)}}}
 	}
+	fingerprint := func(s *detect.Snapshot) string { return origin(s).Fingerprint() }
 	same, other := fingerprint(base()), []string{}
 	for _, change := range []func(*detect.Snapshot){
 		func(s *detect.Snapshot) { s.Ident.BootID = "c" },

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"strings"
 
@@ -38,25 +36,27 @@ func policy(name string) (profiles.Policy, error) {
 }
 
 func buildPlan(m measurement, findings []plan.Finding, o options) plan.Plan {
-	return plan.Build(findings, plan.Input{
-		Fingerprint: fingerprint(m.Last),
+	made := origin(m.Last)
+	p := plan.Build(findings, plan.Input{
+		Fingerprint: made.Fingerprint(),
 		Profile:     o.policy.Name,
 		States:      m.Last.Knobs,
 		View:        m.Last.View(),
 		Forbidden:   o.policy.Forbidden,
 	})
+	p.Origin = &made
+	return p
 }
 
-// fingerprint tells hosts, boots and device changes apart: a plan is good only
-// where it was made. It covers what the addresses in a plan depend on (boot,
-// kernel, devices with driver, bus and queues) and nothing that moves by itself.
-func fingerprint(s *detect.Snapshot) string {
-	h := sha256.New()
-	_, _ = fmt.Fprintf(h, "%q %q\n", s.Ident.BootID, s.Ident.Release)
+// origin is the machine as far as the addresses in a plan depend on it.
+func origin(s *detect.Snapshot) plan.Origin {
+	o := plan.Origin{BootID: s.Ident.BootID, Release: s.Ident.Release, Devices: []plan.OriginDevice{}}
 	for _, d := range s.Devices {
-		_, _ = fmt.Fprintf(h, "%q %q %q %d\n", d.Name, d.Driver, d.Bus, len(d.Queues))
+		o.Devices = append(o.Devices, plan.OriginDevice{
+			Name: d.Name, Driver: d.Driver, Bus: d.Bus, Index: d.Index, Queues: len(d.Queues),
+		})
 	}
-	return hex.EncodeToString(h.Sum(nil)[:8])
+	return o
 }
 
 // defaults answers what the kernel's own value of a setting is on this host.

@@ -198,6 +198,11 @@ func whole(p plan.Plan) plan.Plan {
 	for i := range p.Changes {
 		p.Changes[i].Findings = present(p.Changes[i].Findings)
 	}
+	if p.Origin != nil {
+		origin := *p.Origin
+		origin.Devices = present(origin.Devices)
+		p.Origin = &origin
+	}
 	p.Kept = present(slices.Clone(p.Kept))
 	for i := range p.Kept {
 		p.Kept[i].Findings = present(p.Kept[i].Findings)

@@ -147,6 +147,7 @@ func stackedFindings() []plan.Finding {
 
 func stackedPlan() plan.Plan {
 	p := plan.Plan{Fingerprint: "f00d", Profile: "balanced", Complete: true, Applyable: true}
+	p.Origin = &plan.Origin{BootID: "0f0e", Release: "6.12.8", Devices: []plan.OriginDevice{{Name: "eth0", Driver: "virtio_net", Bus: "0000:00:03.0", Index: 2, Queues: 4}}}
 	for q := range 4 {
 		p.Changes = append(p.Changes, plan.Change{
 			Seq: q + 1, Ref: knob.Rx("eth0", q, "irq.affinity"), Before: "0-7", After: string(rune('0' + 2*q)), Stage: "affinity", Disruption: "none",
