@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/napitune/napitune/detect/cpuset"
+	"github.com/napitune/napitune/probes/counters"
 )
 
 // Basis says what counters mean: how much a share or rate can be trusted.
@@ -42,6 +43,9 @@ type Observation struct {
 	// Devices, per name.
 	Device    map[string]DeviceDelta
 	Protocols map[string]uint64
+
+	// Probes is what eBPF counted over the window; nil if no probe took part.
+	Probes *counters.Counters
 
 	// HotPlug is true when the set of online CPUs changed between the samples.
 	HotPlug bool

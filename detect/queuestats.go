@@ -156,6 +156,7 @@ func fitsCounter(pattern, name string, id *QueueID) (counter string, ok bool) {
 var qstatNames = map[string]string{
 	"rx-packets": "packets", "tx-packets": "packets", "rx-bytes": "bytes", "tx-bytes": "bytes",
 	"rx-hw-drops": "drops", "rx-alloc-fail": "drops", "tx-hw-drops": "drops", "tx-errors": "drops",
+	"tx-stop": "stops",
 }
 
 // queueRates fills Device.QueueRate. The kernel's own per-queue counters win

@@ -379,11 +379,15 @@ func spread(s *scene, packets ...uint64) *detect.Device {
 	return d
 }
 
+func allCases() []ruleCase { return slices.Concat(ruleCases, probeCases) }
+
 func TestRuleCases(t *testing.T) {
-	for _, tc := range ruleCases {
+	for _, tc := range allCases() {
 		t.Run(tc.rule+"/"+tc.role+"/"+tc.name, func(t *testing.T) {
 			s := tc.make()
-			findings := rules.Evaluate(s.obs, profiles.Balanced())
+			policy := profiles.Balanced()
+			policy.Latency = s.latency
+			findings := rules.Evaluate(s.obs, policy)
 			got := silent
 			for _, f := range findings {
 				if f.ID == tc.rule {
@@ -419,7 +423,7 @@ func TestRuleCases(t *testing.T) {
 // TestCatalogue holds every rule to what the catalogue promises.
 func TestCatalogue(t *testing.T) {
 	roles := map[string]map[string]bool{}
-	for _, tc := range ruleCases {
+	for _, tc := range allCases() {
 		if roles[tc.rule] == nil {
 			roles[tc.rule] = map[string]bool{}
 		}

@@ -18,6 +18,8 @@ type diagnosis struct {
 	split     []*path            // the two sides of a pair on different CPUs
 	remote    []*path            // on a node that is not the device's
 	isolated  []*path            // on isolated or tickless CPUs
+	little    []*path            // on slow cores
+	siblings  [][]*path          // two busy pairs on the threads of one core
 	defied    map[string][]*path // device → pairs that fire outside their mask
 	placement *placement
 }
@@ -80,12 +82,15 @@ func (c *Case) diagnose() {
 			d.isolated = append(d.isolated, p)
 		case c.onRemoteNode(p):
 			d.remote = append(d.remote, p)
+		case c.onLittle(p):
+			d.little = append(d.little, p)
 		}
 		if c.pairSplit(p) {
 			d.split = append(d.split, p)
 		}
 	}
 	c.findStacks()
+	c.findSiblings()
 }
 
 // busyPath reports whether a pair takes part in the judgement at all: it has

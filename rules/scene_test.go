@@ -17,6 +17,8 @@ type scene struct {
 	obs  *detect.Observation
 	snap *detect.Snapshot
 	irq  int
+	// latency makes the policy prefer latency.
+	latency bool
 }
 
 func newScene(cpus int) *scene {

@@ -1,0 +1,61 @@
+package rules
+
+import (
+	"fmt"
+
+	"github.com/napitune/napitune/detect"
+	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/rules/plan"
+)
+
+var _ = register(Rule{
+	ID:    "gro-short-polls",
+	Title: "polls are too short for GRO, and interrupts come for almost every packet",
+	Page: Page{
+		Meaning:     "The NIC interrupts for a few packets at a time; each poll finds a handful, merges little, and the CPU spends its time entering and leaving interrupts.",
+		Evidence:    "Packets per poll (probe napi), the merge ratio (probe gro), interrupts per second, softirq time.",
+		Cause:       "A fast CPU and a NIC without interrupt moderation: virtio without coalescing, or coalescing switched off.",
+		Remedy:      "Let the kernel defer interrupts: napi_defer_hard_irqs = 2 with gro_flush_timeout = 20,000 ns. Both are needed: alone the timeout only delays flushes and the count has no timer to fall back on.",
+		SideEffects: "Up to 20 µs more latency at low load; a sysfs write overwrites the values of every NAPI of the device.",
+		NotWhen:     "Single-packet latency matters more than CPU time.",
+		Source:      "net/core/dev.c napi_complete_done; commit 6f8b12d661d0 (net: napi: add hard irqs deferral feature); Documentation/networking/napi.rst",
+		Thresholds:  describe(shortPoll, groPackets, groTCP, warmSoftirq, groRatio),
+	},
+	Eval: func(c *Case) []plan.Finding {
+		if c.Policy.Latency {
+			return nil
+		}
+		var out []plan.Finding
+		for _, d := range c.tunable() {
+			ratio, poor := c.poorGRO(d)
+			p, polled := c.devicePolling(d)
+			if !poor || !polled || p.perPoll() > c.At(shortPoll) || c.heat(d) < c.At(warmSoftirq) {
+				continue
+			}
+			out = append(out, c.deferInterrupts(d, fmt.Sprintf("polls of %s find %.1f packets each, GRO merges %.2f into one, and its CPU spends %s of its time on it",
+				d.Name, p.perPoll(), ratio, percent(c.heat(d))), p))
+		}
+		return out
+	},
+})
+
+// deferInterrupts proposes hard-interrupt deferral: both values or none.
+func (c *Case) deferInterrupts(d *detect.Device, claim string, p polling) plan.Finding {
+	f := plan.Finding{
+		Severity: plan.Advice, Subject: d.Name, Claim: claim,
+		Evidence: []plan.Evidence{{Metric: "packets_per_poll", Value: p.perPoll(), Unit: "packets", Threshold: c.At(shortPoll), Source: "probe napi"}},
+	}
+	count, timeout := knob.Device(d.Name, "napi_defer_hard_irqs"), knob.Device(d.Name, "gro_flush_timeout")
+	_, a := c.knob(count)
+	_, b := c.knob(timeout)
+	if !a || !b {
+		f.Missing = append(f.Missing, "napi_defer_hard_irqs and gro_flush_timeout of "+d.Name+" (kernel 5.10 or a backport)")
+		return f
+	}
+	why := fmt.Sprintf("%.1f packets per poll", p.perPoll())
+	f.Wants = []plan.Want{
+		{Ref: count, Value: "2", Mode: plan.Raise, Why: why, Expect: plan.Expect{Metric: "packets_per_poll", Direction: "up"}},
+		{Ref: timeout, Value: "20000", Mode: plan.Raise, Why: why, Expect: plan.Expect{Metric: "interrupts_per_second", Direction: "down"}},
+	}
+	return f
+}

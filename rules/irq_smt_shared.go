@@ -1,0 +1,80 @@
+package rules
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/napitune/napitune/detect"
+	"github.com/napitune/napitune/rules/plan"
+)
+
+var _ = register(Rule{
+	ID:    "irq-smt-shared",
+	Title: "two busy queues share one core while another core is free",
+	Page: Page{
+		Meaning:     "Two queues are served by the two hardware threads of one core. Together they get little more than one core's work done, while a whole core has no queue.",
+		Evidence:    "The home CPUs of the queues, the siblings of each core, and softirq time of both threads over the window.",
+		Cause:       "Placement by CPU number on machines whose siblings are numbered next to each other, or by a balancer that does not look at cores.",
+		Remedy:      "Move one of the two to the free core.",
+		SideEffects: "None.",
+		NotWhen:     "All cores of the node already serve a queue.",
+		Source:      "Documentation/networking/scaling.rst: for interrupt handling, hyperthreading has shown no benefit",
+		Thresholds:  describe(warmSoftirq),
+	},
+	Eval: func(c *Case) []plan.Finding {
+		var out []plan.Finding
+		for _, shared := range c.diagnosis.siblings {
+			a, b := shared[0], shared[1]
+			out = append(out, plan.Finding{
+				Severity: plan.Advice, Subject: cpuName(a.home()),
+				Claim: fmt.Sprintf("%s and %s are served by CPU %d and CPU %d, two threads of one core, while a core has no queue",
+					a.id(), b.id(), a.home(), b.home()),
+				Evidence: append(c.cpuEvidence(a.home()), c.cpuEvidence(b.home())...),
+				Wants:    c.affinityWants(shared, "two busy queues on one core"),
+			})
+		}
+		return out
+	},
+})
+
+var warmSoftirq = threshold("warm-softirq-share", 0.2, "of a CPU",
+	"below one fifth of its time a CPU has room for a sibling's work as well",
+	"latency budgets below 100 µs")
+
+// findSiblings looks for pairs of busy queues on two threads of one core while
+// an allowed core of the same node serves no queue.
+func (c *Case) findSiblings() {
+	if !c.Last.Topo.Known.SMT || c.Basis != detect.BasisWindow {
+		return
+	}
+	cores := map[int][]*path{}
+	for _, p := range c.Paths {
+		home := p.home()
+		if c.busyPath(p) && p.fixed == "" && c.CPU[home].Softirq+c.CPU[home].IRQ >= c.At(warmSoftirq) {
+			cores[c.core(home)] = append(cores[c.core(home)], p)
+		}
+	}
+	for _, core := range slices.Sorted(maps.Keys(cores)) {
+		pairs := cores[core]
+		if len(pairs) == 2 && pairs[0].home() != pairs[1].home() && c.freeCore(pairs[1].dev) {
+			c.diagnosis.siblings = append(c.diagnosis.siblings, pairs)
+		}
+	}
+}
+
+// freeCore reports whether a core near the device serves no queue at all.
+func (c *Case) freeCore(d *detect.Device) bool {
+	taken := map[int]bool{}
+	for cpu, n := range c.loads {
+		if n > 0 {
+			taken[c.core(cpu)] = true
+		}
+	}
+	for cpu := range c.local(d).All() {
+		if !taken[c.core(cpu)] {
+			return true
+		}
+	}
+	return false
+}

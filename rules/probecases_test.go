@@ -1,0 +1,426 @@
+package rules_test
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/napitune/napitune/detect"
+	"github.com/napitune/napitune/detect/cpuset"
+	"github.com/napitune/napitune/detect/host"
+	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/probes/counters"
+)
+
+// squeezed adds n squeezes of one cause ("packets" or "time") on a CPU whose polls
+// were mostly full, with napis polled per run.
+func (s *scene) squeezed(cpu int, n uint64, cause string, full float64, napis uint64) {
+	s.obs.Softnet[cpu] = detect.SoftnetDelta{Processed: 64 * 5 * n, Squeezed: n}
+	b := counters.Budget{Runs: 2 * n, Polls: 10 * n, Full: uint64(full * float64(10*n)), Work: 640 * n, MaxPolls: napis}
+	if cause == "packets" {
+		b.SqueezedPackets = n
+	} else {
+		b.SqueezedTime = n
+	}
+	p := s.probe()
+	p.CPUs = append(p.CPUs, counters.CPU{CPU: cpu, Budget: b})
+	p.NAPIs = append(p.NAPIs, counters.NAPI{CPU: cpu, ID: 9, Device: "veth0", Polls: 10 * n, Work: 640 * n, TimedPolls: 10 * n, TimeNs: 640 * n * 1000})
+}
+
+func (s *scene) probe() *counters.Counters {
+	if s.obs.Probes == nil {
+		s.obs.Probes = &counters.Counters{TakenNs: uint64(10 * time.Second), AttachedNs: uint64(10 * time.Second)}
+	}
+	return s.obs.Probes
+}
+
+// polls sets how a device's receive NAPIs were polled.
+func (s *scene) polls(dev string, polls, work uint64) {
+	p := s.probe()
+	p.NAPIs = append(p.NAPIs, counters.NAPI{Device: dev, ID: 7, CPU: 0, Polls: polls, Work: work, TimedPolls: polls, TimeNs: work * 1000})
+}
+
+func (s *scene) merged(dev string, in, merged, tcp uint64) {
+	p := s.probe()
+	p.GRO = append(p.GRO, counters.GRO{Device: dev, In: in, Merged: merged, Normal: in - merged, Delivered: in - merged, Segments: in, TCPSegments: tcp})
+}
+
+// thread adds a thread that ran for a share of the window.
+func (s *scene) thread(pid int, comm string, cpu int, share float64) {
+	if s.obs.First == s.obs.Last {
+		first := *s.snap
+		first.Processes = nil
+		s.obs.First = &first
+	}
+	s.obs.First.Processes = append(s.obs.First.Processes, host.Process{PID: pid, Comm: comm, CPU: cpu})
+	s.snap.Processes = append(s.snap.Processes, host.Process{PID: pid, Comm: comm, CPU: cpu, Ticks: uint64(share * 1000)})
+}
+
+// receive sets a device's received packets in the window of ten seconds.
+func (s *scene) receive(dev string, packets uint64) {
+	d := s.obs.Device[dev]
+	d.Counters.RxPackets = packets
+	s.obs.Device[dev] = d
+}
+
+func budgets(s *scene) {
+	s.set(knob.Global("net.core.netdev_budget"), "300")
+	s.set(knob.Global("net.core.netdev_budget_usecs"), "8000")
+}
+
+// busyNIC is a healthy four-queue device with warm CPUs.
+func busyNIC(s *scene, kind string, count uint64) *detect.Device {
+	d := s.nic("eth0", kind, even(4, count), nil)
+	for i := range 4 {
+		s.heat(i, 0.3)
+	}
+	s.set(knob.Device("eth0", "napi_defer_hard_irqs"), "0")
+	s.set(knob.Device("eth0", "gro_flush_timeout"), "0")
+	return d
+}
+
+func shortTCP(s *scene, kind string) *detect.Device {
+	d := busyNIC(s, kind, 100_000)
+	s.receive("eth0", 400_000)
+	s.polls("eth0", 200_000, 400_000)
+	s.merged("eth0", 10_000, 500, 9_000)
+	return d
+}
+
+func wireGuard(s *scene) {
+	s.snap.Devices = append(s.snap.Devices, &detect.Device{Name: "wg0", Kind: "tunnel"})
+}
+
+func bits(set ...int) string {
+	b := []byte(strings.Repeat("0", 64))
+	for _, n := range set {
+		b[n] = '1'
+	}
+	return string(b)
+}
+
+func moderation(d *detect.Device, adaptive bool, usecs int) {
+	d.Coalesce = &host.Coalesce{AdaptiveRx: &adaptive, Values: map[string]int{"rx-usecs": usecs}}
+}
+
+var probeCases = []ruleCase{
+	{"cpu-saturated", "fires", "hot and squeezed with full polls", scene4(func(s *scene) { budgets(s); s.squeezed(1, 500, "packets", 0.9, 6); s.heat(1, 0.9) }), problem, []string{}},
+	{"cpu-saturated", "must not", "squeezed with time left", scene4(func(s *scene) { budgets(s); s.squeezed(1, 500, "packets", 0.9, 6) }), silent, nil},
+	{"cpu-saturated", "must not", "hot without a squeeze", scene4(func(s *scene) { s.heat(1, 0.9) }), silent, []string{}},
+	{"cpu-saturated", "missing", "no CPU time", scene4(func(s *scene) { s.squeezed(1, 500, "packets", 0.9, 6); s.obs.CPU = map[int]detect.CPUShare{} }), silent, []string{}},
+
+	{"budget-packets", "fires", "six full NAPIs, CPU idle: one step up", scene4(func(s *scene) { budgets(s); s.squeezed(1, 500, "packets", 0.9, 6) }), advice, []string{"net.core.netdev_budget 600"}},
+	{"budget-packets", "fires", "four NAPIs cannot use it up", scene4(func(s *scene) { budgets(s); s.squeezed(1, 500, "packets", 0.9, 4) }), advice, []string{}},
+	{"budget-packets", "fires", "at the ceiling", scene4(func(s *scene) {
+		budgets(s)
+		s.set(knob.Global("net.core.netdev_budget"), "2400")
+		s.squeezed(1, 500, "packets", 0.9, 60)
+	}), advice, []string{}},
+	{"budget-packets", "fires", "stacked queues: spread, no budget", scene4(func(s *scene) {
+		budgets(s)
+		s.nic("eth0", "physical", all(6, 1, 50_000), nil)
+		s.squeezed(1, 500, "packets", 0.9, 6)
+	}), advice, []string{"eth0/rx-2/irq.affinity 0", "eth0/rx-3/irq.affinity 0", "eth0/rx-4/irq.affinity 2", "eth0/rx-5/irq.affinity 3"}},
+	{"budget-packets", "must not", "polls not full", scene4(func(s *scene) { budgets(s); s.squeezed(1, 500, "packets", 0.2, 6) }), silent, []string{}},
+	{"budget-packets", "must not", "a few squeezes", scene4(func(s *scene) { budgets(s); s.squeezed(1, 90, "packets", 0.9, 6) }), silent, []string{}},
+	{"budget-packets", "missing", "no probes", scene4(func(s *scene) { budgets(s); s.squeezed(1, 500, "packets", 0.9, 6); s.obs.Probes = nil }), silent, []string{}},
+
+	{"budget-time", "fires", "cheap packets, idle CPU, full polls", scene4(func(s *scene) { budgets(s); s.squeezed(1, 500, "time", 0.9, 3) }), advice, []string{"net.core.netdev_budget_usecs 16000"}},
+	{"budget-time", "fires", "dear packets: no change", scene4(func(s *scene) {
+		budgets(s)
+		s.squeezed(1, 500, "time", 0.9, 3)
+		s.obs.Probes.NAPIs[0].TimeNs *= 10
+	}), advice, []string{}},
+	{"budget-time", "fires", "steal: no change", scene4(func(s *scene) {
+		budgets(s)
+		s.squeezed(1, 500, "time", 0.9, 3)
+		s.obs.CPU[1] = detect.CPUShare{Steal: 0.2, Idle: 0.7, Ticks: 1000}
+	}), advice, []string{}},
+	{"budget-time", "must not", "packets are the cause", scene4(func(s *scene) { budgets(s); s.squeezed(1, 500, "packets", 0.9, 6) }), silent, nil},
+	{"budget-time", "missing", "no probes", scene4(func(s *scene) { budgets(s); s.squeezed(1, 500, "time", 0.9, 3); s.obs.Probes = nil }), silent, []string{}},
+
+	{"ksoftirqd-busy", "fires", "40 %", scene4(func(s *scene) { s.thread(11, "ksoftirqd/2", 2, 0.4) }), advice, []string{}},
+	{"ksoftirqd-busy", "must not", "5 %", scene4(func(s *scene) { s.thread(11, "ksoftirqd/2", 2, 0.05) }), silent, []string{}},
+	{"ksoftirqd-busy", "missing", "one sample", scene4(func(s *scene) { s.thread(11, "ksoftirqd/2", 2, 0.4); s.sinceBoot() }), silent, []string{}},
+
+	{"softirq-latency", "fires", "p99 of 8 ms", scene4(func(s *scene) { waiting(s, 8_000_000) }), advice, []string{}},
+	{"softirq-latency", "must not", "p99 of 50 µs", scene4(func(s *scene) { waiting(s, 50_000) }), silent, []string{}},
+	{"softirq-latency", "missing", "no probes", scene4(func(s *scene) {}), silent, []string{}},
+
+	{"irq-churn", "fires", "three moves", scene4(func(s *scene) { s.nic("eth0", "physical", even(4, 50_000), nil); moved(s, 3) }), advice, []string{}},
+	{"irq-churn", "must not", "one move", scene4(func(s *scene) { s.nic("eth0", "physical", even(4, 50_000), nil); moved(s, 1) }), silent, []string{}},
+	{"irq-churn", "missing", "no interrupts", scene4(func(s *scene) {}), silent, []string{}},
+
+	{"affinity-drift", "fires", "mask changed in the window", scene4(func(s *scene) { drifted(s, true) }), note, []string{}},
+	{"affinity-drift", "must not", "mask the same", scene4(func(s *scene) { drifted(s, false) }), silent, []string{}},
+	{"affinity-drift", "missing", "one sample", scene4(func(s *scene) { s.nic("eth0", "physical", even(4, 50_000), nil) }), silent, []string{}},
+
+	{"irq-smt-shared", "fires", "siblings busy, cores free", sceneN(8, func(s *scene) {
+		s.siblings()
+		s.nic("eth0", "physical", []fire{{0: 50_000}, {4: 50_000}}, nil)
+		s.heat(0, 0.4)
+		s.heat(4, 0.4)
+	}), advice, []string{"eth0/rx-0/irq.affinity 1"}},
+	{"irq-smt-shared", "must not", "all cores serve a queue", sceneN(8, func(s *scene) {
+		s.siblings()
+		s.nic("eth0", "physical", even(8, 50_000), nil)
+		for i := range 8 {
+			s.heat(i, 0.4)
+		}
+	}), silent, []string{}},
+	{"irq-smt-shared", "missing", "siblings unknown", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", []fire{{0: 50_000}, {4: 50_000}}, nil)
+		s.heat(0, 0.4)
+		s.heat(4, 0.4)
+		s.snap.Topo.Known.SMT = false
+	}), silent, []string{}},
+
+	{"irq-little-core", "fires", "queues on slow cores", scene4(func(s *scene) {
+		s.nic("eth0", "physical", []fire{{0: 50_000}, {1: 50_000}}, nil)
+		s.snap.Topo.Little = cpuset.Range(0, 1)
+	}), advice, []string{"eth0/rx-0/irq.affinity 2", "eth0/rx-1/irq.affinity 3"}},
+	{"irq-little-core", "must not", "fast cores", scene4(func(s *scene) {
+		s.nic("eth0", "physical", []fire{{2: 50_000}, {3: 50_000}}, nil)
+		s.snap.Topo.Little = cpuset.Range(0, 1)
+	}), silent, []string{}},
+	{"irq-little-core", "missing", "core types not told", scene4(func(s *scene) { s.nic("eth0", "physical", []fire{{0: 50_000}, {1: 50_000}}, nil) }), silent, []string{}},
+
+	{"napi-thread-placement", "fires", "three threads on CPU 3", scene4(func(s *scene) {
+		for i := range 3 {
+			s.thread(20+i, fmt.Sprintf("napi/phy0-%d", i), 3, 0.3)
+		}
+	}), advice, []string{}},
+	{"napi-thread-placement", "must not", "one each", scene4(func(s *scene) {
+		for i := range 3 {
+			s.thread(20+i, fmt.Sprintf("napi/phy0-%d", i), i, 0.3)
+		}
+	}), silent, []string{}},
+	{"napi-thread-placement", "missing", "one sample", scene4(func(s *scene) { s.thread(20, "napi/phy0-1", 3, 0.6); s.sinceBoot() }), silent, []string{}},
+
+	{"single-flow-bound", "fires", "one queue saturated, ports hashed", scene4(func(s *scene) { oneFlow(s).HashFields = map[string]string{"udp4": "sdfn"} }), advice, []string{}},
+	{"single-flow-bound", "must not", "even", scene4(func(s *scene) {
+		spread(s, 30_000, 30_000, 30_000, 30_000).HashFields = map[string]string{"udp4": "sdfn"}
+		s.heat(0, 0.9)
+	}), silent, []string{}},
+	{"single-flow-bound", "missing", "hash unknown", scene4(func(s *scene) { oneFlow(s) }), silent, nil},
+
+	{"gro-ineffective", "fires", "bulk TCP that does not merge, no receive hash", scene4(func(s *scene) {
+		d := shortTCP(s, "physical")
+		s.obs.Probes.NAPIs[0].Polls = 10_000
+		d.Features["rx-hashing"] = host.Feature{}
+		s.set(knob.Device("eth0", "feature.rx-hashing"), "off")
+	}), advice, []string{"eth0/feature.rx-hashing on"}},
+	{"gro-ineffective", "must not", "merges well", scene4(func(s *scene) {
+		shortTCP(s, "physical")
+		s.obs.Probes.GRO[0].Merged = 9_000
+		s.obs.Probes.GRO[0].Normal = 1_000
+	}), silent, []string{}},
+	{"gro-ineffective", "must not", "mostly UDP", scene4(func(s *scene) { shortTCP(s, "physical"); s.obs.Probes.GRO[0].TCPSegments = 100 }), silent, []string{}},
+	{"gro-ineffective", "missing", "no probes", scene4(func(s *scene) { shortTCP(s, "physical"); s.obs.Probes = nil }), silent, nil},
+
+	{"gro-short-polls", "fires", "two packets per poll", scene4(func(s *scene) { shortTCP(s, "physical") }), advice, []string{"eth0/gro_flush_timeout 20000", "eth0/napi_defer_hard_irqs 2"}},
+	{"gro-short-polls", "must not", "long polls", scene4(func(s *scene) { shortTCP(s, "physical"); s.obs.Probes.NAPIs[0].Polls = 10_000 }), silent, []string{}},
+	{"gro-short-polls", "missing", "deferral not there: never one alone", scene4(func(s *scene) {
+		shortTCP(s, "physical")
+		delete(s.snap.Knobs, knob.Device("eth0", "napi_defer_hard_irqs"))
+	}), advice, []string{}},
+
+	{"gro-latency", "fires", "deferral under a latency policy", scene4(func(s *scene) {
+		busyNIC(s, "physical", 100)
+		s.set(knob.Device("eth0", "gro_flush_timeout"), "20000")
+		s.set(knob.Device("eth0", "napi_defer_hard_irqs"), "2")
+		s.latency = true
+	}), advice, []string{"eth0/gro_flush_timeout 0", "eth0/napi_defer_hard_irqs 0"}},
+	{"gro-latency", "must not", "no deferral", scene4(func(s *scene) { busyNIC(s, "physical", 100); s.latency = true }), silent, []string{}},
+	{"gro-latency", "missing", "setting unknown", scene4(func(s *scene) { s.nic("eth0", "physical", even(4, 100), nil); s.latency = true }), silent, []string{}},
+
+	{"gro-udp-forwarding", "fires", "router of UDP", scene4(func(s *scene) { udpRouter(s) }), note, []string{}},
+	{"gro-udp-forwarding", "must not", "end host", scene4(func(s *scene) { udpRouter(s); s.snap.Forwarding.IPv4 = detect.No }), silent, []string{}},
+	{"gro-udp-forwarding", "missing", "no probes", scene4(func(s *scene) { udpRouter(s); s.obs.Probes = nil }), silent, []string{}},
+
+	{"virtio-interrupt-per-packet", "fires", "coalescing offered", scene4(func(s *scene) { perPacket(s); s.set(knob.Device("eth0", "coalesce.rx-usecs"), "0") }), advice, []string{"eth0/coalesce.rx-usecs 20"}},
+	{"virtio-interrupt-per-packet", "fires", "none offered: deferral", scene4(perPacket), advice, []string{"eth0/gro_flush_timeout 20000", "eth0/napi_defer_hard_irqs 2"}},
+	{"virtio-interrupt-per-packet", "must not", "ten packets per interrupt", scene4(func(s *scene) { perPacket(s); s.receive("eth0", 9_000_000) }), silent, []string{}},
+	{"virtio-interrupt-per-packet", "missing", "packets unknown", scene4(func(s *scene) { perPacket(s); s.obs.Device["eth0"] = detect.DeviceDelta{} }), silent, []string{}},
+
+	{"virtio-ring-starved", "fires", "a ring that can grow", scene4(func(s *scene) { starved(s, 500) }), problem, []string{"eth0/ring.rx 1024"}},
+	{"virtio-ring-starved", "must not", "once", scene4(func(s *scene) { starved(s, 1) }), silent, []string{}},
+	{"virtio-ring-starved", "missing", "no probes", scene4(func(s *scene) { starved(s, 500); s.obs.Probes = nil }), silent, []string{}},
+
+	{"virtio-tx-stopped", "fires", "100 stops a second", scene4(func(s *scene) { stops(s, 1000) }), advice, []string{}},
+	{"virtio-tx-stopped", "must not", "one", scene4(func(s *scene) { stops(s, 1) }), silent, []string{}},
+	{"virtio-tx-stopped", "missing", "no queue statistics", scene4(func(s *scene) { s.nic("eth0", "virtio", even(4, 9000), nil) }), silent, []string{}},
+
+	{"virtio-ctrl-slow", "fires", "50 ms", scene4(func(s *scene) { control(s, 50_000_000) }), note, []string{}},
+	{"virtio-ctrl-slow", "must not", "20 µs", scene4(func(s *scene) { control(s, 20_000) }), silent, []string{}},
+	{"virtio-ctrl-slow", "missing", "no probes", scene4(func(s *scene) {}), silent, []string{}},
+
+	{"virtio-steering-skew", "fires", "no RSS, one queue", scene4(func(s *scene) { hostSteers(s, bits(22), 900_000) }), advice, []string{}},
+	{"virtio-steering-skew", "must not", "with RSS", scene4(func(s *scene) { hostSteers(s, bits(22, 60), 900_000) }), silent, nil},
+	{"virtio-steering-skew", "must not", "even", scene4(func(s *scene) { hostSteers(s, bits(22), 10_000) }), silent, []string{}},
+	{"virtio-steering-skew", "missing", "features unknown", scene4(func(s *scene) { hostSteers(s, "", 900_000) }), silent, nil},
+
+	{"rss-udp-hash", "fires", "half UDP, hashed on addresses", scene4(func(s *scene) { udpHost(s, "sd", 600) }), note, []string{}},
+	{"rss-udp-hash", "must not", "hashed on ports", scene4(func(s *scene) { udpHost(s, "sdfn", 600) }), silent, []string{}},
+	{"rss-udp-hash", "must not", "hardly any UDP", scene4(func(s *scene) { udpHost(s, "sd", 10) }), silent, []string{}},
+	{"rss-udp-hash", "missing", "hash unknown", scene4(func(s *scene) { udpHost(s, "", 600) }), silent, []string{}},
+
+	{"tunnel-hash", "fires", "WireGuard on one queue", scene4(func(s *scene) { oneFlow(s); wireGuard(s) }), problem, []string{"eth0/rx-0/rps.cpus 1-3"}},
+	{"tunnel-hash", "must not", "no tunnel", scene4(func(s *scene) { oneFlow(s) }), silent, nil},
+	{"tunnel-hash", "missing", "no queue counters", scene4(func(s *scene) { s.nic("eth0", "physical", even(4, 50_000), nil); s.heat(0, 0.9); wireGuard(s) }), silent, []string{}},
+
+	{"rps-covers-irq-cpu", "fires", "only the sibling", sceneN(8, func(s *scene) {
+		s.siblings()
+		s.nic("eth0", "physical", even(1, 90_000), nil)
+		s.set(knob.Rx("eth0", 0, "rps.cpus"), "4")
+	}), advice, []string{"eth0/rx-0/rps.cpus 1-3,5-7"}},
+	{"rps-covers-irq-cpu", "must not", "neighbours, not saturated", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", even(1, 90_000), nil)
+		s.set(knob.Rx("eth0", 0, "rps.cpus"), "0-3")
+	}), silent, []string{}},
+	{"rps-covers-irq-cpu", "missing", "mask unknown", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", even(1, 90_000), nil)
+		delete(s.snap.Knobs, knob.Rx("eth0", 0, "rps.cpus"))
+	}), silent, []string{}},
+
+	{"coalescing-off", "fires", "100,000 interrupts a second", scene4(func(s *scene) {
+		moderation(busyNIC(s, "physical", 250_000), false, 0)
+		s.set(knob.Device("eth0", "coalesce.adaptive-rx"), "off")
+	}), advice, []string{"eth0/coalesce.adaptive-rx on"}},
+	{"coalescing-off", "must not", "adaptive", scene4(func(s *scene) { moderation(busyNIC(s, "physical", 250_000), true, 0) }), silent, []string{}},
+	{"coalescing-off", "missing", "moderation unknown", scene4(func(s *scene) { busyNIC(s, "physical", 250_000) }), silent, []string{}},
+
+	{"coalescing-for-wrong-load", "fires", "50 µs under a latency policy", scene4(func(s *scene) {
+		moderation(busyNIC(s, "physical", 100), true, 50)
+		s.set(knob.Device("eth0", "coalesce.adaptive-rx"), "on")
+		s.set(knob.Device("eth0", "coalesce.rx-usecs"), "50")
+		s.latency = true
+	}), advice, []string{"eth0/coalesce.adaptive-rx off", "eth0/coalesce.rx-usecs 0"}},
+	{"coalescing-for-wrong-load", "must not", "balanced policy", scene4(func(s *scene) { moderation(busyNIC(s, "physical", 100), true, 50) }), silent, []string{}},
+	{"coalescing-for-wrong-load", "missing", "moderation unknown", scene4(func(s *scene) { busyNIC(s, "physical", 100); s.latency = true }), silent, []string{}},
+
+	{"tx-softirq-deferred", "fires", "a fifth of a CPU", scene4(func(s *scene) { transmitting(s, 2*time.Second) }), note, []string{}},
+	{"tx-softirq-deferred", "must not", "little", scene4(func(s *scene) { transmitting(s, 10*time.Millisecond) }), silent, []string{}},
+	{"tx-softirq-deferred", "missing", "no probes", scene4(func(s *scene) {}), silent, []string{}},
+
+	{"tx-requeues", "fires", "ring full", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(4, 100), nil)
+		s.obs.Device["eth0"].Stats["tx_busy"] = 50_000
+	}), note, []string{}},
+	{"tx-requeues", "must not", "rarely", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(4, 100), nil)
+		s.obs.Device["eth0"].Stats["tx_busy"] = 50
+	}), silent, []string{}},
+	{"tx-requeues", "missing", "no such counter", scene4(func(s *scene) { s.nic("eth0", "physical", even(4, 100), nil) }), silent, []string{}},
+
+	{"vhost-shares-irq-cpu", "fires", "on a hot CPU", scene4(func(s *scene) { s.heat(1, 0.6); s.thread(30, "vhost-4242", 1, 0.3) }), advice, []string{}},
+	{"vhost-shares-irq-cpu", "must not", "on a cool CPU", scene4(func(s *scene) { s.heat(1, 0.6); s.thread(30, "vhost-4242", 2, 0.3) }), silent, []string{}},
+	{"vhost-shares-irq-cpu", "missing", "CPU time unknown", scene4(func(s *scene) { s.thread(30, "vhost-4242", 1, 0.3); s.obs.CPU = map[int]detect.CPUShare{} }), silent, []string{}},
+
+	{"tap-drops", "fires", "guest too slow", scene4(func(s *scene) { tap(s, 5000) }), problem, []string{}},
+	{"tap-drops", "must not", "none", scene4(func(s *scene) { tap(s, 0) }), silent, []string{}},
+	{"tap-drops", "missing", "one sample", scene4(func(s *scene) { tap(s, 5000); s.sinceBoot() }), silent, []string{}},
+
+	{"other-tuner", "fires", "bpftune", scene4(func(s *scene) { s.snap.Processes = []host.Process{{PID: 5, Comm: "bpftune"}} }), note, []string{}},
+	{"other-tuner", "must not", "an ordinary daemon", scene4(func(s *scene) { s.snap.Processes = []host.Process{{PID: 5, Comm: "kubelet"}} }), silent, []string{}},
+	{"other-tuner", "missing", "process list unknown", scene4(func(s *scene) {}), silent, []string{}},
+
+	{"managed-irq", "fires", "read-only masks", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(2, 9000), nil)
+		s.snap.Knobs[knob.Rx("eth0", 0, "irq.affinity")] = knob.State{Status: knob.Locked, Value: "0", Reason: "managed"}
+	}), note, []string{}},
+	{"managed-irq", "must not", "ordinary", scene4(func(s *scene) { s.nic("eth0", "physical", even(2, 9000), nil) }), silent, []string{}},
+	{"managed-irq", "missing", "masks unknown", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(2, 9000), nil)
+		s.snap.Knobs[knob.Rx("eth0", 0, "irq.affinity")] = knob.State{Status: knob.Unknown, Reason: "not captured"}
+	}), silent, []string{}},
+
+	{"backlog-flow-limit", "fires", "limited", scene4(func(s *scene) { s.obs.Softnet[0] = detect.SoftnetDelta{FlowLimit: 500} }), note, []string{}},
+	{"backlog-flow-limit", "must not", "none", scene4(func(s *scene) {}), silent, []string{}},
+	{"backlog-flow-limit", "missing", "one sample", scene4(func(s *scene) { s.obs.Softnet[0] = detect.SoftnetDelta{FlowLimit: 500}; s.sinceBoot() }), silent, []string{}},
+}
+
+func waiting(s *scene, ns uint64) {
+	buckets := make([]uint64, 65)
+	buckets[counters.Bucket(1000)] = 9000
+	buckets[counters.Bucket(ns)] = 1000
+	p := s.probe()
+	p.CPUs = append(p.CPUs, counters.CPU{CPU: 1, Rx: counters.NetSoftirq{RaiseToEntryNs: counters.NewHist(buckets, 1000*ns)}})
+}
+
+func moved(s *scene, n int) {
+	for irq, d := range s.obs.IRQ {
+		d.Moves = n
+		s.obs.IRQ[irq] = d
+	}
+	s.obs.Samples = 5
+}
+
+func drifted(s *scene, change bool) {
+	s.nic("eth0", "physical", even(4, 50_000), nil)
+	first := *s.snap
+	first.IRQs.Rows = append([]detect.IRQ(nil), s.snap.IRQs.Rows...)
+	if change {
+		first.IRQs.Rows[0].Affinity = cpuset.Of(3)
+	}
+	s.obs.First = &first
+}
+
+// oneFlow is a device with one saturated queue.
+func oneFlow(s *scene) *detect.Device {
+	d := spread(s, 990_000, 1000, 1000, 1000)
+	s.heat(0, 0.9)
+	return d
+}
+
+func udpRouter(s *scene) {
+	shortTCP(s, "physical").Features["rx-udp-gro-forwarding"] = host.Feature{}
+	s.obs.Probes.GRO[0].TCPSegments = 100
+	s.snap.Forwarding.IPv4 = detect.Yes
+}
+
+func perPacket(s *scene) {
+	busyNIC(s, "virtio", 200_000)
+	s.receive("eth0", 900_000)
+}
+
+func starved(s *scene, n uint64) {
+	s.nic("eth0", "virtio", even(4, 9000), nil).Index = 4
+	p := s.probe()
+	p.Virtio = append(p.Virtio, counters.Virtio{IfIndex: 4, RingReads: 10_000, Starved: n})
+}
+
+func stops(s *scene, n uint64) {
+	s.nic("eth0", "virtio", even(4, 9000), nil)
+	s.obs.Device["eth0"].Queue[detect.QueueID{Tx: true}] = map[string]uint64{"stops": n}
+}
+
+func control(s *scene, ns uint64) {
+	buckets := make([]uint64, 65)
+	buckets[counters.Bucket(ns)] = 9
+	p := s.probe()
+	p.Control = append(p.Control, counters.Control{CommandNs: counters.NewHist(buckets, 9*ns)})
+}
+
+func hostSteers(s *scene, features string, first uint64) {
+	d := spread(s, first, 10_000, 10_000, 10_000)
+	d.Kind, d.VirtioFeatures = "virtio", features
+}
+
+func udpHost(s *scene, fields string, udp uint64) {
+	d := s.nic("eth0", "physical", even(4, 9000), nil)
+	if fields != "" {
+		d.HashFields = map[string]string{"udp4": fields}
+	}
+	s.obs.Protocols["Ip.InDelivers"], s.obs.Protocols["Udp.InDatagrams"] = 1000, udp
+}
+
+func transmitting(s *scene, busy time.Duration) {
+	p := s.probe()
+	p.CPUs = append(p.CPUs, counters.CPU{CPU: 2, Softirq: map[string]counters.Softirq{"NET_TX": {Runs: 100, TimeNs: uint64(busy), TimedRuns: 100}}})
+}
+
+func tap(s *scene, dropped uint64) {
+	s.snap.Devices = append(s.snap.Devices, &detect.Device{Name: "vnet0", Kind: "tap"})
+	s.obs.Device["vnet0"] = detect.DeviceDelta{Known: true, Counters: detect.InterfaceCounters{Known: true, TxDropped: dropped}}
+}

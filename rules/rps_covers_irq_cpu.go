@@ -1,0 +1,77 @@
+package rules
+
+import (
+	"fmt"
+
+	"github.com/napitune/napitune/detect"
+	"github.com/napitune/napitune/detect/cpuset"
+	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/rules/plan"
+)
+
+var _ = register(Rule{
+	ID:    "rps-covers-irq-cpu",
+	Title: "an RPS mask names the wrong CPUs",
+	Page: Page{
+		Meaning:     "RPS moves packets to CPUs that cannot help: the saturated CPU that takes the interrupt, its SMT sibling, or CPUs of another node.",
+		Evidence:    "rps_cpus of the queue against the CPU where its interrupt fires, its siblings, its node and softirq time.",
+		Cause:       "An all-ones mask, or a mask written for another machine.",
+		Remedy:      "Use CPUs of the same cache or node, without the interrupt's core.",
+		SideEffects: "Flows move; reordering for a moment.",
+		NotWhen:     "The interrupt's CPU has time to spare: then it may well be in the mask.",
+		Source:      "Documentation/networking/scaling.rst: at high interrupt rate, exclude the interrupting CPU from the map",
+		Thresholds:  describe(hotSoftirq, rpsTargets, activeRate),
+	},
+	Eval: func(c *Case) []plan.Finding {
+		var out []plan.Finding
+		for _, p := range c.Paths {
+			if f, ok := c.wrongRPS(p); ok {
+				out = append(out, f)
+			}
+		}
+		return out
+	},
+})
+
+func (c *Case) wrongRPS(p *path) (plan.Finding, bool) {
+	t := c.Last.Topo
+	cpu := p.home()
+	ref := knob.Rx(p.dev.Name, p.queue.N, "rps.cpus")
+	text, known := c.knob(ref)
+	mask, err := cpuset.ParseList(text)
+	if !known || err != nil || mask.IsEmpty() || cpu < 0 || c.Basis != detect.BasisWindow || !c.busyPath(p) {
+		return plan.Finding{}, false
+	}
+	core := t.Siblings(cpu).Union(cpuset.Of(cpu))
+	what := ""
+	switch {
+	case core.Contains(mask):
+		what = "names only the core that takes the interrupt"
+	case t.NUMATrusted() && !mask.Overlaps(t.NodeCPUs(t.NodeOf(cpu))):
+		what = "names only CPUs of another node"
+	case c.hot(cpu) && mask.Has(cpu):
+		what = "includes the saturated CPU that takes the interrupt"
+	default:
+		return plan.Finding{}, false
+	}
+	f := plan.Finding{
+		Severity: plan.Advice, Subject: p.id(),
+		Claim:    fmt.Sprintf("the RPS mask %s of %s %s (CPU %d)", mask, p.id(), what, cpu),
+		Evidence: append([]plan.Evidence{{Metric: "rps_targets", Value: float64(mask.Minus(core).Len()), Unit: "CPUs outside the core", Threshold: c.At(rpsTargets), Source: "rps_cpus"}}, c.cpuEvidence(cpu)...),
+	}
+	if c.rpsPointless(p.dev) {
+		f.Because = "rps-redundant/" + p.dev.Name
+		return f, true
+	}
+	if targets := c.rpsTargetCPUs(cpu); float64(targets.Len()) >= c.At(rpsTargets) {
+		f.Wants = []plan.Want{{Ref: ref, Value: targets.String(), Why: "RPS " + what, Expect: plan.Expect{Metric: "max_cpu_softirq_share", Direction: "down"}}}
+	}
+	return f, true
+}
+
+// rpsPointless reports whether the device has a receive queue per local core,
+// so that RPS should go altogether.
+func (c *Case) rpsPointless(d *detect.Device) bool {
+	cores := c.Last.Topo.Cores(c.local(d))
+	return rxQueues(d) >= 2 && cores > 0 && rxQueues(d) >= cores && !c.rfsOn()
+}
