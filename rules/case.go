@@ -30,7 +30,7 @@ type Case struct {
 }
 
 // Evaluate runs the whole catalogue and returns the findings, worst first,
-// then by id and subject.
+// causes before what follows from them, then by id and subject.
 func Evaluate(o *detect.Observation, policy profiles.Policy) []plan.Finding {
 	c := newCase(o, policy)
 	var out []plan.Finding
@@ -41,9 +41,17 @@ func Evaluate(o *detect.Observation, policy profiles.Policy) []plan.Finding {
 		}
 	}
 	slices.SortStableFunc(out, func(a, b plan.Finding) int {
-		return cmp.Or(cmp.Compare(b.Severity, a.Severity), cmp.Compare(a.ID, b.ID), compareNatural(a.Subject, b.Subject))
+		return cmp.Or(cmp.Compare(b.Severity, a.Severity), cmp.Compare(follows(a), follows(b)), cmp.Compare(a.ID, b.ID), compareNatural(a.Subject, b.Subject))
 	})
 	return out
+}
+
+// follows is 1 for a finding that names another as its cause.
+func follows(f plan.Finding) int {
+	if f.Because == "" {
+		return 0
+	}
+	return 1
 }
 
 func newCase(o *detect.Observation, policy profiles.Policy) *Case {

@@ -48,6 +48,9 @@ func advise(c *cli.Context, e env, formats []string) error {
 	if m.live && e.Usage != nil {
 		a.Overhead = e.Usage()
 	}
+	if m.live {
+		a.Overhead.ProbeSeconds = probeSeconds(result.Probes)
+	}
 	if err := savePlan(c.String("o"), a.Plan); err != nil {
 		return err
 	}

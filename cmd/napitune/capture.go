@@ -3,6 +3,7 @@ package main
 import (
 	"compress/gzip"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -30,6 +31,7 @@ func captureCommand(e env) *cli.Command {
 			&cli.StringFlag{Name: "o", Aliases: []string{"output"}, Usage: "write to `FILE`; - is standard output"},
 			&cli.StringFlag{Name: "for", Value: "10s", Usage: "time between the two samples, such as 500ms, 30s or 2m; 0s takes one sample"},
 			&cli.StringFlag{Name: "comment", Usage: "put `TEXT` at the head of the file"},
+			&cli.BoolFlag{Name: "no-bpf", Usage: "do not use in-kernel probes"},
 			&cli.BoolFlag{Name: "force", Usage: "overwrite the file if it exists"},
 			&cli.BoolFlag{Name: "v", Aliases: []string{"verbose"}, Usage: "log to stderr"},
 		},
@@ -56,7 +58,7 @@ func capture(c *cli.Context, e env) error {
 	if err != nil {
 		return err
 	}
-	o := options{window: window, log: logger(e, c.Bool("v"))}
+	o := options{window: window, noBPF: c.Bool("no-bpf"), log: logger(e, c.Bool("v"))}
 	o.style.Verbose = c.Bool("v")
 	recorder, err := record(c.Context, e, m.last(), o)
 	if err != nil {
@@ -82,21 +84,40 @@ func refuseExisting(path string, force bool) error {
 	}
 }
 
-// record reads the host twice through a recorder, which keeps what is asked for.
+// record reads the host twice through a recorder, which keeps what is asked
+// for, and keeps what the probes counted beside it.
 func record(ctx context.Context, e env, h *host.Host, o options) (*archive.Recorder, error) {
 	recorder := archive.NewRecorder(h)
-	if _, err := detect.Collect(recorder.Host()); err != nil {
-		return nil, err
+	var p prober
+	if o.window > 0 {
+		s, err := detect.Collect(h)
+		if err != nil {
+			return nil, err
+		}
+		if p, _ = startProbes(e, s, o); p != nil {
+			defer func() { _ = p.Close() }()
+		}
 	}
-	if o.window == 0 {
-		return recorder, nil
+	if err := recordSample(recorder, 0, p); err != nil || o.window == 0 {
+		return recorder, err
 	}
-	if err := wait(ctx, o.window, newProgress(e, o)); err != nil {
+	if err := pass(ctx, e, p, o); err != nil {
 		return nil, err
 	}
 	recorder.NextSample()
-	_, err := detect.Collect(recorder.Host())
-	return recorder, err
+	return recorder, recordSample(recorder, 1, p)
+}
+
+func recordSample(r *archive.Recorder, n int, p prober) error {
+	_, counted, err := sample(r.Host(), p)
+	if err != nil || counted == nil {
+		return err
+	}
+	raw, err := json.Marshal(counted)
+	if err != nil {
+		return err
+	}
+	return r.SetProbes(n, raw)
 }
 
 // store writes a capture: to standard output, or to a file that appears whole

@@ -4,6 +4,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/napitune/napitune/cmd/napitune/report"
+	"github.com/napitune/napitune/detect"
 )
 
 func doctorCommand(e env) *cli.Command {
@@ -33,18 +34,20 @@ func examine(c *cli.Context, e env) error {
 	if err != nil {
 		o.log.Warn("own privileges unknown", "err", err)
 	}
-	return printDocument(e, report.NewDoctor(s, e.Version, own, probeStates(c, e, m, o)), o)
+	return printDocument(e, report.NewDoctor(s, e.Version, own, tryProbes(e, m, s, o)), o)
 }
 
-// probeStates tries each probe for a moment.
-func probeStates(c *cli.Context, e env, m *machine, o options) []report.Probe {
+// tryProbes attaches each probe for a moment.
+func tryProbes(e env, m *machine, s *detect.Snapshot, o options) []report.Probe {
 	if !m.live {
 		return nil
 	}
-	finish, probeless := startProbes(c.Context, e, o)
-	states := finish()
-	if probeless != "" {
-		states = append(states, report.Probe{Name: "all", State: report.ProbeOff, Reason: probeless})
+	p, probeless := startProbes(e, s, o)
+	if p == nil {
+		return []report.Probe{{Name: "all", State: report.ProbeOff, Reason: probeless}}
 	}
-	return states
+	if err := p.Close(); err != nil {
+		o.log.Warn("probes not detached", "err", err)
+	}
+	return probeStates(p.Status())
 }

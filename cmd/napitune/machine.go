@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -13,11 +14,13 @@ import (
 	"github.com/napitune/napitune/detect/host"
 	"github.com/napitune/napitune/detect/host/archive"
 	"github.com/napitune/napitune/detect/host/live"
+	"github.com/napitune/napitune/probes/counters"
 )
 
 // machine is what a verb reads: the running one, or the samples of a captured one.
 type machine struct {
 	samples []*host.Host
+	probes  []json.RawMessage // what probes counted up to each sample of a capture
 	live    bool
 }
 
@@ -34,15 +37,11 @@ func openHost(path string) (*machine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--host: %w", err)
 	}
-	return &machine{samples: capture.Samples}, nil
+	return &machine{samples: capture.Samples, probes: capture.Probes}, nil
 }
 
 // last is the newest sample: what the machine is like now.
 func (m *machine) last() *host.Host { return m.samples[len(m.samples)-1] }
-
-// probing starts the in-kernel probes and returns what ends them and tells
-// their states. A probe that cannot be attached is a state and no error.
-type probing func(ctx context.Context) (finish func() []report.Probe, err error)
 
 // measurement is an observation with the probes that took part.
 type measurement struct {
@@ -55,61 +54,94 @@ type measurement struct {
 // has its samples already; a window of zero is one sample.
 func measure(ctx context.Context, e env, m *machine, o options) (measurement, error) {
 	if !m.live {
-		obs, err := replay(m)
-		return measurement{Observation: obs, probeless: "a captured host"}, err
+		return replay(m)
 	}
-	finish, probeless := startProbes(ctx, e, o)
-	obs, err := watch(ctx, e, m, o)
-	return measurement{Observation: obs, probes: finish(), probeless: probeless}, err
+	first, err := detect.Collect(m.last())
+	if err != nil {
+		return measurement{}, err
+	}
+	// A misspelt device is told before the window, not after it.
+	if err := checkDevices(first, o.devices); err != nil {
+		return measurement{}, err
+	}
+	if o.window == 0 {
+		return measurement{Observation: detect.Between(first), probeless: "one sample has no window"}, nil
+	}
+	p, probeless := startProbes(e, first, o)
+	out, err := watch(ctx, e, m.last(), p, o)
+	if p != nil {
+		out.probes = probeStates(p.Status())
+		if closed := p.Close(); closed != nil {
+			o.log.Warn("probes not detached", "err", closed)
+		}
+	}
+	out.probeless = probeless
+	return out, err
 }
 
-func replay(m *machine) (*detect.Observation, error) {
+func replay(m *machine) (measurement, error) {
 	var snapshots []*detect.Snapshot
 	for i, h := range m.samples {
 		s, err := detect.Collect(h)
 		if err != nil {
-			return nil, fmt.Errorf("sample %d of the captured host: %w", i, err)
+			return measurement{}, fmt.Errorf("sample %d of the captured host: %w", i, err)
 		}
 		snapshots = append(snapshots, s)
 	}
-	return detect.Between(snapshots...), nil
+	out := measurement{Observation: detect.Between(snapshots...), probeless: "the capture has none"}
+	counted, err := replayProbes(m.probes)
+	if err != nil {
+		return measurement{}, err
+	}
+	if counted != nil {
+		out.Probes, out.probes, out.probeless = counted, probeStates(counted.Probes), ""
+	}
+	return out, nil
 }
 
-func watch(ctx context.Context, e env, m *machine, o options) (*detect.Observation, error) {
-	first, err := detect.Collect(m.last())
+// watch takes both samples with the probes' readings beside them.
+func watch(ctx context.Context, e env, h *host.Host, p prober, o options) (measurement, error) {
+	first, begin, err := sample(h, p)
 	if err != nil {
-		return nil, err
+		return measurement{}, err
 	}
-	// A misspelt device is told before the window, not after it.
-	if err := checkDevices(first, o.devices); err != nil {
-		return nil, err
+	if err := pass(ctx, e, p, o); err != nil {
+		return measurement{}, err
 	}
-	if o.window == 0 {
-		return detect.Between(first), nil
-	}
-	if err := wait(ctx, o.window, newProgress(e, o)); err != nil {
-		return nil, err
-	}
-	second, err := detect.Collect(m.last())
+	last, end, err := sample(h, p)
 	if err != nil {
-		return nil, err
+		return measurement{}, err
 	}
-	return detect.Between(first, second), nil
+	out := measurement{Observation: detect.Between(first, last)}
+	if begin != nil && end != nil {
+		if out.Probes, err = end.Sub(begin); err != nil {
+			return measurement{}, err
+		}
+	}
+	return out, nil
 }
 
-func startProbes(ctx context.Context, e env, o options) (finish func() []report.Probe, probeless string) {
-	none := func() []report.Probe { return nil }
-	if o.noBPF {
-		return none, "switched off with --no-bpf"
+// sample reads the machine once, and the probes if there are any.
+func sample(h *host.Host, p prober) (*detect.Snapshot, *counters.Counters, error) {
+	s, err := detect.Collect(h)
+	if err != nil || p == nil || withoutProbes(p.Status()) != "" {
+		return s, nil, err
 	}
-	if e.Probes == nil {
-		return none, "this build has none"
+	c, err := p.Read()
+	return s, c, err
+}
+
+// pass lets the window pass, with the probes counting if there are any, and
+// tells how far it is. It ends at once, with the cause, if ctx does.
+func pass(ctx context.Context, e env, p prober, o options) error {
+	line := newProgress(e, o)
+	if p == nil {
+		return wait(ctx, o.window, line)
 	}
-	finish, err := e.Probes(ctx)
-	if err != nil {
-		return none, err.Error()
-	}
-	return finish, ""
+	counted := make(chan error, 1)
+	go func() { counted <- p.Watch(ctx, o.window) }()
+	waited := wait(ctx, o.window, line)
+	return errors.Join(<-counted, waited)
 }
 
 // wait lets the window pass. It ends at once, with the cause, if ctx does.

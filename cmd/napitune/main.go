@@ -31,6 +31,7 @@ func process() env {
 		Width:     terminalWidth(os.Stdout),
 		NoColor:   os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb",
 		Usage:     resourceUsage,
+		Probes:    attachProbes,
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"io"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
@@ -21,6 +22,7 @@ import (
 	"github.com/napitune/napitune/detect"
 	"github.com/napitune/napitune/detect/host"
 	"github.com/napitune/napitune/detect/host/tree"
+	"github.com/napitune/napitune/probes/counters"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files, scripts included")
@@ -257,12 +259,8 @@ func TestColorIsForTerminals(t *testing.T) {
 
 // Probes are told of, and their absence has a reason.
 func TestProbes(t *testing.T) {
-	attach := func(context.Context) (func() []report.Probe, error) {
-		return func() []report.Probe {
-			return []report.Probe{{Name: "softirq", State: report.ProbeAttached}, {Name: "gro", State: report.ProbeDenied, Reason: "CAP_BPF is missing"}}
-		}, nil
-	}
-	refuse := func(context.Context) (func() []report.Probe, error) { return nil, errors.New("kernel is locked down") }
+	attach := func(*detect.Snapshot) (prober, error) { return &fakeProbes{}, nil }
+	refuse := func(*detect.Snapshot) (prober, error) { return nil, errors.New("kernel is locked down") }
 	for _, test := range []struct {
 		name   string
 		probes probing
@@ -272,7 +270,8 @@ func TestProbes(t *testing.T) {
 		{"attached", attach, []string{"--for", "20ms", "--format", "json"}, `"softirq"`},
 		{"off", attach, []string{"--for", "20ms", "--no-bpf", "-v"}, "switched off with --no-bpf"},
 		{"refused", refuse, []string{"--for", "20ms", "-v"}, "kernel is locked down"},
-		{"doctor", attach, []string{"doctor"}, "CAP_BPF is missing"},
+		{"counts", attach, []string{"--for", "20ms", "--format", "json"}, `"probe_seconds": 0.004`},
+		{"doctor", attach, []string{"doctor"}, "CAP_BPF would permit it"},
 		{"doctor without", nil, []string{"doctor"}, "this build has none"},
 	} {
 		_, stdout, stderr := invoke(context.Background(), t, env{Probes: test.probes}, test.args...)
@@ -282,6 +281,45 @@ func TestProbes(t *testing.T) {
 		if strings.Contains(stdout, `"gro"`) {
 			t.Errorf("%s: a probe that was refused is said to have taken part", test.name)
 		}
+	}
+}
+
+// fakeProbes are one probe that counts and one that was refused.
+type fakeProbes struct{ reads uint64 }
+
+func (*fakeProbes) Watch(context.Context, time.Duration) error { return nil }
+func (*fakeProbes) Close() error                               { return nil }
+
+func (*fakeProbes) Status() []counters.Status {
+	return []counters.Status{{Name: "softirq", State: counters.Attached}, {Name: "gro", State: counters.Denied, Capability: "CAP_BPF"}}
+}
+
+// Read costs 2 ms of 10 ms in which it was measured, of 20 ms attached.
+func (f *fakeProbes) Read() (*counters.Counters, error) {
+	f.reads++
+	return &counters.Counters{
+		Session: 1, TakenNs: f.reads * 20e6, AttachedNs: f.reads * 20e6, CostWindowNs: f.reads * 10e6,
+		Cost: []counters.ProgCost{{Program: "napi_poll", Runs: f.reads, TimeNs: f.reads * 2e6}},
+	}, nil
+}
+
+// A capture keeps what the probes counted, and advice from it has it again.
+func TestProbesInCapture(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x.txtar")
+	e := env{Probes: func(*detect.Snapshot) (prober, error) { return &fakeProbes{}, nil }}
+	if code, _, stderr := invoke(context.Background(), t, e, "capture", "-o", path, "--for", "20ms"); code != exitDone {
+		t.Fatal(stderr)
+	}
+	m, err := openHost(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := replay(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Probes == nil || got.Probes.TakenNs != 20e6 || len(got.Probes.Cost) != 1 || got.Probes.Cost[0].TimeNs != 2e6 {
+		t.Errorf("probe counters of the capture: %+v", got.Probes)
 	}
 }
 

@@ -28,7 +28,7 @@ type env struct {
 	NoColor          bool
 	// Usage is what this process has cost so far; nil if that cannot be told.
 	Usage func() report.Overhead
-	// Probes starts the in-kernel probes; nil where they are not available.
+	// Probes attaches the in-kernel probes; nil where they are not available.
 	Probes probing
 }
 
