@@ -424,7 +424,9 @@ func (m *Memory) netdevFollows(dev string, rx, tx int) error {
 				if err != nil || !slices.ContainsFunc(napis, func(n host.NAPI) bool { return n.IfIndex == index && n.IRQ >= 0 }) {
 					irq = -1
 				}
-				napis = append(napis, host.NAPI{IfIndex: index, ID: napi, IRQ: irq})
+				n := m.newNAPI(dev)
+				n.IfIndex, n.ID, n.IRQ = index, napi, irq
+				napis = append(napis, n)
 			}
 			queues = append(queues, host.Queue{IfIndex: index, ID: q, Tx: isTx, NAPI: napi})
 		}
@@ -434,6 +436,24 @@ func (m *Memory) netdevFollows(dev string, rx, tx int) error {
 	})
 	m.queues, m.napis = queues, napis
 	return nil
+}
+
+// newNAPI has the values of its device (net/core/dev.c, netif_napi_add_weight).
+func (m *Memory) newNAPI(dev string) host.NAPI {
+	value := func(attribute string) uint64 {
+		text, err := m.last().tree.ReadFile(deviceFile(dev, attribute))
+		if err != nil {
+			return 0
+		}
+		n, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
+		if err != nil {
+			return 0
+		}
+		return n
+	}
+	return host.NAPI{
+		DeferHardIRQs: value("napi_defer_hard_irqs"), GROFlushTimeout: value("gro_flush_timeout"), Threaded: int(value("threaded")),
+	}
 }
 
 func compareBool(a, b bool) int {

@@ -703,3 +703,35 @@ func TestVectorNames(t *testing.T) {
 		}
 	}
 }
+
+// New queues get NAPIs with the values of the device, not with the kernel's.
+func TestNewQueuesHaveTheValuesOfTheDevice(t *testing.T) {
+	t.Parallel()
+	samples, err := Generate(Spec{QueuesPerNIC: 1, MaxQueues: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := NewMemory(samples)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, value := range map[string]string{"gro_flush_timeout": "20000", "napi_defer_hard_irqs": "3", "threaded": "1"} {
+		if err := m.Writer().WriteFile("sys/class/net/eth0/"+name, []byte(value)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := m.Writer().SetNAPI(host.NAPI{ID: 8193, GROFlushTimeout: 5, Threaded: 0}); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Writer().SetChannels("eth0", host.Channels{MaxCombined: 2, Combined: 2}); err != nil {
+		t.Fatal(err)
+	}
+	napis, err := m.Host(0).Netdev.NAPIs()
+	want := []host.NAPI{
+		{IfIndex: 2, ID: 8193, IRQ: -1, GROFlushTimeout: 5},
+		{IfIndex: 2, ID: 8194, IRQ: -1, GROFlushTimeout: 20000, DeferHardIRQs: 3, Threaded: 1},
+	}
+	if diff := cmp.Diff(want, napis); err != nil || diff != "" {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
+	}
+}

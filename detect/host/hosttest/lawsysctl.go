@@ -191,7 +191,7 @@ func (m *Memory) setNAPI(n host.NAPI) error {
 			return fmt.Errorf("set NAPI %d: defer %d: %w", n.ID, n.DeferHardIRQs, syscall.ERANGE)
 		}
 		to := &napis[i]
-		to.DeferHardIRQs, to.GROFlushTimeout, to.IRQSuspend = n.DeferHardIRQs, n.GROFlushTimeout, n.IRQSuspend
+		to.DeferHardIRQs, to.GROFlushTimeout, to.IRQSuspend, to.Threaded = n.DeferHardIRQs, n.GROFlushTimeout, n.IRQSuspend, n.Threaded
 		m.napis = napis
 		return nil
 	}
