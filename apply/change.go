@@ -1,0 +1,211 @@
+package apply
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/napitune/napitune/detect/cpuset"
+	"github.com/napitune/napitune/detect/knob"
+)
+
+// change does one step: look, journal, write, look again, journal.
+func (r *run) change(s step) error {
+	ref := s.change.Ref
+	at := address(r.view, ref)
+	now, err := r.present(s, at)
+	if err != nil {
+		return err
+	}
+	out := Outcome{Ref: ref, Before: now, After: s.change.After, Observed: now, Verdict: VerdictApplied, Why: s.change.Why}
+	if at != ref.String() {
+		out.Address = at
+	}
+	if now == s.change.After {
+		out.Reason = "another change of this plan made it so"
+		r.report(out)
+		return nil
+	}
+	e, err := r.intend(s, at, now)
+	if err != nil {
+		return err
+	}
+	writeErr := s.kind.Write(r.view, r.a.Writer, ref, s.change.After)
+	return r.look(s, e, out, writeErr)
+}
+
+// present reads a setting immediately before it is written and compares it with
+// what it should still be.
+func (r *run) present(s step, at string) (string, error) {
+	ref := s.change.Ref
+	state := s.kind.Read(r.view, ref)
+	if state.Status != knob.Known {
+		return "", fmt.Errorf("%s: %s: %s", describe(ref, at), state.Status, state.Reason)
+	}
+	expected, known := r.wrote[at]
+	if !known {
+		expected = s.change.Before
+	}
+	if state.Value != expected {
+		return "", fmt.Errorf("%s: %w: it is %q now and was %q", describe(ref, at), ErrDrift, state.Value, expected)
+	}
+	// Earlier changes may have narrowed what is possible.
+	if err := s.kind.Check(state.Bounds, s.change.After); err != nil {
+		return "", fmt.Errorf("%s: %w", describe(ref, at), err)
+	}
+	return state.Value, nil
+}
+
+// intend puts the intent on disk.
+func (r *run) intend(s step, at, now string) (*entry, error) {
+	e := &entry{
+		seq: len(r.t.entries) + 1, ref: s.change.Ref, before: now, after: s.change.After,
+		sides: sides(r.view, s.kind, s.change.Ref, s.change.After), moved: map[knob.Ref]string{}, lost: map[knob.Ref]bool{},
+	}
+	napis, err := specialNAPIs(r.view, s.kind, s.change.Ref)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", s.change.Ref, err)
+	}
+	e.napis = napis
+	err = r.j.append(record{
+		Type: recordIntent, Seq: e.seq, Ref: &e.ref, Address: at, Before: now, After: e.after,
+		Sides: refTexts(e.sides), NAPIs: napis,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s was not written: %w", e.ref, err)
+	}
+	r.t.entries, r.t.state = append(r.t.entries, e), Applying
+	return e, nil
+}
+
+// look reads back what a write did and records it.
+func (r *run) look(s step, e *entry, out Outcome, writeErr error) error {
+	e.done = true
+	fresh := r.refresh(s.kind)
+	state := s.kind.Read(r.view, e.ref)
+	at := address(r.view, e.ref)
+	if state.Has() {
+		value := state.Value
+		e.observed, out.Observed = &value, value
+		r.wrote[at] = value
+	}
+	r.sideEffects(e)
+	out.Verdict, out.Reason = r.verdict(e, state, writeErr)
+	out.Moved = refTexts(e.moved)
+	e.verdict = out.Verdict
+	if writeErr != nil {
+		e.failure = writeErr.Error()
+	}
+	r.a.log().Info("write", "knob", e.ref.String(), "old", e.before, "new", e.after, "observed", out.Observed, "txn", r.t.id, "err", writeErr)
+	err := r.j.append(record{
+		Type: recordDone, Seq: e.seq, Observed: e.observed, Verdict: e.verdict, Error: e.failure,
+		Moved: refTexts(e.moved), Lost: setTexts(e.lost),
+	})
+	r.report(out)
+	switch {
+	case writeErr != nil:
+		return errors.Join(writeErr, err)
+	case fresh != nil:
+		return errors.Join(fresh, err)
+	case out.Verdict == VerdictRefused:
+		return errors.Join(fmt.Errorf("%s: %w: it is still %q and should be %q", describe(e.ref, at), ErrNotTaken, e.before, e.after), err)
+	case !state.Has():
+		return errors.Join(fmt.Errorf("%s: read back: %s: %s", describe(e.ref, at), state.Status, state.Reason), err)
+	}
+	return err
+}
+
+func (r *run) report(out Outcome) {
+	r.result.Changes = append(r.result.Changes, out)
+	if r.o.Progress != nil {
+		r.o.Progress(out)
+	}
+}
+
+// refresh reads the host anew after a write that creates queues or interrupts.
+func (r *run) refresh(kind *knob.Kind) error {
+	if len(kind.Clobbers) == 0 {
+		return nil
+	}
+	view, err := r.a.View()
+	if err != nil {
+		return fmt.Errorf("read the host after setting %s: %w", kind.Name, err)
+	}
+	r.view = view
+	return nil
+}
+
+// sideEffects notes which other settings the write changed.
+func (r *run) sideEffects(e *entry) {
+	for ref, before := range e.sides {
+		kind, ok := knob.Lookup(ref.Kind)
+		if !ok {
+			continue
+		}
+		switch state := kind.Read(r.view, ref); {
+		case !state.Has():
+			e.lost[ref] = true
+			delete(r.wrote, address(r.view, ref))
+		case state.Value != before:
+			e.moved[ref] = state.Value
+			r.wrote[address(r.view, ref)] = state.Value
+		}
+	}
+}
+
+// verdict judges the value that was read back.
+func (r *run) verdict(e *entry, state knob.State, writeErr error) (Verdict, string) {
+	reason := ""
+	if writeErr != nil {
+		reason = writeErr.Error()
+	}
+	switch {
+	case !state.Has():
+		return VerdictRefused, state.Reason
+	case state.Value == e.after:
+		return pending(r.view, e.ref, e.after, reason)
+	case state.Value == e.before:
+		return VerdictRefused, reason
+	default:
+		return VerdictRounded, reason
+	}
+}
+
+// pending tells a moved interrupt from one that will move when it next fires:
+// the kernel stores the wish at once, and the effective mask follows later
+// (kernel/irq/proc.c, show_irq_affinity).
+func pending(v knob.View, ref knob.Ref, want, reason string) (Verdict, string) {
+	irq, ok := irqOf(address(v, ref))
+	if !ok || v.Host == nil {
+		return VerdictApplied, reason
+	}
+	text, err := v.Host.ReadFile("proc/irq/" + strconv.Itoa(irq) + "/effective_affinity_list")
+	if err != nil {
+		return VerdictApplied, reason // kernels and captures without it
+	}
+	effective, err := cpuset.ParseList(string(text))
+	wish, wishErr := cpuset.ParseList(want)
+	if err != nil || wishErr != nil || effective.IsEmpty() || wish.Contains(effective) {
+		return VerdictApplied, reason
+	}
+	return VerdictPending, fmt.Sprintf("IRQ %d fires on CPU %s until its next occurrence", irq, effective)
+}
+
+// settle looks again at interrupts that had not moved yet: by the end of the
+// transaction most have. One whose wish went back could not be moved at all
+// (kernel/irq/migration.c drops the wish on errors); that is shown as refused.
+func (r *run) settle() {
+	for i := range r.result.Changes {
+		out := &r.result.Changes[i]
+		kind, ok := knob.Lookup(out.Ref.Kind)
+		if out.Verdict != VerdictPending || !ok {
+			continue
+		}
+		state := kind.Read(r.view, out.Ref)
+		if !state.Has() || state.Value != out.After {
+			out.Verdict, out.Observed, out.Reason = VerdictRefused, state.Value, "the kernel dropped the move: no CPU of the mask could take the interrupt"
+			continue
+		}
+		out.Verdict, out.Reason = pending(r.view, out.Ref, out.After, "")
+	}
+}

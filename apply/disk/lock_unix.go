@@ -1,0 +1,55 @@
+//go:build unix
+
+package disk
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+
+	"github.com/napitune/napitune/apply"
+)
+
+// noFollow refuses a symbolic link in place of a journal.
+const noFollow = syscall.O_NOFOLLOW
+
+// longestHolder bounds what is read of another's words.
+const longestHolder = 200
+
+// lock uses flock(2), which the kernel releases when the process ends in
+// whatever way. The file stays: removing it would let two processes lock two
+// files of one name.
+func (d directory) lock(name, holder string) (func() error, error) {
+	path, err := d.path(name)
+	if err != nil {
+		return nil, err
+	}
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|noFollow, fileMode)
+	if err != nil {
+		return nil, fmt.Errorf("lock: %w", err)
+	}
+	if err := flock(file); err != nil {
+		defer func() { _ = file.Close() }()
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("lock %s: %w", name, err)
+		}
+		text, _ := io.ReadAll(io.LimitReader(file, longestHolder))
+		return nil, fmt.Errorf("%w: %s", apply.ErrLocked, bytes.TrimSpace(text))
+	}
+	// Who holds it is for people: without it the lock holds all the same.
+	_ = file.Truncate(0)
+	_, _ = file.WriteAt([]byte(holder+"\n"), 0)
+	return file.Close, nil
+}
+
+func flock(file *os.File) error {
+	for {
+		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if !errors.Is(err, syscall.EINTR) {
+			return err
+		}
+	}
+}

@@ -1,0 +1,104 @@
+package apply
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"time"
+)
+
+// What happened, in the history.
+const (
+	EventApplied    = "applied"
+	EventConfirmed  = "confirmed"
+	EventRolledBack = "rolled back"
+	EventForgotten  = "forgotten"
+	EventMeasured   = "measured"
+)
+
+// Event is one line of the history: what was done, why, and what it brought.
+type Event struct {
+	At       time.Time     `json:"at"`
+	Boot     string        `json:"boot"`
+	ID       string        `json:"id"`
+	Event    string        `json:"event"`
+	State    State         `json:"state"`
+	Profile  string        `json:"profile,omitempty"`
+	Changes  []Outcome     `json:"changes,omitempty"`
+	Restored []Restoration `json:"restored,omitempty"`
+	// Brought is what measuring found, as words with figures.
+	Brought string `json:"brought,omitempty"`
+}
+
+// Note keeps what measuring a transaction found.
+func (a *Applier) Note(id, brought string) error {
+	origin, err := a.Origin()
+	if err != nil {
+		return fmt.Errorf("identify the host: %w", err)
+	}
+	return a.keep(Event{At: a.clock()().UTC(), Boot: origin.BootID, ID: id, Event: EventMeasured, Brought: brought})
+}
+
+func (a *Applier) note(what string, t *transaction, r Result) error {
+	e := Event{At: a.clock()().UTC(), Boot: t.origin.BootID, ID: t.id, Event: what, State: r.State, Changes: r.Changes, Restored: r.Restored}
+	if t.plan != nil {
+		e.Profile = t.plan.Profile
+	}
+	return a.keep(e)
+}
+
+func (a *Applier) keep(e Event) error {
+	if a.History == "" {
+		return nil
+	}
+	line, err := json.Marshal(e)
+	if err != nil {
+		return fmt.Errorf("history of %s: %w", e.ID, err)
+	}
+	// A line that a full disk cut short must not swallow this one.
+	if old, err := a.Files.ReadFile(a.History); err == nil && len(old) > 0 && old[len(old)-1] != '\n' {
+		line = append([]byte("\n"), line...)
+	}
+	if err := a.Files.MkdirAll(path.Dir(a.History)); err != nil {
+		return fmt.Errorf("history of %s: %w", e.ID, err)
+	}
+	if err := a.Files.Append(a.History, append(line, '\n')); err != nil {
+		return fmt.Errorf("history of %s: %w", e.ID, err)
+	}
+	return nil
+}
+
+// Events reads the history, oldest first, and how many of its lines are damaged.
+// There is none yet where the file is missing.
+func (a *Applier) Events() (events []Event, damaged int, err error) {
+	if a.History == "" {
+		return nil, 0, nil
+	}
+	data, err := a.Files.ReadFile(a.History)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, 0, nil
+	}
+	if err != nil {
+		return nil, 0, fmt.Errorf("read history: %w", err)
+	}
+	events, damaged = parseHistory(data)
+	return events, damaged, nil
+}
+
+func parseHistory(data []byte) (events []Event, damaged int) {
+	for line := range bytes.Lines(data) {
+		if line = bytes.TrimSpace(line); len(line) == 0 {
+			continue
+		}
+		var e Event
+		if err := json.Unmarshal(line, &e); err != nil {
+			damaged++
+			continue
+		}
+		events = append(events, e)
+	}
+	return events, damaged
+}

@@ -1,0 +1,383 @@
+package apply
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/rules/plan"
+)
+
+// journalVersion is the form of the records. A reader refuses newer ones: a
+// transaction that it half understands it would half undo.
+const journalVersion = 1
+
+// The kinds of records, in the order in which a transaction writes them.
+const (
+	recordBegin     = "begin"     // origin and plan; nothing is written yet
+	recordRound     = "round"     // the plan of a later round
+	recordIntent    = "intent"    // on disk before a write
+	recordDone      = "done"      // what was found after it
+	recordApplied   = "applied"   // all writes are done
+	recordConfirmed = "confirmed" // the transaction is to stay
+	recordRollback  = "rollback"  // a rollback begins; what it will leave alone
+	recordRestoring = "restoring" // on disk before a write of the rollback
+	recordRestored  = "restored"  // what was found after it
+	recordEnd       = "end"       // the rollback is over
+	recordForgotten = "forgotten" // a person took over what was left
+)
+
+// record is one line of a journal.
+type record struct {
+	Type string    `json:"type"`
+	At   time.Time `json:"at"`
+	// begin and round
+	Version  int          `json:"version,omitempty"`
+	Number   int          `json:"number,omitempty"`
+	Tool     string       `json:"tool,omitempty"`
+	Origin   *plan.Origin `json:"origin,omitempty"`
+	Plan     *plan.Plan   `json:"plan,omitempty"`
+	Deadline time.Time    `json:"deadline,omitzero"`
+	// intent, done, restoring and restored
+	Seq     int               `json:"seq,omitempty"`
+	Ref     *knob.Ref         `json:"ref,omitempty"`
+	Address string            `json:"address,omitempty"`
+	Before  string            `json:"before,omitempty"`
+	After   string            `json:"after,omitempty"`
+	Sides   map[string]string `json:"sides,omitempty"`
+	NAPIs   []napiValues      `json:"napis,omitempty"`
+	// done and restored
+	Observed *string           `json:"observed,omitempty"` // nil: could not be read
+	Verdict  Verdict           `json:"verdict,omitempty"`
+	Error    string            `json:"error,omitempty"`
+	Moved    map[string]string `json:"moved,omitempty"`
+	Lost     []string          `json:"lost,omitempty"`
+	// rollback: settings that somebody else changed, with the values they keep.
+	Keep    map[string]string `json:"keep,omitempty"`
+	Foreign []string          `json:"foreign,omitempty"`
+	// end
+	State State `json:"state,omitempty"`
+}
+
+// castagnoli is the checksum of the records: CRC-32C finds every torn or
+// zeroed tail that a crash leaves.
+func checksum(body []byte) uint32 { return crc32.Checksum(body, crc32.MakeTable(crc32.Castagnoli)) }
+
+// encodeRecord is one line: checksum, space, JSON.
+func encodeRecord(r record) ([]byte, error) {
+	body, err := json.Marshal(r)
+	if err != nil {
+		return nil, fmt.Errorf("encode journal record %s: %w", r.Type, err)
+	}
+	return fmt.Appendf(nil, "%08x %s\n", checksum(body), body), nil
+}
+
+// parseRecord reads one line without its end.
+func parseRecord(line []byte) (record, error) {
+	sum, body, ok := bytes.Cut(line, []byte(" "))
+	if !ok || len(sum) != 8 {
+		return record{}, errors.New("no checksum")
+	}
+	want, err := strconv.ParseUint(string(sum), 16, 32)
+	if err != nil {
+		return record{}, fmt.Errorf("checksum %q: %w", sum, err)
+	}
+	if got := checksum(body); got != uint32(want) {
+		return record{}, fmt.Errorf("checksum is %08x, the record says %08x", got, want)
+	}
+	var r record
+	if err := json.Unmarshal(body, &r); err != nil {
+		return record{}, err
+	}
+	return r, nil
+}
+
+// parseJournal reads the records of a journal. A last line that is damaged or
+// has no end is what a crash leaves and is only reported as torn; damage before
+// it is an error, and the records that can be read are given all the same.
+func parseJournal(data []byte) (records []record, torn bool, err error) {
+	var errs []error
+	number := 0
+	for len(data) > 0 {
+		number++
+		line, rest, ended := bytes.Cut(data, []byte("\n"))
+		data = rest
+		if len(line) == 0 {
+			continue
+		}
+		r, err := parseRecord(line)
+		switch {
+		case err == nil && ended:
+			records = append(records, r)
+		case len(data) == 0:
+			torn = true
+		default:
+			errs = append(errs, fmt.Errorf("line %d: %w", number, err))
+		}
+	}
+	return records, torn, errors.Join(errs...)
+}
+
+// entry is one change with everything needed to undo it.
+type entry struct {
+	seq           int
+	ref           knob.Ref
+	before, after string
+	sides         map[knob.Ref]string // settings that the write may overwrite, before it
+	napis         []napiValues
+	done          bool // the second record is there
+	observed      *string
+	verdict       Verdict
+	failure       string
+	moved         map[knob.Ref]string // sides that the write changed, after it
+	lost          map[knob.Ref]bool   // sides that the write took away
+	restoring     bool                // a rollback has begun to write here
+	restored      bool
+}
+
+// transaction is a journal as read.
+type transaction struct {
+	id       string
+	number   int
+	at       time.Time
+	tool     string
+	origin   plan.Origin
+	plan     *plan.Plan // of the first round
+	entries  []*entry
+	state    State
+	deadline time.Time
+	rolling  bool // a rollback has begun
+	keep     map[knob.Ref]string
+	foreign  map[knob.Ref]bool
+	damage   error // of records before the last one
+	torn     bool
+}
+
+// newTransaction reads a transaction from the text of its journal.
+func newTransaction(id string, data []byte) (*transaction, error) {
+	records, torn, damage := parseJournal(data)
+	t := &transaction{id: id, number: numberOf(id), state: Planned, keep: map[knob.Ref]string{}, foreign: map[knob.Ref]bool{}, damage: damage, torn: torn}
+	if len(records) > 0 && records[0].Type != recordBegin {
+		t.damage = errors.Join(t.damage, fmt.Errorf("the first record is %q", records[0].Type))
+	}
+	for _, r := range records {
+		if err := t.take(r); err != nil {
+			return nil, fmt.Errorf("journal %s: %w", id, err)
+		}
+	}
+	return t, nil
+}
+
+func (t *transaction) take(r record) error {
+	switch r.Type {
+	case recordBegin:
+		if r.Version > journalVersion {
+			return fmt.Errorf("its form is %d and this version reads up to %d: use the newer napitune that wrote it", r.Version, journalVersion)
+		}
+		t.number, t.at, t.tool, t.plan, t.deadline, t.state = r.Number, r.At, r.Tool, r.Plan, r.Deadline, Journaled
+		if r.Origin != nil {
+			t.origin = *r.Origin
+		}
+	case recordRound:
+	case recordIntent:
+		return t.takeIntent(r)
+	case recordDone, recordRestoring, recordRestored:
+		return t.takeStep(r)
+	case recordApplied:
+		t.state, t.deadline = Unconfirmed, r.Deadline
+	case recordConfirmed:
+		t.state = Confirmed
+	case recordRollback:
+		t.rolling, t.state = true, Applying
+		return errors.Join(intoRefs(t.keep, r.Keep), intoSet(t.foreign, r.Foreign))
+	case recordEnd:
+		// Another rollback looks anew at what is whose.
+		t.state = r.State
+		clear(t.keep)
+		clear(t.foreign)
+	case recordForgotten:
+		t.state = Forgotten
+	default:
+		return fmt.Errorf("record of unknown type %q", r.Type)
+	}
+	return nil
+}
+
+func (t *transaction) takeIntent(r record) error {
+	if r.Ref == nil {
+		return fmt.Errorf("intent %d names no setting", r.Seq)
+	}
+	e := &entry{
+		seq: r.Seq, ref: *r.Ref, before: r.Before, after: r.After, napis: r.NAPIs,
+		sides: map[knob.Ref]string{}, moved: map[knob.Ref]string{}, lost: map[knob.Ref]bool{},
+	}
+	t.entries, t.state = append(t.entries, e), Applying
+	return intoRefs(e.sides, r.Sides)
+}
+
+func (t *transaction) takeStep(r record) error {
+	at := slices.IndexFunc(t.entries, func(e *entry) bool { return e.seq == r.Seq })
+	if at < 0 {
+		// Its intent was lost to damage, which is reported already.
+		if t.damage == nil {
+			return fmt.Errorf("%s of change %d, which was never begun", r.Type, r.Seq)
+		}
+		return nil
+	}
+	e := t.entries[at]
+	switch r.Type {
+	case recordRestoring:
+		e.restoring = true
+	case recordRestored:
+		e.restored = true
+	default:
+		e.done, e.observed, e.verdict, e.failure = true, r.Observed, r.Verdict, r.Error
+		return errors.Join(intoRefs(e.moved, r.Moved), intoSet(e.lost, r.Lost))
+	}
+	return nil
+}
+
+func intoRefs(to map[knob.Ref]string, from map[string]string) error {
+	for text, value := range from {
+		ref, err := knob.ParseRef(text)
+		if err != nil {
+			return err
+		}
+		to[ref] = value
+	}
+	return nil
+}
+
+func intoSet(to map[knob.Ref]bool, from []string) error {
+	for _, text := range from {
+		ref, err := knob.ParseRef(text)
+		if err != nil {
+			return err
+		}
+		to[ref] = true
+	}
+	return nil
+}
+
+func refTexts(from map[knob.Ref]string) map[string]string {
+	if len(from) == 0 {
+		return nil
+	}
+	out := make(map[string]string, len(from))
+	for ref, value := range from {
+		out[ref.String()] = value
+	}
+	return out
+}
+
+func setTexts(from map[knob.Ref]bool) []string {
+	var out []string
+	for ref := range from {
+		out = append(out, ref.String())
+	}
+	slices.Sort(out)
+	return out
+}
+
+// journal is the file of one transaction, open for appending.
+type journal struct {
+	files Files
+	name  string
+	now   func() time.Time
+	// broken: the last append failed or the file ends in a torn record, so that
+	// the next one must begin a line of its own.
+	broken bool
+}
+
+func (j *journal) append(r record) error {
+	r.At = j.now().UTC()
+	line, err := encodeRecord(r)
+	if err != nil {
+		return err
+	}
+	if j.broken {
+		line = append([]byte("\n"), line...)
+	}
+	if err := j.files.Append(j.name, line); err != nil {
+		j.broken = true
+		return fmt.Errorf("write journal %s: %w", j.name, err)
+	}
+	j.broken = false
+	return nil
+}
+
+const (
+	journalSuffix = ".journal" // present transactions: can be rolled back
+	undoneSuffix  = ".undone"  // archived: rolled back or forgotten
+	lockName      = "lock"
+)
+
+// validID keeps transaction IDs, which people type, from leaving the directory.
+func validID(id string) error {
+	if id == "" || strings.Trim(id, "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-") != "" {
+		return fmt.Errorf("%q is not the ID of a transaction", id)
+	}
+	return nil
+}
+
+// numberOf is the number at the end of an ID: it counts even where the first
+// record is lost. 0 if there is none.
+func numberOf(id string) int {
+	n, err := strconv.Atoi(id[strings.LastIndexByte(id, '-')+1:])
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// load reads every transaction of this boot, oldest first, with those that were
+// rolled back if archived. A journal that cannot be read is an error.
+func (a *Applier) load(dir string, archived bool) ([]*transaction, error) {
+	names, err := a.Files.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list journals: %w", err)
+	}
+	var out []*transaction
+	for _, name := range names {
+		id, ok := strings.CutSuffix(name, journalSuffix)
+		if !ok && archived {
+			id, ok = strings.CutSuffix(name, undoneSuffix)
+		}
+		if !ok || validID(id) != nil {
+			continue
+		}
+		data, err := a.Files.ReadFile(path.Join(dir, name))
+		if err != nil {
+			return nil, fmt.Errorf("read journal %s: %w", id, err)
+		}
+		t, err := newTransaction(id, data)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, t)
+	}
+	slices.SortFunc(out, func(x, y *transaction) int {
+		if x.number != y.number {
+			return x.number - y.number
+		}
+		return strings.Compare(x.id, y.id)
+	})
+	return out, nil
+}
+
+// journalOf opens the journal of a transaction that is there already.
+func (a *Applier) journalOf(dir string, t *transaction) *journal {
+	return &journal{files: a.Files, name: path.Join(dir, t.id+journalSuffix), now: a.clock(), broken: t.torn}
+}

@@ -1,0 +1,533 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/rules/plan"
+)
+
+// Rollback undoes a transaction of this boot: the one with this ID, or with ""
+// the last one that is not undone yet. It works for transactions that are
+// confirmed, that a crash left unfinished, and that an earlier rollback could
+// not finish; doing it again does nothing more. It cannot be interrupted: ctx
+// carries values only. Errors of single settings are joined and stop nothing.
+func (a *Applier) Rollback(ctx context.Context, id string) (Result, error) {
+	return a.rollback(ctx, id, func(*transaction) bool { return false })
+}
+
+// RollbackUnconfirmed undoes a transaction unless it was confirmed, and is what
+// a timer runs when the deadline has passed. The result of a confirmed one says
+// so and nothing is touched.
+func (a *Applier) RollbackUnconfirmed(ctx context.Context, id string) (Result, error) {
+	return a.rollback(ctx, id, func(t *transaction) bool { return t.state == Confirmed })
+}
+
+func (a *Applier) rollback(ctx context.Context, id string, leave func(*transaction) bool) (Result, error) {
+	ctx = context.WithoutCancel(ctx)
+	_, dir, release, err := a.open()
+	if err != nil {
+		return Result{}, fmt.Errorf("roll back: %w", err)
+	}
+	defer func() { _ = release() }()
+	t, err := a.pick(dir, id)
+	if err != nil {
+		return Result{}, fmt.Errorf("roll back: %w", err)
+	}
+	if leave(t) || t.state == RolledBack || t.state == Forgotten {
+		return Result{ID: t.id, State: t.state}, nil
+	}
+	return a.undo(ctx, &run{a: a, dir: dir, t: t, j: a.journalOf(dir, t), result: Result{ID: t.id}})
+}
+
+// pick finds a transaction by ID, or the last one that can be rolled back.
+func (a *Applier) pick(dir, id string) (*transaction, error) {
+	if id != "" {
+		if err := validID(id); err != nil {
+			return nil, err
+		}
+	}
+	all, err := a.load(dir, id != "")
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range slices.Backward(all) {
+		switch {
+		case id == "" && t.state != Planned && t.state != RolledBack && t.state != Forgotten, t.id == id:
+			return t, nil
+		}
+	}
+	if id == "" {
+		return nil, fmt.Errorf("%w: nothing was applied since the last boot", ErrNoTransaction)
+	}
+	return nil, fmt.Errorf("%w: %s (transactions of earlier boots ended with them)", ErrNoTransaction, id)
+}
+
+// undoing is a rollback under way.
+type undoing struct {
+	a      *Applier
+	t      *transaction
+	j      *journal
+	view   knob.View
+	names  map[string]string // devices that have another name by now
+	later  []*transaction    // transactions after this one
+	known  map[knob.Ref]map[string]bool
+	shared map[string][]knob.Ref // addresses that several settings of the journal have
+	result Result
+	errs   []error
+	told   map[knob.Ref]int // index in result.Restored
+}
+
+// undo restores what a transaction changed, in reverse.
+func (a *Applier) undo(_ context.Context, r *run) (Result, error) {
+	u := &undoing{a: a, t: r.t, j: r.j, names: map[string]string{}, told: map[knob.Ref]int{}, result: Result{ID: r.t.id}}
+	if r.t.damage != nil {
+		u.errs = append(u.errs, fmt.Errorf("journal %s is damaged: what its lost records say is not undone: %w", r.t.id, r.t.damage))
+	}
+	if err := u.prepare(r.dir); err != nil {
+		u.errs = append(u.errs, err)
+		u.result.State = Dirty
+		_ = u.j.append(record{Type: recordEnd, State: Dirty})
+		return u.result, fmt.Errorf("roll back %s: %w", r.t.id, errors.Join(u.errs...))
+	}
+	// The journal of a rollback helps the next one after a crash. That it
+	// cannot be written, as on a full disk, must not keep the host changed.
+	u.try(record{Type: recordRollback, Keep: refTexts(u.t.keep), Foreign: setTexts(u.t.foreign)})
+	for _, e := range slices.Backward(u.t.entries) {
+		u.entry(e)
+	}
+	u.verify()
+	u.finish(r)
+	if err := errors.Join(u.errs...); err != nil {
+		return u.result, fmt.Errorf("roll back %s: %w", r.t.id, err)
+	}
+	return u.result, nil
+}
+
+// try journals what is worth having and not worth stopping for.
+func (u *undoing) try(r record) {
+	if err := u.j.append(r); err != nil && len(u.result.Warnings) == 0 {
+		u.result.Warnings = append(u.result.Warnings, err.Error())
+	}
+}
+
+// prepare reads the host and finds out what is somebody else's by now.
+func (u *undoing) prepare(dir string) error {
+	origin, err := u.a.Origin()
+	if err != nil {
+		return fmt.Errorf("identify the host: %w", err)
+	}
+	u.rename(origin)
+	if err := u.refresh(); err != nil {
+		return err
+	}
+	if all, err := u.a.load(dir, false); err == nil {
+		u.later = slices.DeleteFunc(all, func(t *transaction) bool { return t.number <= u.t.number })
+	}
+	u.collect()
+	for _, e := range u.t.entries {
+		u.judge(e.ref, true)
+		for ref := range e.sides {
+			u.judge(ref, false)
+		}
+	}
+	return nil
+}
+
+func (u *undoing) refresh() error {
+	view, err := u.a.View()
+	if err != nil {
+		return fmt.Errorf("read the host: %w", err)
+	}
+	u.view = view
+	return nil
+}
+
+// rename finds devices under the name they have now: by bus address, or by
+// interface index where there is none, which a renaming keeps.
+func (u *undoing) rename(now plan.Origin) {
+	for _, was := range u.t.origin.Devices {
+		for _, is := range now.Devices {
+			same := was.Bus != "" && was.Bus == is.Bus && was.Driver == is.Driver && ports(u.t.origin, was.Bus) == 1 ||
+				was.Index != 0 && was.Index == is.Index && was.Driver == is.Driver && was.Bus == is.Bus
+			if same && was.Name != is.Name {
+				u.names[was.Name] = is.Name
+			}
+		}
+	}
+}
+
+// ports counts the devices of one bus address: some functions have several.
+func ports(o plan.Origin, bus string) int {
+	n := 0
+	for _, d := range o.Devices {
+		if d.Bus == bus {
+			n++
+		}
+	}
+	return n
+}
+
+// name is the present address of a setting of the journal.
+func (u *undoing) name(ref knob.Ref) knob.Ref {
+	if now, ok := u.names[ref.Dev]; ok {
+		ref.Dev = now
+	}
+	return ref
+}
+
+// collect lists every value that the transaction wrote or saw, by setting. For
+// settings that are one interrupt the lists are one.
+func (u *undoing) collect() {
+	u.known = map[knob.Ref]map[string]bool{}
+	u.shared = map[string][]knob.Ref{}
+	add := func(ref knob.Ref, value string) {
+		if u.known[ref] == nil {
+			u.known[ref] = map[string]bool{}
+			at := address(u.view, u.name(ref))
+			u.shared[at] = append(u.shared[at], ref)
+		}
+		u.known[ref][value] = true
+	}
+	for _, e := range u.t.entries {
+		add(e.ref, e.before)
+		add(e.ref, e.after)
+		if e.observed != nil {
+			add(e.ref, *e.observed)
+		}
+		for ref, value := range e.sides {
+			add(ref, value)
+		}
+		for ref, value := range e.moved {
+			add(ref, value)
+		}
+	}
+}
+
+func (u *undoing) knows(ref knob.Ref, value string) bool {
+	for _, other := range u.shared[address(u.view, u.name(ref))] {
+		if u.known[other][value] {
+			return true
+		}
+	}
+	return u.known[ref][value]
+}
+
+// judge finds settings that somebody else changed since, before the rollback
+// changes anything itself.
+func (u *undoing) judge(ref knob.Ref, primary bool) {
+	if _, done := u.t.keep[ref]; done {
+		return
+	}
+	state, ok := u.read(ref)
+	if !ok || !state.Has() || u.knows(ref, state.Value) || u.unwitnessed(ref, state.Value) {
+		return
+	}
+	u.t.keep[ref] = state.Value
+	// A side effect that did not happen is not ours to undo, nor to report.
+	if primary || u.touched(ref) {
+		u.t.foreign[ref] = true
+	}
+}
+
+// touched reports whether a write is known to have changed the setting.
+func (u *undoing) touched(ref knob.Ref) bool {
+	return slices.ContainsFunc(u.t.entries, func(e *entry) bool {
+		_, moved := e.moved[ref]
+		return moved || e.ref == ref
+	})
+}
+
+// unwitnessed reports whether an unknown value may come from a write, of the
+// transaction or of an earlier rollback, whose end is not in the journal.
+func (u *undoing) unwitnessed(ref knob.Ref, value string) bool {
+	for _, e := range u.t.entries {
+		if e.restoring && !e.restored {
+			if _, side := e.sides[ref]; side {
+				return true
+			}
+		}
+		if e.done && e.observed != nil {
+			continue
+		}
+		if e.ref == ref && plausible(ref, e.after, value) {
+			return true
+		}
+		if _, side := e.sides[ref]; side && u.happened(e) {
+			return true
+		}
+	}
+	return false
+}
+
+// happened reports whether a write without a second record was made, from the
+// present value.
+func (u *undoing) happened(e *entry) bool {
+	state, ok := u.read(e.ref)
+	return ok && state.Has() && state.Value != e.before
+}
+
+// plausible reports whether a driver may have made value out of wanted: rings
+// and moderation are rounded to steps, up to the next power of two at most
+// (mlx5e_ethtool_set_ringparam), with a least ring of 64 (i40e, ixgbe).
+func plausible(ref knob.Ref, wanted, value string) bool {
+	if !strings.HasPrefix(ref.Kind, "ring.") && !strings.HasPrefix(ref.Kind, "coalesce.") {
+		return false
+	}
+	const leastRing = 64
+	want, err := strconv.ParseInt(wanted, 10, 64)
+	got, gotErr := strconv.ParseInt(value, 10, 64)
+	return err == nil && gotErr == nil && got*2 > want && got <= max(2*want, leastRing)
+}
+
+// read gives the present state of a setting of the journal; false if it is of
+// a kind that this version does not know.
+func (u *undoing) read(ref knob.Ref) (knob.State, bool) {
+	kind, ok := knob.Lookup(ref.Kind)
+	if !ok {
+		return knob.State{}, false
+	}
+	return kind.Read(u.view, u.name(ref)), true
+}
+
+// entry undoes one change: its setting, then what the write had overwritten.
+func (u *undoing) entry(e *entry) {
+	began := u.primary(e)
+	u.sides(e)
+	// Values of NAPIs hang on the device's: where that is somebody else's, so
+	// may they be.
+	if !u.t.foreign[e.ref] {
+		if err := u.restoreNAPIs(e); err != nil {
+			u.errs = append(u.errs, err)
+		}
+	}
+	if began {
+		u.try(record{Type: recordRestored, Seq: e.seq})
+	}
+}
+
+// primary undoes the write itself and reports whether it had to write.
+func (u *undoing) primary(e *entry) bool {
+	state, ok := u.read(e.ref)
+	switch {
+	case u.t.foreign[e.ref]:
+		u.tell(e.ref, Restoration{Want: e.before, Present: state.Value, Fate: FateForeign, By: u.author(e.ref, state.Value)})
+		return false
+	case ok && !state.Has():
+		u.tell(e.ref, Restoration{Want: e.before, Fate: FateGone, Reason: state.Reason})
+		return false
+	case ok && state.Value == e.before:
+		u.tell(e.ref, Restoration{Want: e.before, Present: state.Value, Fate: FateAlready})
+		return false
+	}
+	u.try(record{Type: recordRestoring, Seq: e.seq})
+	err := u.write(e.ref, e.before)
+	if err != nil && u.fitTable(e) {
+		err = u.write(e.ref, e.before)
+	}
+	state, _ = u.read(e.ref)
+	u.outcome(e.ref, e.before, state, err)
+	return true
+}
+
+// fitTable puts the old RSS table back before the number of queues: the core
+// refuses fewer queues than a table names (net/ethtool/channels.c).
+func (u *undoing) fitTable(e *entry) bool {
+	ref := knob.Device(e.ref.Dev, "rss.table")
+	before, ok := e.sides[ref]
+	if !ok || u.t.foreign[ref] {
+		return false
+	}
+	if state, ok := u.read(ref); !ok || !state.Has() || state.Value == before {
+		return false
+	}
+	return u.write(ref, before) == nil
+}
+
+// sides restores what a write had overwritten, and what restoring it overwrote
+// in turn: values that others set meanwhile are kept.
+func (u *undoing) sides(e *entry) {
+	refs := make([]knob.Ref, 0, len(e.sides))
+	for ref := range e.sides {
+		refs = append(refs, ref)
+	}
+	slices.SortFunc(refs, func(x, y knob.Ref) int {
+		if s := int(stageOf(x)) - int(stageOf(y)); s != 0 {
+			return s
+		}
+		return strings.Compare(x.String(), y.String())
+	})
+	for _, ref := range refs {
+		want := e.sides[ref]
+		keep, kept := u.t.keep[ref]
+		if kept {
+			want = keep
+		}
+		state, ok := u.read(ref)
+		if u.t.foreign[ref] {
+			u.tell(ref, Restoration{Want: e.sides[ref], Present: keep, Fate: FateForeign, By: u.author(ref, keep)})
+		}
+		if !ok || !state.Has() || state.Value == want {
+			continue
+		}
+		err := u.write(ref, want)
+		state, _ = u.read(ref)
+		if !kept || err != nil || state.Value != want {
+			u.outcome(ref, want, state, err)
+		}
+	}
+}
+
+func stageOf(ref knob.Ref) knob.Stage {
+	if kind, ok := knob.Lookup(ref.Kind); ok {
+		return kind.Stage
+	}
+	return knob.StageAffinity
+}
+
+// write sets one setting and reads the host anew where that creates queues.
+func (u *undoing) write(ref knob.Ref, value string) error {
+	kind, ok := knob.Lookup(ref.Kind)
+	if !ok {
+		return fmt.Errorf("%s: this version has no such setting", ref)
+	}
+	err := kind.Write(u.view, u.a.Writer, u.name(ref), value)
+	u.a.log().Info("restore", "knob", ref.String(), "new", value, "txn", u.t.id, "err", err)
+	if len(kind.Clobbers) > 0 {
+		err = errors.Join(err, u.refresh())
+	}
+	return err
+}
+
+// outcome judges what reading back showed.
+func (u *undoing) outcome(ref knob.Ref, want string, state knob.State, err error) {
+	r := Restoration{Want: want, Present: state.Value, Fate: FateRestored}
+	switch {
+	case err != nil:
+		r.Fate, r.Reason = FateFailed, err.Error()
+	case !state.Has():
+		r.Fate, r.Reason = FateFailed, state.Reason
+	case state.Value != want:
+		r.Fate, r.Reason = FateFailed, "the host made another value of it"
+	}
+	u.tell(ref, r)
+}
+
+// tell keeps the last word on a setting.
+func (u *undoing) tell(ref knob.Ref, r Restoration) {
+	r.Ref = ref
+	at, ok := u.told[ref]
+	if !ok {
+		u.told[ref] = len(u.result.Restored)
+		u.result.Restored = append(u.result.Restored, r)
+		return
+	}
+	if r.Fate == FateAlready && u.result.Restored[at].Fate == FateRestored {
+		return
+	}
+	u.result.Restored[at] = r
+}
+
+// author names the later transaction that wrote a value.
+func (u *undoing) author(ref knob.Ref, value string) string {
+	return writtenBy(u.later, ref, value)
+}
+
+func writtenBy(transactions []*transaction, ref knob.Ref, value string) string {
+	for _, t := range slices.Backward(transactions) {
+		for _, e := range t.entries {
+			if e.ref == ref && e.observed != nil && *e.observed == value {
+				return t.id
+			}
+		}
+	}
+	return ""
+}
+
+// verify compares every setting of the journal with its value before the
+// transaction. Nothing is taken on trust, not even what was read back before.
+func (u *undoing) verify() {
+	original := map[knob.Ref]string{}
+	created := map[knob.Ref]bool{}
+	var order []knob.Ref
+	wiped := map[string]bool{} // devices whose settings were recorded whole
+	first := func(ref knob.Ref, value string) {
+		if _, ok := original[ref]; ok {
+			return
+		}
+		original[ref] = value
+		order = append(order, ref)
+		created[ref] = wiped[ref.Dev]
+	}
+	for _, e := range u.t.entries {
+		first(e.ref, e.before)
+		for ref, value := range e.sides {
+			first(ref, value)
+		}
+		if stageOf(e.ref) == knob.StageChannels {
+			wiped[e.ref.Dev] = true
+		}
+	}
+	slices.SortFunc(order, func(x, y knob.Ref) int { return strings.Compare(x.String(), y.String()) })
+	for _, ref := range order {
+		state, ok := u.read(ref)
+		_, kept := u.t.keep[ref]
+		switch {
+		case ok && state.Has() && state.Value == original[ref], kept:
+		case created[ref]:
+			// A queue that the transaction made is gone again, or has what the
+			// kernel gave it.
+			u.forget(ref)
+		case !ok || !state.Has():
+			u.tell(ref, Restoration{Want: original[ref], Fate: FateGone, Reason: state.Reason})
+		default:
+			at, told := u.told[ref]
+			if !told || u.result.Restored[at].Fate != FateFailed {
+				u.tell(ref, Restoration{Want: original[ref], Present: state.Value, Fate: FateFailed, Reason: "it does not have its old value"})
+			}
+		}
+	}
+}
+
+// forget takes back the word on a setting whose queue is gone as it should be.
+func (u *undoing) forget(ref knob.Ref) {
+	if at, ok := u.told[ref]; ok {
+		r := &u.result.Restored[at]
+		r.Fate, r.Reason = FateAlready, "its queue was made by the transaction"
+	}
+}
+
+// finish says in what state the host is, and archives the journal of one that
+// is as it was.
+func (u *undoing) finish(r *run) {
+	u.result.State = RolledBack
+	if len(u.errs) > 0 {
+		u.result.State = Dirty
+	}
+	for _, one := range u.result.Restored {
+		switch one.Fate {
+		case FateForeign, FateGone, FateFailed:
+			u.result.State = Dirty
+		}
+		if one.Fate == FateFailed {
+			u.errs = append(u.errs, fmt.Errorf("%s is %q and was %q: %s", one.Ref, one.Present, one.Want, one.Reason))
+		}
+	}
+	u.t.state = u.result.State
+	u.try(record{Type: recordEnd, State: u.result.State})
+	if u.result.State == RolledBack {
+		name := path.Join(r.dir, u.t.id)
+		if err := u.a.Files.Rename(name+journalSuffix, name+undoneSuffix); err != nil {
+			u.result.Warnings = append(u.result.Warnings, fmt.Sprintf("archive journal: %v", err))
+		}
+	}
+	if err := u.a.note(EventRolledBack, u.t, u.result); err != nil {
+		u.result.Warnings = append(u.result.Warnings, err.Error())
+	}
+}

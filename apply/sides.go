@@ -1,0 +1,258 @@
+package apply
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/napitune/napitune/detect/host"
+	"github.com/napitune/napitune/detect/knob"
+)
+
+// sides are the settings that a write may change besides its own, with their
+// values. Kinds that overwrite others get the whole device recorded, because
+// drivers do more than the core demands of them; features depend on one another
+// (net/core/dev.c, netdev_fix_features).
+func sides(v knob.View, kind *knob.Kind, ref knob.Ref, after string) map[knob.Ref]string {
+	all := len(kind.Clobbers) > 0
+	if !all && kind.Stage != knob.StageFeatures {
+		return nil
+	}
+	out := map[knob.Ref]string{}
+	seen := map[string]bool{address(v, ref): true}
+	own := v
+	own.Devices = slices.DeleteFunc(slices.Clone(v.Devices), func(d knob.Dev) bool { return d.Name != ref.Dev })
+	for _, other := range knob.All() {
+		if other.Scope == knob.ScopeHost || !all && other.Stage != kind.Stage {
+			continue
+		}
+		refs := other.Refs(own)
+		if kind.Stage == knob.StageChannels && other.Name == affinityKind {
+			refs = append(refs, spareVectors(own, after)...)
+		}
+		for _, r := range refs {
+			at := address(v, r)
+			if r.Dev != ref.Dev || seen[at] {
+				continue
+			}
+			seen[at] = true
+			if state := other.Read(v, r); state.Has() {
+				out[r] = state.Value
+			}
+		}
+	}
+	return out
+}
+
+// spareVectors are the interrupts of queues that a channel change will bring
+// into use: virtio_net has them from the start and moves them then
+// (drivers/net/virtio_net.c, virtnet_set_affinity).
+func spareVectors(v knob.View, after string) []knob.Ref {
+	n, err := strconv.Atoi(after)
+	if err != nil || v.IRQ == nil {
+		return nil
+	}
+	var out []knob.Ref
+	for _, d := range v.Devices {
+		for q := min(d.RxQueues, d.TxQueues); q < n; q++ {
+			for _, tx := range []bool{false, true} {
+				if irq, err := v.IRQ(d.Name, tx, q); err == nil && irq >= 0 {
+					out = append(out, knob.Ref{Kind: affinityKind, Dev: d.Name, Tx: tx, Queue: q})
+				}
+			}
+		}
+	}
+	return out
+}
+
+// napiValues are the settings of one NAPI that differ from its device's, found
+// again by receive queue, since NAPI numbers change with the queues.
+type napiValues struct {
+	ID         int    `json:"id"`
+	Queue      int    `json:"queue"` // receive queue, -1 if not known
+	Defer      uint64 `json:"defer_hard_irqs"`
+	Flush      uint64 `json:"gro_flush_timeout"`
+	Suspend    uint64 `json:"irq_suspend_timeout"`
+	Threaded   int    `json:"threaded"`
+	WideDefer  uint64 `json:"device_defer_hard_irqs"` // the device's at that time
+	WideFlush  uint64 `json:"device_gro_flush_timeout"`
+	WideThread int    `json:"device_threaded"`
+}
+
+func (n napiValues) special() bool {
+	return n.Defer != n.WideDefer || n.Flush != n.WideFlush || n.Suspend != 0 || n.Threaded != n.WideThread
+}
+
+// specialNAPIs lists the NAPIs whose own values a write of this kind destroys:
+// device-wide values overwrite them (net/core/dev.h, netdev_set_gro_flush_timeout),
+// and new queues have new NAPIs.
+func specialNAPIs(v knob.View, kind *knob.Kind, ref knob.Ref) ([]napiValues, error) {
+	if len(kind.Clobbers) == 0 && kind.Stage != knob.StageNAPI {
+		return nil, nil
+	}
+	napis, err := deviceNAPIs(v, ref.Dev)
+	if err != nil {
+		return nil, err
+	}
+	var out []napiValues
+	for _, n := range napis {
+		if n.special() {
+			out = append(out, n)
+		}
+	}
+	return out, nil
+}
+
+// deviceNAPIs lists the NAPIs of a device; none on kernels that do not show them.
+func deviceNAPIs(v knob.View, dev string) ([]napiValues, error) {
+	if v.Host == nil || v.Host.Netdev.NAPIs == nil {
+		return nil, nil
+	}
+	napis, err := v.Host.Netdev.NAPIs()
+	if errors.Is(err, host.ErrUnsupported) || errors.Is(err, host.ErrNotCaptured) || errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list NAPIs: %w", err)
+	}
+	index, err := ifIndex(v.Host, dev)
+	if err != nil {
+		return nil, err
+	}
+	queues := map[int]int{}
+	if v.Host.Netdev.Queues != nil {
+		// Without the queues NAPIs are found by number.
+		list, _ := v.Host.Netdev.Queues()
+		for _, q := range list {
+			if q.IfIndex == index && !q.Tx && q.NAPI > 0 {
+				queues[q.NAPI] = q.ID
+			}
+		}
+	}
+	deferral, hasDefer := wide(v, dev, "napi_defer_hard_irqs")
+	flush, hasFlush := wide(v, dev, "gro_flush_timeout")
+	threaded, hasThreaded := wide(v, dev, "threaded")
+	var out []napiValues
+	for _, n := range napis {
+		if n.IfIndex != index {
+			continue
+		}
+		one := napiValues{
+			ID: n.ID, Queue: -1, Defer: n.DeferHardIRQs, Flush: n.GROFlushTimeout, Suspend: n.IRQSuspend, Threaded: n.Threaded,
+			WideDefer: deferral, WideFlush: flush, WideThread: int(threaded),
+		}
+		if !hasDefer {
+			one.WideDefer = one.Defer
+		}
+		if !hasFlush {
+			one.WideFlush = one.Flush
+		}
+		if !hasThreaded {
+			one.WideThread = one.Threaded
+		}
+		if q, ok := queues[n.ID]; ok {
+			one.Queue = q
+		}
+		out = append(out, one)
+	}
+	return out, nil
+}
+
+// wide reads a device-wide NAPI setting as a number.
+func wide(v knob.View, dev, name string) (uint64, bool) {
+	kind, ok := knob.Lookup(name)
+	if !ok {
+		return 0, false
+	}
+	state := kind.Read(v, knob.Device(dev, name))
+	switch {
+	case !state.Has():
+		return 0, false
+	case state.Value == "on":
+		return 1, true
+	case state.Value == "off":
+		return 0, true
+	}
+	n, err := strconv.ParseUint(state.Value, 10, 64)
+	return n, err == nil
+}
+
+func ifIndex(h *host.Host, dev string) (int, error) {
+	text, err := h.ReadFile("sys/class/net/" + dev + "/ifindex")
+	if err != nil {
+		return 0, fmt.Errorf("index of %s: %w", dev, err)
+	}
+	index, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return 0, fmt.Errorf("index of %s: %w", dev, err)
+	}
+	return index, nil
+}
+
+// restoreNAPIs gives NAPIs their own values back, after the device's value is
+// restored. A value that is neither what was recorded nor the device's is
+// somebody else's and stays.
+func (u *undoing) restoreNAPIs(e *entry) error {
+	if len(e.napis) == 0 || u.a.Writer.SetNAPI == nil {
+		return nil
+	}
+	now, err := deviceNAPIs(u.view, u.name(e.ref).Dev)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, was := range e.napis {
+		at := slices.IndexFunc(now, func(n napiValues) bool {
+			return was.Queue >= 0 && n.Queue == was.Queue || was.Queue < 0 && n.ID == was.ID
+		})
+		if at < 0 {
+			continue // its queue is gone
+		}
+		if err := u.restoreNAPI(e, was, now[at]); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (u *undoing) restoreNAPI(e *entry, was, is napiValues) error {
+	after := func(kind string) (uint64, bool) {
+		if e.ref.Kind != kind {
+			return 0, false
+		}
+		n, err := strconv.ParseUint(strings.NewReplacer("on", "1", "off", "0").Replace(e.after), 10, 64)
+		return n, err == nil
+	}
+	want := host.NAPI{ID: is.ID, DeferHardIRQs: is.Defer, GROFlushTimeout: is.Flush, IRQSuspend: is.Suspend, Threaded: is.Threaded, IRQ: -1}
+	ours := func(value, wideNow, wideThen uint64, kind string) bool {
+		written, ok := after(kind)
+		return value == wideNow || value == wideThen || ok && value == written
+	}
+	if ours(is.Defer, is.WideDefer, was.WideDefer, "napi_defer_hard_irqs") {
+		want.DeferHardIRQs = was.Defer
+	}
+	if ours(is.Flush, is.WideFlush, was.WideFlush, "gro_flush_timeout") {
+		want.GROFlushTimeout = was.Flush
+	}
+	if is.Suspend == 0 {
+		want.IRQSuspend = was.Suspend
+	}
+	if ours(uint64(is.Threaded), uint64(is.WideThread), uint64(was.WideThread), "threaded") {
+		want.Threaded = was.Threaded
+	}
+	if want.DeferHardIRQs == is.Defer && want.GROFlushTimeout == is.Flush && want.IRQSuspend == is.Suspend && want.Threaded == is.Threaded {
+		return nil
+	}
+	index, err := ifIndex(u.view.Host, u.name(e.ref).Dev)
+	if err != nil {
+		return err
+	}
+	want.IfIndex = index
+	if err := u.a.Writer.SetNAPI(want); err != nil {
+		return fmt.Errorf("restore NAPI %d of %s: %w", is.ID, u.name(e.ref).Dev, err)
+	}
+	return nil
+}

@@ -1,0 +1,241 @@
+package apply
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/napitune/napitune/detect/knob"
+)
+
+// Summary is one transaction of this boot.
+type Summary struct {
+	ID       string    `json:"id"`
+	At       time.Time `json:"at"`
+	State    State     `json:"state"`
+	Profile  string    `json:"profile,omitempty"`
+	Deadline time.Time `json:"deadline,omitzero"`
+	// Changes counts the writes that were begun.
+	Changes int `json:"changes"`
+	// Unfinished: it needs a rollback, a confirmation or a person.
+	Unfinished bool `json:"unfinished"`
+	// Damage says which records of the journal cannot be read; "" for none.
+	Damage string `json:"damage,omitempty"`
+	// Drift compares each setting with what the transaction wrote; only from
+	// Status, and only for transactions that are not undone.
+	Drift []Drift `json:"drift,omitempty"`
+}
+
+// Drift is the present value of a setting that was written.
+type Drift struct {
+	Ref     knob.Ref `json:"ref"`
+	Before  string   `json:"before"`
+	Wrote   string   `json:"wrote"` // what the last write left there
+	Present string   `json:"present"`
+	Drifted bool     `json:"drifted"`
+	// By names the later transaction that wrote the present value, if one did.
+	By     string `json:"by,omitempty"`
+	Reason string `json:"reason,omitempty"` // why there is no present value
+}
+
+// Unfinished lists the transactions of this boot that a crash or a failed
+// rollback left, for every command to report. It reads no settings.
+func (a *Applier) Unfinished() ([]Summary, error) {
+	all, err := a.summaries()
+	return slices.DeleteFunc(all, func(s Summary) bool { return !s.Unfinished }), err
+}
+
+func (a *Applier) summaries() ([]Summary, error) {
+	all, err := a.transactions()
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Summary, 0, len(all))
+	for _, t := range all {
+		out = append(out, t.summary())
+	}
+	return out, nil
+}
+
+// transactions are those of this boot that are not archived, oldest first.
+func (a *Applier) transactions() ([]*transaction, error) {
+	origin, err := a.Origin()
+	if err != nil {
+		return nil, fmt.Errorf("identify the host: %w", err)
+	}
+	dir, err := a.directory(origin)
+	if err != nil {
+		return nil, err
+	}
+	return a.load(dir, false)
+}
+
+func (t *transaction) summary() Summary {
+	s := Summary{ID: t.id, At: t.at, State: t.state, Deadline: t.deadline, Changes: len(t.entries), Unfinished: t.unfinished()}
+	if t.plan != nil {
+		s.Profile = t.plan.Profile
+	}
+	if t.damage != nil {
+		s.Damage = t.damage.Error()
+	}
+	return s
+}
+
+// Status lists the transactions of this boot, oldest first, with the drift of
+// every setting that they wrote.
+func (a *Applier) Status() ([]Summary, error) {
+	all, err := a.transactions()
+	if err != nil || len(all) == 0 {
+		return nil, err
+	}
+	view, err := a.View()
+	if err != nil {
+		return nil, fmt.Errorf("read the host: %w", err)
+	}
+	out := make([]Summary, 0, len(all))
+	for i, t := range all {
+		s := t.summary()
+		if t.state != RolledBack && t.state != Forgotten {
+			s.Drift = t.drift(view, all[i+1:])
+		}
+		out = append(out, s)
+	}
+	return out, nil
+}
+
+func (t *transaction) drift(v knob.View, later []*transaction) []Drift {
+	var out []Drift
+	at := map[knob.Ref]int{}
+	for _, e := range t.entries {
+		wrote := e.after
+		if e.observed != nil {
+			wrote = *e.observed
+		}
+		if i, ok := at[e.ref]; ok {
+			out[i].Wrote = wrote
+			continue
+		}
+		at[e.ref] = len(out)
+		out = append(out, Drift{Ref: e.ref, Before: e.before, Wrote: wrote})
+	}
+	for i := range out {
+		d := &out[i]
+		kind, ok := knob.Lookup(d.Ref.Kind)
+		if !ok {
+			continue
+		}
+		state := kind.Read(v, d.Ref)
+		d.Present, d.Reason = state.Value, state.Reason
+		d.Drifted = !state.Has() || state.Value != d.Wrote
+		if d.Drifted && state.Has() {
+			d.By = writtenBy(later, d.Ref, state.Value)
+		}
+	}
+	return out
+}
+
+// Confirm lets an unconfirmed transaction stay: the one with this ID, or with ""
+// the last. Confirming twice is no error.
+func (a *Applier) Confirm(id string) (Result, error) {
+	_, dir, release, err := a.open()
+	if err != nil {
+		return Result{}, fmt.Errorf("confirm: %w", err)
+	}
+	defer func() { _ = release() }()
+	t, err := a.pick(dir, id)
+	if err != nil {
+		return Result{}, fmt.Errorf("confirm: %w", err)
+	}
+	result := Result{ID: t.id, State: t.state}
+	switch t.state {
+	case Confirmed:
+		return result, nil
+	case Unconfirmed:
+	default:
+		return result, fmt.Errorf("confirm %s: it is %s and not waiting for a confirmation", t.id, t.state)
+	}
+	if err := a.journalOf(dir, t).append(record{Type: recordConfirmed}); err != nil {
+		return result, fmt.Errorf("confirm %s: %w", t.id, err)
+	}
+	t.state, result.State = Confirmed, Confirmed
+	if err := a.note(EventConfirmed, t, result); err != nil {
+		result.Warnings = append(result.Warnings, err.Error())
+	}
+	return result, nil
+}
+
+// Forget takes a transaction that cannot be rolled back out of the way: the host
+// stays as it is. It is for people who have looked at it.
+func (a *Applier) Forget(id string) error {
+	_, dir, release, err := a.open()
+	if err != nil {
+		return fmt.Errorf("forget: %w", err)
+	}
+	defer func() { _ = release() }()
+	t, err := a.pick(dir, id)
+	if err != nil {
+		return fmt.Errorf("forget: %w", err)
+	}
+	if strings.HasPrefix(string(t.state), string(RolledBack)) || t.state == Forgotten {
+		return nil
+	}
+	if err := a.journalOf(dir, t).append(record{Type: recordForgotten}); err != nil {
+		return fmt.Errorf("forget %s: %w", t.id, err)
+	}
+	name := path.Join(dir, t.id)
+	if err := a.Files.Rename(name+journalSuffix, name+undoneSuffix); err != nil {
+		return fmt.Errorf("forget %s: %w", t.id, err)
+	}
+	return a.note(EventForgotten, t, Result{ID: t.id, State: Forgotten})
+}
+
+// confirmPoll is how often a waiting process looks for a confirmation that
+// another one wrote: soon enough for a person who waits for the answer.
+const confirmPoll = 250 * time.Millisecond
+
+// ConfirmWithin waits for the confirmation of a transaction, from any process,
+// and rolls it back when the time is over or ctx ends: the in-process stand-in
+// for a timer of the system, which dies with this process. The error of a
+// rollback for want of a confirmation wraps ErrUnconfirmed.
+func (a *Applier) ConfirmWithin(ctx context.Context, id string, within time.Duration) (Result, error) {
+	end := time.NewTimer(within)
+	defer end.Stop()
+	poll := time.NewTicker(confirmPoll)
+	defer poll.Stop()
+	for waiting := true; waiting; {
+		select {
+		case <-poll.C:
+			// Reading may meet a record half written; the next look sees it whole.
+			if t, err := a.find(id); err == nil && t.state != Unconfirmed {
+				return Result{ID: t.id, State: t.state}, nil
+			}
+		case <-end.C:
+			waiting = false
+		case <-ctx.Done():
+			waiting = false
+		}
+	}
+	result, err := a.RollbackUnconfirmed(ctx, id)
+	if result.State == Confirmed && err == nil {
+		return result, nil
+	}
+	if err != nil {
+		return result, fmt.Errorf("%w: %w", ErrUnconfirmed, err)
+	}
+	return result, fmt.Errorf("%s: %w", id, ErrUnconfirmed)
+}
+
+func (a *Applier) find(id string) (*transaction, error) {
+	origin, err := a.Origin()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := a.directory(origin)
+	if err != nil {
+		return nil, err
+	}
+	return a.pick(dir, id)
+}
