@@ -13,13 +13,6 @@ import (
 // This file turns what the probes counted into the quantities rules ask for.
 // All of it answers ok = false where no probe took part.
 
-// probed reports whether a probe was attached in the window.
-func (c *Case) probed(name string) bool {
-	return c.Probes != nil && slices.ContainsFunc(c.Probes.Probes, func(s counters.Status) bool {
-		return s.Name == name && s.State == counters.Attached
-	})
-}
-
 // probedCPU is what the probes counted on one CPU.
 func (c *Case) probedCPU(cpu int) (counters.CPU, bool) {
 	if c.Probes == nil {

@@ -57,7 +57,6 @@ type item struct {
 	consumer     int
 	group        int
 	now          int // index of the present CPU, none if not given
-	allowed      bool
 }
 
 func newProblem(cpus []CPU, items []Item, o Options) *problem {

@@ -108,7 +108,7 @@ func sources(s *detect.Snapshot) []Source {
 	add("sys/class/net", len(s.Devices), "device")
 	add("rtnetlink", len(s.Links), "link")
 	add("processes", len(s.Processes), "task")
-	add("netdev", countQueues(s, detect.SourceNetlink), "queue")
+	add("netdev", countNAPIs(s), "NAPI")
 	add("ethtool -i", countDevices(s, func(d *detect.Device) bool { return d.Driver != "" }), "device")
 	add("ethtool -l", countDevices(s, func(d *detect.Device) bool { return d.Channels != nil }), "device")
 	add("ethtool -g", countDevices(s, func(d *detect.Device) bool { return d.Rings != nil }), "device")
@@ -139,11 +139,13 @@ func countDevices(s *detect.Snapshot, match func(*detect.Device) bool) int {
 	return n
 }
 
-func countQueues(s *detect.Snapshot, source detect.EdgeSource) int {
+// countNAPIs counts the queues whose NAPI the kernel names; the driver need
+// not name the interrupt as well.
+func countNAPIs(s *detect.Snapshot) int {
 	n := 0
 	for _, d := range s.Devices {
 		for _, q := range d.Queues {
-			if q.Source == source {
+			if q.NAPI >= 0 {
 				n++
 			}
 		}

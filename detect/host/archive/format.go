@@ -123,14 +123,6 @@ func (f *failure) Unwrap() []error {
 	return errs
 }
 
-// err avoids an error interface around a nil pointer.
-func (f *failure) err() error {
-	if f == nil {
-		return nil
-	}
-	return f
-}
-
 // indexLine is one line of tN.index.
 type indexLine struct {
 	Op      string      `json:"op"`
@@ -233,7 +225,7 @@ func readLines[T any](data []byte, use func(T) error) error {
 	for n := 1; ; n++ {
 		var line T
 		err := decoder.Decode(&line)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err == nil {

@@ -160,7 +160,7 @@ func unpack(r io.Reader, l limits) (*bundle, error) {
 	bounded := &boundedReader{r: plain.reader, limit: l.total, left: l.total}
 	in := bufio.NewReaderSize(bounded, 64<<10)
 	head, err := in.Peek(512)
-	if len(head) == 0 && err != nil && err != io.EOF {
+	if len(head) == 0 && err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%s data: %w", plain.form, err)
 	}
 	if isTar(head) {
@@ -209,7 +209,7 @@ type plainStream struct {
 
 func decompress(in *bufio.Reader) (plainStream, error) {
 	head, err := in.Peek(6)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return plainStream{}, fmt.Errorf("read: %w", err)
 	}
 	plain := plainStream{reader: in, close: func() {}}

@@ -1,6 +1,7 @@
 package hosttest
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"strconv"
@@ -81,7 +82,7 @@ func (m *Memory) store(name, text string) error {
 
 // bare takes the path off an error that will get one again.
 func bare(err error) error {
-	if path, ok := err.(*fs.PathError); ok {
+	if path := (*fs.PathError)(nil); errors.As(err, &path) {
 		return path.Err
 	}
 	return err

@@ -180,7 +180,7 @@ func (f *files) openSlowly(name string, flags int) (int, error) {
 func ignoringEINTR(call func() (int, error)) (int, error) {
 	for {
 		n, err := call()
-		if err != unix.EINTR {
+		if !errors.Is(err, unix.EINTR) {
 			return n, err
 		}
 	}
