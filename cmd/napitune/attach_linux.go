@@ -1,0 +1,72 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/napitune/napitune/detect"
+	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/probes"
+)
+
+// session is a set of attached probes with the way advise uses them.
+type session struct{ *probes.Session }
+
+func attachProbes(s *detect.Snapshot) (prober, error) {
+	open, err := probes.Open(probes.Options{
+		IRQs: queueIRQs(s), HZ: s.Ident.HZ,
+		BudgetPackets: intKnob(s, "net.core.netdev_budget"), BudgetUsecs: intKnob(s, "net.core.netdev_budget_usecs"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return session{open}, nil
+}
+
+// queueIRQs are the interrupts of network queues.
+func queueIRQs(s *detect.Snapshot) []int {
+	var out []int
+	for _, d := range s.Devices {
+		for _, q := range d.Queues {
+			for _, irq := range []int{q.RxIRQ, q.TxIRQ} {
+				if irq >= 0 {
+					out = append(out, irq)
+				}
+			}
+		}
+	}
+	return out
+}
+
+func intKnob(s *detect.Snapshot, kind string) int {
+	n, err := strconv.Atoi(s.Knobs[knob.Global(kind)].Value)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+const (
+	// costWindow is how long BPF statistics are on: long enough for thousands
+	// of events under load, and they make each event dearer meanwhile.
+	costWindow = 200 * time.Millisecond
+	// mergeWindow is how long GRO is looked at, packet by packet.
+	mergeWindow = 300 * time.Millisecond
+)
+
+// Watch spends a small part of the window on the cost of the probes and on
+// GRO; windows that are too short for that go to the default probes alone.
+func (s session) Watch(ctx context.Context, window time.Duration) error {
+	end := time.Now().Add(window)
+	if window >= 5*(costWindow+mergeWindow) {
+		if err := errors.Join(s.StartStats(), s.Observe(ctx, costWindow), s.StopStats()); err != nil {
+			return err
+		}
+		if err := s.Window(ctx, "gro", mergeWindow); err != nil {
+			return err
+		}
+	}
+	return s.Observe(ctx, time.Until(end))
+}
