@@ -1,0 +1,800 @@
+package apply
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/napitune/napitune/detect/host"
+	"github.com/napitune/napitune/detect/host/hosttest"
+	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/rules/plan"
+)
+
+var background = context.Background()
+
+// refused is what a refusal says, one reason a line.
+func refusals(err error) []string {
+	var r *Refused
+	if !errors.As(err, &r) {
+		return nil
+	}
+	var out []string
+	for _, one := range r.Refusals {
+		out = append(out, one.Subject+": "+one.Reason)
+	}
+	return out
+}
+
+// All reasons are known together, and none of these plans writes anything.
+func TestPreflightRefuses(t *testing.T) {
+	t.Parallel()
+	const budget, rps = "net.core.netdev_budget", "eth0/rx-0/rps.cpus"
+	for _, tt := range []struct {
+		name   string
+		spec   hosttest.Spec
+		change func(r *rig, p *plan.Plan, a *Applier, o *Options)
+		want   []string // a part of each reason
+	}{
+		{"another boot", small, func(_ *rig, p *plan.Plan, _ *Applier, _ *Options) {
+			p.Origin.BootID = "other"
+			p.Fingerprint = p.Origin.Fingerprint()
+		}, []string{`plan: the boot is "` + testBoot + `", the plan was made with "other"`}},
+		{"another host", small, func(_ *rig, p *plan.Plan, _ *Applier, _ *Options) {
+			p.Origin = &plan.Origin{BootID: testBoot, Release: "5.14.0", Devices: []plan.OriginDevice{{Name: "ens3", Driver: "ena", Queues: 8}}}
+			p.Fingerprint = p.Origin.Fingerprint()
+		}, []string{`the kernel is "6.12.0"`, "device ens3 of the plan is not there", "device eth0 was not there"}},
+		{"another host, not named", small, func(_ *rig, p *plan.Plan, _ *Applier, _ *Options) {
+			p.Origin, p.Fingerprint = nil, "0123456789abcdef"
+		}, []string{"another host, boot or set of devices"}},
+		{"an edited fingerprint", small, func(_ *rig, p *plan.Plan, _ *Applier, _ *Options) { p.Fingerprint = "0" }, []string{"it was edited"}},
+		{"changed meanwhile", small, func(r *rig, _ *plan.Plan, _ *Applier, _ *Options) {
+			r.write(budget, "900")
+			r.write(rps, "3")
+		}, []string{budget + `: it is "900" now and was "300"`, rps + `: it is "3" now and was ""`}},
+		{"a device name that is a path", small, func(_ *rig, p *plan.Plan, _ *Applier, _ *Options) {
+			p.Changes[1].Ref.Dev = "../../../proc/sys/kernel"
+		}, []string{"../../../proc/sys/kernel/rx-0/rps.cpus: not the address of a setting"}},
+		{"an unknown setting", small, func(_ *rig, p *plan.Plan, _ *Applier, _ *Options) { p.Changes[0].Ref.Kind = "kernel.panic" },
+			[]string{"kernel.panic: not the address of a setting"}},
+		{"a queue that is not there", small, func(_ *rig, p *plan.Plan, _ *Applier, _ *Options) { p.Changes[1].Ref.Queue = 7 },
+			[]string{"eth0/rx-7/rps.cpus: this host has no such setting"}},
+		{"out of range", small, func(_ *rig, p *plan.Plan, _ *Applier, _ *Options) {
+			p.Changes[0].After, p.Changes[1].After = "-5", "0-63"
+		}, []string{"-5 is outside 1 to", "CPUs 4-63 are not among the allowed 0-3"}},
+		{"not a value", small, func(_ *rig, p *plan.Plan, _ *Applier, _ *Options) {
+			p.Changes[0].After, p.Changes[1].Before = "many", "x"
+		}, []string{`new value: "many" is not a whole number`, "old value"}},
+		{"twice", small, func(_ *rig, p *plan.Plan, _ *Applier, _ *Options) {
+			p.Changes = append(p.Changes, p.Changes[0])
+			p.Changes[2].After = "700"
+		}, []string{"the plan changes it twice"}},
+		{"seen, not read", small, func(_ *rig, p *plan.Plan, _ *Applier, _ *Options) { p.Changes[1].BeforeSeen = true }, []string{"could not be put back"}},
+		{"errored", small, func(_ *rig, p *plan.Plan, _ *Applier, _ *Options) { p.Errored = true }, []string{"erroneous"}},
+		{"not applicable", small, func(_ *rig, p *plan.Plan, _ *Applier, _ *Options) { p.Applyable = false }, []string{"not applicable"}},
+		{"empty", small, func(_ *rig, p *plan.Plan, _ *Applier, _ *Options) { p.Changes = nil }, []string{"it changes nothing"}},
+		{"locked", hosttest.Spec{}, func(r *rig, p *plan.Plan, _ *Applier, _ *Options) { *p = r.plan("eth0/ring.rx", "128") },
+			[]string{"eth0/ring.rx: locked: the hypervisor does not offer"}},
+		{"managed interrupt", small, func(r *rig, p *plan.Plan, _ *Applier, _ *Options) {
+			irq, _ := r.m.View().IRQ("eth0", false, 0)
+			_ = r.m.Manage(irq, syscall.EPERM)
+			*p = r.plan("eth0/rx-0/irq.affinity", "3")
+		}, []string{"eth0/rx-0/irq.affinity: locked: IRQ 41 is managed"}},
+		{"one interrupt, two wishes", hosttest.Spec{Driver: "ice"}, func(r *rig, p *plan.Plan, _ *Applier, _ *Options) {
+			*p = r.plan("eth0/rx-1/irq.affinity", "2", "eth0/tx-1/irq.affinity", "3")
+		}, []string{"the same interrupt as eth0/rx-1/irq.affinity"}},
+		{"too disruptive", hosttest.Spec{Driver: "ice", MaxQueues: 8}, func(r *rig, p *plan.Plan, _ *Applier, o *Options) {
+			*p = r.plan("eth0/channels.combined", "8", "eth0/coalesce.rx-usecs", "30")
+			o.MaxDisruption = knob.DisruptsNothing
+		}, []string{"eth0/channels.combined: the change disturbs traffic (link), allowed is none", "(packets), allowed is none"}},
+		{"too disruptive, nothing left", hosttest.Spec{Driver: "ice", MaxQueues: 8}, func(r *rig, p *plan.Plan, _ *Applier, o *Options) {
+			*p = r.plan("eth0/channels.combined", "8")
+			o.MaxDisruption, o.SkipDisruptive = knob.DisruptsPackets, true
+		}, []string{"nothing is left to apply"}},
+		{"no privilege", small, func(_ *rig, _ *plan.Plan, a *Applier, _ *Options) { a.Privileges = &Privileges{} },
+			[]string{budget + ": writing it needs root or CAP_NET_ADMIN", rps + ": writing it needs root or CAP_DAC_OVERRIDE and CAP_NET_ADMIN"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, tt.spec)
+			p, o := r.plan(budget, "600", rps, "1-2"), anything
+			a := r.process(nil)
+			tt.change(r, &p, a, &o)
+			before := r.m.Dump()
+			_, err := a.Apply(background, p, o)
+			got := refusals(err)
+			if !errors.Is(err, ErrRefused) || len(got) != len(tt.want) {
+				t.Fatalf("%d reasons, want %d: %v", len(got), len(tt.want), err)
+			}
+			for i, part := range tt.want {
+				if !strings.Contains(got[i], part) {
+					t.Errorf("reason %q, want %q", got[i], part)
+				}
+			}
+			if _, err := a.Preflight(p, o); !slices.Equal(refusals(err), got) {
+				t.Errorf("a dry run says %v", err)
+			}
+			if r.m.Dump() != before || len(r.disk.files) > 0 {
+				t.Errorf("something was written: files %v", r.disk.files)
+			}
+		})
+	}
+}
+
+func TestPrivileges(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		kind string
+		who  *Privileges
+		want string
+	}{
+		{"irq.affinity", nil, ""},
+		{"irq.affinity", &Privileges{Root: true}, ""},
+		{"irq.affinity", &Privileges{NetAdmin: true}, "writing it needs root or CAP_DAC_OVERRIDE"},
+		{"rps.cpus", &Privileges{Root: true}, "writing it needs CAP_NET_ADMIN"},
+		{"threaded", &Privileges{Override: true, NetAdmin: true}, ""},
+		{"ring.rx", &Privileges{Root: true}, "writing it needs CAP_NET_ADMIN"},
+		{"ring.rx", &Privileges{NetAdmin: true}, ""},
+		{"net.core.netdev_budget", &Privileges{NetAdmin: true}, ""},
+		{"net.core.netdev_budget", &Privileges{}, "writing it needs root or CAP_NET_ADMIN"},
+	} {
+		kind, _ := knob.Lookup(tt.kind)
+		if got := tt.who.missing(kind); got != tt.want {
+			t.Errorf("%s as %+v: %q, want %q", tt.kind, tt.who, got, tt.want)
+		}
+	}
+}
+
+// Verdicts come from reading back, not from the answer to the write.
+func TestVerdicts(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, hosttest.Spec{Driver: "mlx5_core"})
+	result, err := r.process(nil).Apply(background, r.plan("eth0/ring.rx", "1000", "eth0/ring.tx", "2048"), anything)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, c := range result.Changes {
+		got = append(got, fmt.Sprintf("%s %s→%s is %s: %s", c.Ref, c.Before, c.After, c.Observed, c.Verdict))
+	}
+	want := []string{"eth0/ring.rx 512→1000 is 1024: rounded", "eth0/ring.tx 512→2048 is 2048: applied"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	// A wish that nobody grants and nobody complains about.
+	r = newRig(t, small)
+	r.gate = func(what string, do func() error) error {
+		if strings.HasPrefix(what, "features") {
+			return nil
+		}
+		return do()
+	}
+	before := r.m.Dump()
+	result, err = r.process(nil).Apply(background, r.plan("net.core.netdev_budget", "600", "eth0/feature.rx-gro", "off"), anything)
+	if !errors.Is(err, ErrNotTaken) || result.State != RolledBack || r.m.Dump() != before {
+		t.Errorf("%s, %v", result.State, err)
+	}
+	if refused := result.Changes[0]; refused.Verdict != VerdictRefused || refused.Ref.Kind != "feature.rx-gro" {
+		t.Errorf("verdict %+v", refused)
+	}
+}
+
+// stuckFS shows interrupts as firing where they fired first, as the kernel does
+// until their next occurrence.
+type stuckFS struct {
+	fs.FS
+	stuck *bool
+}
+
+func (f stuckFS) ReadFile(name string) ([]byte, error) {
+	if *f.stuck && strings.HasSuffix(name, "effective_affinity_list") {
+		return []byte("0\n"), nil
+	}
+	return fs.ReadFile(f.FS, name)
+}
+
+func TestPendingMoves(t *testing.T) {
+	t.Parallel()
+	for _, moves := range []bool{false, true} {
+		r := newRig(t, hosttest.Spec{IRQStacked: true})
+		stuck := true
+		r.view = func(v knob.View) knob.View {
+			h := *v.Host
+			h.FS = stuckFS{h.FS, &stuck}
+			v.Host = &h
+			return v
+		}
+		o := anything
+		o.Verify = func(context.Context) error { stuck = !moves; return nil }
+		result, err := r.process(nil).Apply(background, r.plan("eth0/rx-1/irq.affinity", "1-2"), o)
+		want := VerdictPending
+		if moves {
+			want = VerdictApplied
+		}
+		if err != nil || result.Changes[0].Verdict != want || result.Changes[0].Address != "IRQ 43" {
+			t.Errorf("moves %v: %v, %+v", moves, err, result.Changes)
+		}
+	}
+}
+
+// One interrupt that serves both sides of a queue is written once.
+func TestSharedInterrupt(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, hosttest.Spec{Driver: "ice"})
+	before := r.m.Dump()
+	writes := 0
+	r.gate = func(_ string, do func() error) error { writes++; return do() }
+	p := r.plan("eth0/rx-1/irq.affinity", "3", "eth0/tx-1/irq.affinity", "3")
+	result, err := r.process(nil).Apply(background, p, anything)
+	if err != nil || writes != 1 || len(result.Changes) != 2 || result.Changes[1].Verdict != VerdictApplied {
+		t.Errorf("%d writes, %v, %+v", writes, err, result.Changes)
+	}
+	if _, err := r.process(nil).Rollback(background, result.ID); err != nil || r.m.Dump() != before {
+		t.Errorf("rollback: %v\n%s", err, cmp.Diff(before, r.m.Dump()))
+	}
+}
+
+func TestSkipDisruptive(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, hosttest.Spec{Driver: "ice", MaxQueues: 8})
+	o := Options{MaxDisruption: knob.DisruptsPackets, SkipDisruptive: true}
+	result, err := r.process(nil).Apply(background, r.plan("eth0/channels.combined", "8", "net.core.netdev_budget", "600"), o)
+	want := []Skipped{{Ref: knob.Device("eth0", "channels.combined"), Disruption: "link"}}
+	if diff := cmp.Diff(want, result.Skipped); err != nil || diff != "" {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
+	}
+	if r.read("eth0/channels.combined") != "4" || r.read("net.core.netdev_budget") != "600" {
+		t.Error("the wrong changes were made")
+	}
+}
+
+// A channel change does more than it says; all of it is recorded and undone,
+// and what others set meanwhile is still there afterwards.
+func TestChannelSideEffects(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, small)
+	r.write("eth0/rx-0/irq.affinity", "3")
+	r.write("eth0/tx-1/xps.cpus", "0,2")
+	r.write("eth0/rx-1/rps.cpus", "1")
+	before := r.m.Dump()
+	result, err := r.process(nil).Apply(background, r.plan("eth0/channels.combined", "1"), anything)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if moved := result.Changes[0].Moved; moved["eth0/rx-0/irq.affinity"] != "0-3" {
+		t.Errorf("moved: %v", moved)
+	}
+	if r.m.Dump() == before {
+		t.Fatal("the law of virtio_net has gone")
+	}
+	if _, err := r.process(nil).Rollback(background, ""); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(before, r.m.Dump()); diff != "" {
+		t.Errorf("(-before +after):\n%s", diff)
+	}
+	// Others change what the channel change did not touch, and what it did.
+	if _, err := r.process(nil).Apply(background, r.plan("eth0/channels.combined", "1"), anything); err != nil {
+		t.Fatal(err)
+	}
+	r.write("eth0/rx-0/rps.cpus", "2")
+	r.write("eth0/tx-0/irq.affinity", "1-2")
+	result, err = r.process(nil).Rollback(background, "")
+	if err != nil || result.State != Dirty {
+		t.Errorf("%s, %v", result.State, err)
+	}
+	want := map[string]string{
+		"eth0/rx-0/rps.cpus": "2", "eth0/tx-0/irq.affinity": "1-2", "eth0/rx-0/irq.affinity": "3",
+		"eth0/tx-1/xps.cpus": "0,2", "eth0/rx-1/rps.cpus": "1", "eth0/channels.combined": "2",
+	}
+	for ref, value := range want {
+		if got := r.read(ref); got != value {
+			t.Errorf("%s is %q, want %q", ref, got, value)
+		}
+	}
+	for _, one := range result.Restored {
+		if foreign := one.Ref.String() == "eth0/tx-0/irq.affinity"; foreign != (one.Fate == FateForeign) {
+			t.Errorf("%+v", one)
+		}
+	}
+}
+
+// Drivers that set moderation and interrupts anew with their rings are undone
+// as well, also after a crash between write and record.
+func TestRingSideEffects(t *testing.T) {
+	t.Parallel()
+	for at := 0; at <= 8; at++ {
+		r := newRig(t, hosttest.Spec{Driver: "ice"})
+		r.write("eth0/rx-2/irq.affinity", "1,3")
+		r.write("eth0/coalesce.rx-usecs", "77")
+		r.gate = func(what string, do func() error) error {
+			err := do()
+			if err == nil && strings.HasPrefix(what, "rings") {
+				r.write("eth0/rx-2/irq.affinity", "0-3")
+				r.write("eth0/coalesce.rx-usecs", "50")
+			}
+			return err
+		}
+		before := r.m.Dump()
+		_, err := r.process(&fuse{at: at, after: true, torn: -1}).Apply(background, r.plan("eth0/ring.rx", "1000", "net.core.dev_weight", "32"), anything)
+		if at == 0 && (err != nil || r.read("eth0/rx-2/irq.affinity") != "0-3") {
+			t.Fatalf("%v; affinity %s", err, r.read("eth0/rx-2/irq.affinity"))
+		}
+		recoverAll(t, r, before, false, func() string { return fmt.Sprintf("killed after step %d", at) })
+	}
+}
+
+// Once a user's table is set, fewer queues than it names are refused
+// (net/ethtool/channels.c): rolling back channels first fits the table.
+func TestChannelsBehindATable(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, hosttest.Spec{Driver: "i40e", QueuesPerNIC: 4, MaxQueues: 8, CPUs: 8})
+	before := r.dump(true)
+	o := anything
+	o.Replan = func(context.Context) (plan.Plan, error) {
+		return r.plan("eth0/rss.table", knob.FormatTable(slices.Repeat([]uint32{7, 6, 5, 0}, 128)), "eth0/rx-7/rps.cpus", "1"), nil
+	}
+	p := r.plan("eth0/channels.combined", "8")
+	p.Complete = false
+	result, err := r.process(nil).Apply(background, p, o)
+	if err != nil || !result.Complete || len(result.Changes) != 3 || r.read("eth0/rx-7/rps.cpus") != "1" {
+		t.Fatalf("%v, %+v", err, result)
+	}
+	if back, err := r.process(nil).Rollback(background, ""); err != nil || back.State != RolledBack {
+		t.Errorf("%s, %v", back.State, err)
+	}
+	if diff := cmp.Diff(before, r.dump(true)); diff != "" {
+		t.Errorf("(-before +after):\n%s", diff)
+	}
+}
+
+// Planning again is bounded, and a later round that is refused undoes the first.
+func TestRounds(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, small)
+	before := r.m.Dump()
+	rounds := 0
+	o := anything
+	o.Replan = func(context.Context) (plan.Plan, error) {
+		rounds++
+		p := r.plan("net.core.netdev_budget", fmt.Sprint(1000+rounds))
+		p.Complete = false
+		return p, nil
+	}
+	p := r.plan("net.core.netdev_budget", "600")
+	p.Complete = false
+	result, err := r.process(nil).Apply(background, p, o)
+	if err != nil || rounds != maxRounds-1 || result.Complete || r.read("net.core.netdev_budget") != "1002" {
+		t.Errorf("%v after %d rounds, complete %v, budget %s", err, rounds, result.Complete, r.read("net.core.netdev_budget"))
+	}
+	if _, err := r.process(nil).Rollback(background, ""); err != nil || r.m.Dump() != before {
+		t.Errorf("rollback: %v\n%s", err, cmp.Diff(before, r.m.Dump()))
+	}
+	o.Replan = func(context.Context) (plan.Plan, error) { return r.plan("net.core.netdev_budget", "-1"), nil }
+	result, err = r.process(nil).Apply(background, p, o)
+	if !errors.Is(err, ErrRefused) || result.State != RolledBack || r.m.Dump() != before {
+		t.Errorf("%s, %v", result.State, err)
+	}
+}
+
+// NAPIs with values of their own keep them, through device-wide writes, new
+// queues and crashes between the two.
+func TestNAPIsKeepTheirValues(t *testing.T) {
+	t.Parallel()
+	prepare := func() *rig {
+		r := newRig(t, hosttest.Spec{QueuesPerNIC: 2, MaxQueues: 4})
+		own := host.NAPI{IfIndex: 2, ID: 8194, GROFlushTimeout: 50000, DeferHardIRQs: 7, IRQSuspend: 9}
+		if err := r.m.Writer().SetNAPI(own); err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	for _, pairs := range [][]string{
+		{"eth0/gro_flush_timeout", "20000", "eth0/napi_defer_hard_irqs", "2", "eth0/threaded", "on"},
+		{"eth0/channels.combined", "1"},
+		{"eth0/channels.combined", "4", "eth0/gro_flush_timeout", "20000"},
+	} {
+		before := prepare().m.Dump()
+		for at := 0; at < 40; at++ {
+			r := prepare()
+			f := &fuse{at: at, after: true, torn: -1}
+			_, err := r.process(f).Apply(background, r.plan(pairs...), anything)
+			if at == 0 && err != nil {
+				t.Fatal(err)
+			}
+			recoverAll(t, r, before, false, func() string { return fmt.Sprintf("%v, killed after step %d", pairs, at) })
+			if at > f.steps {
+				break
+			}
+		}
+	}
+}
+
+// The value that changed between preflight and its write stops the transaction.
+func TestDriftUnderWay(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, small)
+	before := r.m.Dump()
+	r.gate = func(what string, do func() error) error {
+		if strings.HasSuffix(what, "netdev_budget") && r.read("net.core.netdev_budget") == "300" {
+			r.write("eth0/rx-1/rps.cpus", "0")
+		}
+		return do()
+	}
+	result, err := r.process(nil).Apply(background, r.plan("net.core.netdev_budget", "600", "eth0/rx-1/rps.cpus", "2"), anything)
+	if !errors.Is(err, ErrDrift) || result.State != RolledBack || r.read("eth0/rx-1/rps.cpus") != "0" {
+		t.Errorf("%s, %v", result.State, err)
+	}
+	r.write("eth0/rx-1/rps.cpus", "")
+	if diff := cmp.Diff(before, r.m.Dump()); diff != "" {
+		t.Errorf("(-before +after):\n%s", diff)
+	}
+}
+
+// A signal, which ends the context, is answered by a complete rollback.
+func TestSignal(t *testing.T) {
+	t.Parallel()
+	for at := 1; at <= 6; at++ {
+		r := newRig(t, small)
+		p := smallPlan(r)
+		before := r.m.Dump()
+		ctx, cancel := context.WithCancelCause(background)
+		n := 0
+		r.gate = func(_ string, do func() error) error {
+			if n++; n == at {
+				cancel(syscall.Errno(syscall.EINTR))
+			}
+			return do()
+		}
+		if at == 6 {
+			cancel(syscall.EINTR)
+		}
+		result, err := r.process(nil).Apply(ctx, p, anything)
+		if !errors.Is(err, syscall.EINTR) || result.State != RolledBack {
+			t.Errorf("at write %d: %s, %v", at, result.State, err)
+		}
+		if diff := cmp.Diff(before, r.m.Dump()); diff != "" {
+			t.Errorf("at write %d (-before +after):\n%s", at, diff)
+		}
+		cancel(nil)
+	}
+}
+
+// Measured to be worse, the change is undone.
+func TestVerifyRollsBack(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, small)
+	before := r.m.Dump()
+	worse := errors.New("worse: 12 % more softirq time")
+	o := anything
+	o.Verify = func(context.Context) error { return worse }
+	result, err := r.process(nil).Apply(background, smallPlan(r), o)
+	if !errors.Is(err, worse) || result.State != RolledBack || r.m.Dump() != before {
+		t.Errorf("%s, %v", result.State, err)
+	}
+	events, damaged, err := r.process(nil).Events()
+	if err != nil || damaged != 0 || len(events) != 1 || events[0].Event != EventRolledBack || events[0].Profile != "test" {
+		t.Errorf("history %+v, %d damaged, %v", events, damaged, err)
+	}
+}
+
+// Two at once: the second is told who has the lock, and nothing is written.
+func TestTwoAtOnce(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, small)
+	var once sync.Once
+	var second, third, fourth error
+	r.gate = func(_ string, do func() error) error {
+		once.Do(func() {
+			other := r.process(nil)
+			other.Holder = "another"
+			_, second = other.Apply(background, r.plan("net.core.dev_weight", "32"), anything)
+			_, third = other.Rollback(background, "")
+			_, fourth = other.Confirm("")
+		})
+		return do()
+	}
+	if _, err := r.process(nil).Apply(background, r.plan("net.core.netdev_budget", "600"), anything); err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range []error{second, third, fourth} {
+		if !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), "PID 4711") {
+			t.Errorf("the other: %v", err)
+		}
+	}
+	if r.read("net.core.dev_weight") != "64" {
+		t.Error("the second wrote")
+	}
+}
+
+// A device that has another name by the time of the rollback is found by its
+// bus address or index; one that is gone is named, and all else is restored.
+func TestDeviceRenamed(t *testing.T) {
+	t.Parallel()
+	for _, spec := range []hosttest.Spec{small, {Driver: "ice"}} {
+		r := newRig(t, spec)
+		before := r.m.Dump()
+		if _, err := r.process(nil).Apply(background, r.plan("net.core.dev_weight", "32", "eth0/gro_flush_timeout", "9000",
+			"eth0/rx-1/rps.cpus", "1", "eth0/rx-0/irq.affinity", "2", "eth0/feature.rx-gro", "off"), anything); err != nil {
+			t.Fatal(err)
+		}
+		n := renamed{show: "lan0"}
+		r.view, r.origin = n.view, n.origin
+		a := r.process(nil)
+		a.Writer = n.writer(r.m.Writer())
+		result, err := a.Rollback(background, "")
+		if err != nil || result.State != RolledBack {
+			t.Errorf("%s, %v: %+v", result.State, err, result.Restored)
+		}
+		if diff := cmp.Diff(before, r.m.Dump()); diff != "" {
+			t.Errorf("(-before +after):\n%s", diff)
+		}
+	}
+}
+
+func TestDeviceVanished(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, hosttest.Spec{Driver: "ice", NICs: 2})
+	p := r.plan("net.core.dev_weight", "32", "eth0/gro_flush_timeout", "9000", "eth0/rx-1/rps.cpus", "1", "eth1/rx-1/rps.cpus", "1")
+	before := r.m.Dump()
+	gone := renamed{}
+	a := r.process(nil)
+	n := 0
+	a.Writer = through(a.Writer, func(what string, do func() error) error {
+		if n++; n == 3 { // the device leaves during the write of its queue
+			r.view, r.origin = gone.view, gone.origin
+			return syscall.ENODEV
+		}
+		return do()
+	})
+	result, err := a.Apply(background, p, anything)
+	if !errors.Is(err, syscall.ENODEV) || result.State != Dirty {
+		t.Fatalf("%s, %v", result.State, err)
+	}
+	var lost []string
+	for _, one := range result.Restored {
+		if one.Fate == FateGone {
+			lost = append(lost, one.Ref.String())
+		}
+	}
+	if want := []string{"eth0/rx-1/rps.cpus", "eth0/gro_flush_timeout"}; !slices.Equal(lost, want) {
+		t.Errorf("gone: %v, want %v", lost, want)
+	}
+	if r.read("net.core.dev_weight") != "64" {
+		t.Error("the rest was not restored")
+	}
+	// It comes back with its settings: the journal is still there for them.
+	r.view, r.origin = nil, nil
+	recoverAll(t, r, before, false, func() string { return "the device came back" })
+}
+
+func TestConfirm(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, small)
+		before := r.m.Dump()
+		o := anything
+		o.ConfirmWithin = time.Minute
+		armed := ""
+		o.Arm = func(id string, _ time.Duration) error { armed = id; return nil }
+		apply := func() string {
+			result, err := r.process(nil).Apply(background, smallPlan(r), o)
+			if err != nil || result.State != Unconfirmed || armed != result.ID || !result.Deadline.Equal(r.process(nil).Now().Add(time.Minute)) {
+				t.Fatalf("%+v, %v, armed %q", result, err, armed)
+			}
+			return result.ID
+		}
+		// Nobody confirms.
+		id := apply()
+		result, err := r.process(nil).ConfirmWithin(background, id, time.Minute)
+		if !errors.Is(err, ErrUnconfirmed) || result.State != RolledBack || r.m.Dump() != before {
+			t.Errorf("nobody: %s, %v", result.State, err)
+		}
+		// Another process does, in time; then the timer finds nothing to do.
+		id = apply()
+		go func() {
+			time.Sleep(30 * time.Second)
+			if _, err := r.process(nil).Confirm(""); err != nil {
+				t.Error(err)
+			}
+		}()
+		start := time.Now()
+		result, err = r.process(nil).ConfirmWithin(background, id, time.Minute)
+		if err != nil || result.State != Confirmed || time.Since(start) > 31*time.Second {
+			t.Errorf("in time: %s, %v after %v", result.State, err, time.Since(start))
+		}
+		if result, err = r.process(nil).RollbackUnconfirmed(background, id); err != nil || result.State != Confirmed {
+			t.Errorf("the timer: %s, %v", result.State, err)
+		}
+		if result, err = r.process(nil).Confirm(id); err != nil || result.State != Confirmed {
+			t.Errorf("again: %s, %v", result.State, err)
+		}
+		if _, err := r.process(nil).Rollback(background, id); err != nil {
+			t.Error(err)
+		}
+		if _, err := r.process(nil).Confirm(id); err == nil {
+			t.Error("what was rolled back was confirmed")
+		}
+		// A signal while waiting rolls back.
+		id = apply()
+		ctx, cancel := context.WithTimeout(background, time.Second)
+		defer cancel()
+		result, err = r.process(nil).ConfirmWithin(ctx, id, time.Minute)
+		if !errors.Is(err, ErrUnconfirmed) || result.State != RolledBack || r.m.Dump() != before {
+			t.Errorf("signal: %s, %v", result.State, err)
+		}
+		// A timer that cannot be armed.
+		o.Arm = func(string, time.Duration) error { return errors.New("no systemd") }
+		if _, err := r.process(nil).Apply(background, smallPlan(r), o); err == nil || len(r.disk.journals(journalSuffix)) > 0 || r.m.Dump() != before {
+			t.Errorf("not armed: %v", err)
+		}
+	})
+}
+
+func TestStatusAndOrder(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, small)
+	a := r.process(nil)
+	first, err := a.Apply(background, r.plan("net.core.netdev_budget", "600", "net.core.dev_weight", "32"), anything)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := a.Apply(background, r.plan("net.core.netdev_budget", "900"), anything)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.write("net.core.dev_weight", "99")
+	all, err := a.Status()
+	if err != nil || len(all) != 2 {
+		t.Fatalf("%+v, %v", all, err)
+	}
+	want := []Drift{
+		{Ref: knob.Global("net.core.dev_weight"), Before: "64", Wrote: "32", Present: "99", Drifted: true},
+		{Ref: knob.Global("net.core.netdev_budget"), Before: "300", Wrote: "600", Present: "900", Drifted: true, By: second.ID},
+	}
+	drift := all[0].Drift
+	slices.SortFunc(drift, func(x, y Drift) int { return strings.Compare(x.Ref.String(), y.Ref.String()) })
+	if diff := cmp.Diff(want, drift); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if all[1].Drift[0].Drifted || all[1].Unfinished || all[1].State != Confirmed {
+		t.Errorf("the second: %+v", all[1])
+	}
+	// Out of order: the first leaves alone what the second and others changed.
+	result, err := a.Rollback(background, first.ID)
+	if err != nil || result.State != Dirty {
+		t.Fatalf("%s, %v", result.State, err)
+	}
+	for _, one := range result.Restored {
+		by := ""
+		if one.Ref.Kind == "net.core.netdev_budget" {
+			by = second.ID
+		}
+		if one.Fate != FateForeign || one.By != by {
+			t.Errorf("%+v", one)
+		}
+	}
+	if err := a.Forget(first.ID); err != nil {
+		t.Fatal(err)
+	}
+	if open, err := a.Unfinished(); err != nil || len(open) > 0 {
+		t.Errorf("after forgetting: %+v, %v", open, err)
+	}
+	if result, err = a.Rollback(background, ""); err != nil || result.ID != second.ID || r.read("net.core.netdev_budget") != "600" {
+		t.Errorf("%+v, %v", result, err)
+	}
+	for _, id := range []string{"../lock", "nothing", "a/b"} {
+		if _, err := a.Rollback(background, id); err == nil {
+			t.Errorf("rolled back %q", id)
+		}
+	}
+	if err := a.Note(second.ID, "softirq time 31 % → 12 %"); err != nil {
+		t.Fatal(err)
+	}
+	events, damaged, err := a.Events()
+	if err != nil || damaged > 0 || len(events) != 6 || events[5].Brought == "" {
+		t.Errorf("%d events, %d damaged, %v", len(events), damaged, err)
+	}
+}
+
+// A journal of another version or with damage inside is not half understood.
+func TestJournalsOfOthers(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, small)
+	before := r.m.Dump()
+	a := r.process(nil)
+	if _, err := a.Apply(background, smallPlan(r), anything); err != nil {
+		t.Fatal(err)
+	}
+	name := r.disk.journals(journalSuffix)[0]
+	whole := string(r.disk.files[name])
+	lines := strings.SplitAfter(whole, "\n")
+	// A record in the middle is destroyed: its setting is not undone, which is said.
+	lines[3] = "00000000" + lines[3][8:]
+	r.disk.files[name] = []byte(strings.Join(lines, ""))
+	open, err := a.Unfinished()
+	if err != nil || len(open) != 1 || !strings.Contains(open[0].Damage, "line 4") {
+		t.Errorf("%+v, %v", open, err)
+	}
+	result, err := a.Rollback(background, "")
+	if err == nil || result.State != Dirty || !strings.Contains(err.Error(), "is damaged") {
+		t.Errorf("%s, %v", result.State, err)
+	}
+	if r.m.Dump() == before {
+		t.Error("what a lost record says was undone")
+	}
+	newer := record{Type: recordBegin, Version: journalVersion + 1}
+	line, err := encodeRecord(newer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.disk.files[name] = line
+	if _, err := a.Rollback(background, ""); err == nil || !strings.Contains(err.Error(), "newer napitune") {
+		t.Errorf("a newer journal: %v", err)
+	}
+}
+
+func FuzzParseJournal(f *testing.F) {
+	line, err := encodeRecord(record{Type: recordBegin, Version: 1, Number: 3})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(line)
+	f.Add(line[:len(line)-1])
+	f.Add([]byte("\n\n00000000 {}\n"))
+	f.Add([]byte("zzzzzzzz {}\nx"))
+	intent, err := encodeRecord(record{Type: recordIntent, Seq: 1, Ref: &knob.Ref{Kind: "threaded", Dev: "eth0", Queue: -1}, Sides: map[string]string{"x": ""}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(append(slices.Clone(line), intent...))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		one, err := parseRecord(data)
+		if (err != nil) != cmp.Equal(one, record{}) && err != nil {
+			t.Errorf("record %+v with %v", one, err)
+		}
+		records, _, err := parseJournal(data)
+		tx, txErr := newTransaction("1", data)
+		if (txErr != nil) != (tx == nil) {
+			t.Errorf("transaction %v with %v", tx, txErr)
+		}
+		var again []byte
+		for _, r := range records {
+			line, encodeErr := encodeRecord(r)
+			if encodeErr != nil {
+				t.Fatal(encodeErr)
+			}
+			again = append(again, line...)
+		}
+		back, torn, parseErr := parseJournal(again)
+		if parseErr != nil || torn || len(back) != len(records) {
+			t.Errorf("%d records became %d, torn %v, %v (first reading: %v)", len(records), len(back), torn, parseErr, err)
+		}
+	})
+}
+
+func FuzzParseHistory(f *testing.F) {
+	line, err := json.Marshal(Event{ID: "1", Event: EventApplied, Changes: []Outcome{{Ref: knob.Global("net.core.dev_weight")}}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(line)
+	f.Add([]byte("{}\n{\n\n[]"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		events, damaged := parseHistory(data)
+		if lines := strings.Count(string(data), "\n") + 1; len(events)+damaged > lines {
+			t.Errorf("%d events and %d damaged of %d lines", len(events), damaged, lines)
+		}
+	})
+}
