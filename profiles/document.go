@@ -30,11 +30,14 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("%s:%d:%d: %s", e.File, e.Line, e.Column, e.Text)
 }
 
-// Limits of a policy file. A policy is written by hand; the time of the YAML
-// parser grows with the square of the nesting (48 s were measured for 50,000
-// opening brackets), so what no policy needs is refused before.
+// MaxFileBytes is the size from which a policy file is refused. A policy is
+// written by hand, and the largest imaginable is far smaller.
+const MaxFileBytes = 64 << 10
+
+// The time of the YAML parser grows with the square of the nesting (48 s were
+// measured for 50,000 opening brackets), so what no policy needs is refused
+// before.
 const (
-	maxFileBytes = 64 << 10
 	maxLineBytes = 4 << 10
 	maxBrackets  = 1000
 )
@@ -112,11 +115,11 @@ func (d *decoder) root(data []byte) ast.Node {
 // acceptable refuses what is no text or larger than any policy.
 func (d *decoder) acceptable(data []byte) bool {
 	brackets := 0
-	if len(data) > maxFileBytes {
-		d.failAt(1, 1, fmt.Sprintf("the file has %d bytes, a policy at most %d", len(data), maxFileBytes))
+	if len(data) > MaxFileBytes {
+		d.failAt(1, 1, fmt.Sprintf("the file has %d bytes, a policy at most %d", len(data), MaxFileBytes))
 	}
 	number := 0
-	for line := range bytes.Lines(data[:min(len(data), maxFileBytes)]) {
+	for line := range bytes.Lines(data[:min(len(data), MaxFileBytes)]) {
 		number++
 		brackets += bytes.Count(line, []byte("[")) + bytes.Count(line, []byte("{"))
 		switch {

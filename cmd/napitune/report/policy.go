@@ -289,4 +289,4 @@ func banTexts(bans []PolicyBan) []string {
 }
 
 // figure prints a threshold with all its digits.
-func figure(v float64) string { return strconv.FormatFloat(v, 'g', -1, 64) }
+func figure(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }
