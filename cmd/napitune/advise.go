@@ -67,7 +67,9 @@ func advise(c *cli.Context, e env, formats []string) error {
 func judge(m measurement, o options) report.Advice {
 	findings := rules.Evaluate(m.Observation, o.policy)
 	a := report.NewAdvice(m.Observation, findings, buildPlan(m, findings, o))
-	a.Probeless = m.probeless
+	if !o.noBPF || o.style.Verbose { // who asked for none need not be told
+		a.Probeless = m.probeless
+	}
 	for _, p := range m.probes {
 		if p.State == report.ProbeAttached {
 			a.Window.Probes = append(a.Window.Probes, p.Name)

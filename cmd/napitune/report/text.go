@@ -44,7 +44,7 @@ func (p *page) hostLine(a Advice) {
 	}
 	parts = append(parts, basis(a.Window))
 	p.hang("", plain, 0, strings.Join(parts, " · "))
-	if a.Probeless != "" && p.style.Verbose {
+	if a.Probeless != "" && (a.Live || p.style.Verbose) {
 		p.hang("", plain, 0, "no in-kernel probes: "+a.Probeless)
 	}
 }
