@@ -112,7 +112,7 @@ func (c *Case) groOf(d *detect.Device) (counters.GRO, bool) {
 // that are not in both samples are absent.
 func (c *Case) threadShare(keep func(host.Process) bool) map[int]float64 {
 	out := map[int]float64{}
-	if c.Basis != detect.BasisWindow {
+	if c.Basis != detect.BasisWindow || c.Window <= 0 {
 		return out
 	}
 	before := map[int]host.Process{}

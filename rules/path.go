@@ -63,6 +63,9 @@ func (f *fired) spread() float64 {
 		share := float64(f.cpu[cpu]) / float64(f.total)
 		sum += share * share
 	}
+	if sum == 0 {
+		return 0
+	}
 	return 1 / sum
 }
 

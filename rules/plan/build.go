@@ -113,8 +113,9 @@ func (p *Plan) decide(ref knob.Ref, wishes []wish, in Input) {
 		seen = wishes[0].Seen
 	}
 	reason := obstacle(kind, ref, state, known, value, in, seen)
-	if state.Has() && satisfied(state.Value, value, wishes[0].Mode) {
-		p.Kept = append(p.Kept, Kept{Ref: ref, Value: state.Value, Findings: ids})
+	now := cmp.Or(state.Value, seen)
+	if (state.Has() || seen != "") && satisfied(now, value, wishes[0].Mode) {
+		p.Kept = append(p.Kept, Kept{Ref: ref, Value: now, Findings: ids})
 		return
 	}
 	if reason != "" {
@@ -122,7 +123,7 @@ func (p *Plan) decide(ref knob.Ref, wishes []wish, in Input) {
 		return
 	}
 	p.Changes = append(p.Changes, Change{
-		Ref: ref, Before: cmp.Or(state.Value, seen), After: value, BeforeSeen: seen != "",
+		Ref: ref, Before: now, After: value, BeforeSeen: seen != "",
 		Stage: kind.Stage.String(), Disruption: kind.DisruptionFor(in.View, ref).String(),
 		Findings: ids, Why: wishes[0].Why, Expect: wishes[0].Expect, Shell: shell(kind, in.View, ref, value),
 	})
@@ -199,7 +200,7 @@ func obstacle(kind *knob.Kind, ref knob.Ref, state knob.State, known bool, value
 	case !known:
 		return "the host did not tell its present value, so it could not be put back"
 	case state.Status != knob.Known:
-		return state.Reason
+		return cmp.Or(state.Reason, state.Status.String())
 	}
 	if err := kind.Check(state.Bounds, value); err != nil {
 		return err.Error()
