@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/napitune/napitune/detect/knob"
 	"github.com/napitune/napitune/rules/plan"
@@ -24,10 +25,29 @@ func (a *Applier) Rollback(ctx context.Context, id string) (Result, error) {
 
 // RollbackUnconfirmed undoes a transaction unless it was confirmed, and is what
 // a timer runs when the deadline has passed. The result of a confirmed one says
-// so and nothing is touched.
+// so and nothing is touched. It waits for lockPatience if another process is at
+// work on the host: a timer that gives up leaves the host as it is for good.
 func (a *Applier) RollbackUnconfirmed(ctx context.Context, id string) (Result, error) {
-	return a.rollback(ctx, id, func(t *transaction) bool { return t.state == Confirmed })
+	patience := time.NewTimer(lockPatience)
+	defer patience.Stop()
+	again := time.NewTicker(confirmPoll)
+	defer again.Stop()
+	for {
+		result, err := a.rollback(ctx, id, func(t *transaction) bool { return t.state == Confirmed })
+		if !errors.Is(err, ErrLocked) {
+			return result, err
+		}
+		select {
+		case <-patience.C:
+			return result, err
+		case <-again.C:
+		}
+	}
 }
+
+// lockPatience bounds how long a deadline waits for an apply that is still
+// under way; changes that reset links take seconds each.
+const lockPatience = 2 * time.Minute
 
 func (a *Applier) rollback(ctx context.Context, id string, leave func(*transaction) bool) (Result, error) {
 	ctx = context.WithoutCancel(ctx)
@@ -86,7 +106,7 @@ type undoing struct {
 
 // undo restores what a transaction changed, in reverse.
 func (a *Applier) undo(_ context.Context, r *run) (Result, error) {
-	u := &undoing{a: a, t: r.t, j: r.j, names: map[string]string{}, told: map[knob.Ref]int{}, result: Result{ID: r.t.id}}
+	u := &undoing{a: a, t: r.t, j: r.j, view: r.view, names: map[string]string{}, told: map[knob.Ref]int{}, result: Result{ID: r.t.id}}
 	if r.t.damage != nil {
 		u.errs = append(u.errs, fmt.Errorf("journal %s is damaged: what its lost records say is not undone: %w", r.t.id, r.t.damage))
 	}
@@ -117,15 +137,18 @@ func (u *undoing) try(r record) {
 	}
 }
 
-// prepare reads the host and finds out what is somebody else's by now.
+// prepare reads the host and finds out what is somebody else's by now. What an
+// apply knows of the host is good enough where it cannot be read again.
 func (u *undoing) prepare(dir string) error {
-	origin, err := u.a.Origin()
-	if err != nil {
-		return fmt.Errorf("identify the host: %w", err)
+	if origin, err := u.a.Origin(); err != nil {
+		u.errs = append(u.errs, fmt.Errorf("identify the host: %w", err))
+	} else {
+		u.rename(origin)
 	}
-	u.rename(origin)
-	if err := u.refresh(); err != nil {
+	if err := u.refresh(); err != nil && u.view.Host == nil {
 		return err
+	} else if err != nil {
+		u.errs = append(u.errs, err)
 	}
 	if all, err := u.a.load(dir, false); err == nil {
 		u.later = slices.DeleteFunc(all, func(t *transaction) bool { return t.number <= u.t.number })
@@ -339,7 +362,7 @@ func (u *undoing) primary(e *entry) bool {
 // fitTable puts the old RSS table back before the number of queues: the core
 // refuses fewer queues than a table names (net/ethtool/channels.c).
 func (u *undoing) fitTable(e *entry) bool {
-	ref := knob.Device(e.ref.Dev, "rss.table")
+	ref := knob.Device(e.ref.Dev, tableKind)
 	before, ok := e.sides[ref]
 	if !ok || u.t.foreign[ref] {
 		return false
@@ -397,6 +420,9 @@ func (u *undoing) write(ref knob.Ref, value string) error {
 	if !ok {
 		return fmt.Errorf("%s: this version has no such setting", ref)
 	}
+	if u.resetTable(ref, value) {
+		return nil
+	}
 	err := kind.Write(u.view, u.a.Writer, u.name(ref), value)
 	u.a.log().Info("restore", "knob", ref.String(), "new", value, "txn", u.t.id, "err", err)
 	if len(kind.Clobbers) > 0 {
@@ -404,6 +430,28 @@ func (u *undoing) write(ref knob.Ref, value string) error {
 	}
 	return err
 }
+
+// resetTable gives an RSS table back to the driver where that makes the old
+// table: written by hand it would count as the user's, stay as it is when the
+// number of queues changes and forbid fewer of them (net/ethtool/ioctl.c
+// ethtool_set_rxfh, net/ethtool/channels.c). The kernel does not tell whose a
+// table is, so the even one is taken for the driver's.
+func (u *undoing) resetTable(ref knob.Ref, value string) bool {
+	if ref.Kind != tableKind || u.a.Writer.SetRSS == nil || u.view.Host == nil || u.view.Host.Ethtool.RSS == nil {
+		return false
+	}
+	dev := u.name(ref).Dev
+	rss, err := u.view.Host.Ethtool.RSS(dev)
+	if err != nil || value != knob.EvenTable(len(rss.Table), rss.RxRings) {
+		return false
+	}
+	err = u.a.Writer.SetRSS(dev, nil)
+	u.a.log().Info("restore the driver's", "knob", ref.String(), "new", value, "txn", u.t.id, "err", err)
+	state, ok := u.read(ref)
+	return err == nil && ok && state.Value == value
+}
+
+const tableKind = "rss.table"
 
 // outcome judges what reading back showed.
 func (u *undoing) outcome(ref knob.Ref, want string, state knob.State, err error) {

@@ -798,3 +798,76 @@ func FuzzParseHistory(f *testing.F) {
 		}
 	})
 }
+
+// A table that was the driver's is the driver's again: the number of queues can
+// be lowered as before.
+func TestTableIsTheDriversAgain(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, hosttest.Spec{Driver: "i40e", CPUs: 8})
+	before := r.m.Dump()
+	if _, err := r.process(nil).Apply(background, r.plan("eth0/rss.table", knob.FormatTable(slices.Repeat([]uint32{3, 0}, 256))), anything); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.process(nil).Rollback(background, ""); err != nil || r.m.Dump() != before {
+		t.Errorf("%v\n%s", err, cmp.Diff(before, r.m.Dump()))
+	}
+	if err := r.m.Writer().SetChannels("eth0", host.Channels{MaxCombined: 4, Combined: 2}); err != nil {
+		t.Errorf("the table still counts as the user's: %v", err)
+	}
+}
+
+// The host that cannot be read again is rolled back with what is known of it.
+func TestRollbackWithoutReadingAgain(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, small)
+	before := r.m.Dump()
+	a := r.process(nil)
+	view, failing := a.View, false
+	unreadable := errors.New("out of memory")
+	a.View = func() (knob.View, error) {
+		if failing {
+			return knob.View{}, unreadable
+		}
+		return view()
+	}
+	o := anything
+	o.Verify = func(context.Context) error { failing = true; return errors.New("worse") }
+	result, err := a.Apply(background, r.plan("net.core.netdev_budget", "600", "eth0/rx-0/rps.cpus", "1"), o)
+	if !errors.Is(err, unreadable) || result.State != Dirty {
+		t.Errorf("%s, %v", result.State, err)
+	}
+	if diff := cmp.Diff(before, r.m.Dump()); diff != "" {
+		t.Errorf("(-before +after):\n%s", diff)
+	}
+	failing = false
+	recoverAll(t, r, before, false, func() string { return "the host can be read again" })
+}
+
+// A deadline that falls into another's transaction waits for its end.
+func TestDeadlineWaitsForTheLock(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, small)
+		before := r.m.Dump()
+		o := anything
+		o.ConfirmWithin = time.Second
+		result, err := r.process(nil).Apply(background, smallPlan(r), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		release, err := r.process(nil).lock(testDir + "/" + testBoot)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			time.Sleep(time.Minute)
+			if err := release(); err != nil {
+				t.Error(err)
+			}
+		}()
+		result, err = r.process(nil).RollbackUnconfirmed(background, result.ID)
+		if err != nil || result.State != RolledBack || r.m.Dump() != before {
+			t.Errorf("%s, %v", result.State, err)
+		}
+	})
+}

@@ -172,6 +172,9 @@ func (m *Memory) setRSS(dev string, table []uint32) error {
 	if len(now.Table) == 0 {
 		return syscall.EOPNOTSUPP
 	}
+	if len(table) == 0 && now.RxRings > 0 {
+		return m.resetRSS(dev, now)
+	}
 	if len(table) != len(now.Table) || (now.RxRings > 0 && int(slices.Max(table)) >= now.RxRings) {
 		return syscall.EINVAL
 	}
@@ -181,6 +184,18 @@ func (m *Memory) setRSS(dev string, table []uint32) error {
 	now.Table = slices.Clone(table)
 	m.rss[dev] = now
 	m.userTable[dev] = true
+	return m.spreadTraffic(dev)
+}
+
+// resetRSS: an empty table gives it back to the driver, which spreads over its
+// queues in turn and again when their number changes (net/ethtool/ioctl.c,
+// ethtool_set_rxfh with indir_size 0).
+func (m *Memory) resetRSS(dev string, now host.RSS) error {
+	for i := range now.Table {
+		now.Table[i] = uint32(i % now.RxRings)
+	}
+	m.rss[dev] = now
+	delete(m.userTable, dev)
 	return m.spreadTraffic(dev)
 }
 

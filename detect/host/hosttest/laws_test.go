@@ -735,3 +735,34 @@ func TestNewQueuesHaveTheValuesOfTheDevice(t *testing.T) {
 		t.Errorf("%v (-want +got):\n%s", err, diff)
 	}
 }
+
+// A table that is given back to the driver follows the number of queues again.
+func TestResetRSS(t *testing.T) {
+	t.Parallel()
+	samples, err := Generate(Spec{Driver: "ixgbe", QueuesPerNIC: 4})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := NewMemory(samples)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := m.Writer()
+	if err := w.SetRSS("eth0", slices.Repeat([]uint32{3, 2, 1, 0}, 32)); err != nil {
+		t.Fatal(err)
+	}
+	fewer := host.Channels{MaxCombined: 4, Combined: 2}
+	if err := w.SetChannels("eth0", fewer); !errors.Is(err, syscall.EINVAL) {
+		t.Errorf("fewer queues than the user's table names: %v", err)
+	}
+	if err := w.SetRSS("eth0", nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.SetChannels("eth0", fewer); err != nil {
+		t.Errorf("after the reset: %v", err)
+	}
+	rss, err := m.Host(1).Ethtool.RSS("eth0")
+	if diff := cmp.Diff(slices.Repeat([]uint32{0, 1}, 64), rss.Table); err != nil || diff != "" {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
+	}
+}
