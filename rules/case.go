@@ -24,6 +24,7 @@ type Case struct {
 
 	// loads are the interrupts of all pairs per CPU.
 	loads     map[int]uint64
+	load      pairLoad
 	rows      map[int]*detect.IRQ // of the last sample
 	firstRows map[int]*detect.IRQ
 	diagnosis diagnosis
@@ -32,6 +33,13 @@ type Case struct {
 // Evaluate runs the whole catalogue and returns the findings, worst first,
 // causes before what follows from them, then by id and subject.
 func Evaluate(o *detect.Observation, policy profiles.Policy) []plan.Finding {
+	findings, _ := Judge(o, policy)
+	return findings
+}
+
+// Judge is Evaluate, with what the interrupt placement behind the findings is
+// predicted to do to each CPU.
+func Judge(o *detect.Observation, policy profiles.Policy) ([]plan.Finding, []plan.Placement) {
 	c := newCase(o, policy)
 	var out []plan.Finding
 	for _, r := range All() {
@@ -43,7 +51,7 @@ func Evaluate(o *detect.Observation, policy profiles.Policy) []plan.Finding {
 	slices.SortStableFunc(out, func(a, b plan.Finding) int {
 		return cmp.Or(cmp.Compare(b.Severity, a.Severity), cmp.Compare(follows(a), follows(b)), cmp.Compare(a.ID, b.ID), compareNatural(a.Subject, b.Subject))
 	})
-	return out
+	return out, c.report()
 }
 
 // follows is 1 for a finding that names another as its cause.
@@ -63,6 +71,7 @@ func newCase(o *detect.Observation, policy profiles.Policy) *Case {
 	c.rows, c.firstRows = rowsByNumber(&o.Last.IRQs), rowsByNumber(&o.First.IRQs)
 	c.Paths = c.buildPaths()
 	c.loads = cpuLoads(c.Paths)
+	c.load = c.measureLoad()
 	c.diagnose()
 	return c
 }

@@ -15,8 +15,19 @@ import (
 
 // placement is where the solver puts the pairs that some finding wants moved.
 type placement struct {
-	cpu       map[*path]int
-	predicted float64 // highest share of all NIC interrupts on one core afterwards
+	cpu map[*path]int
+	// before and after are the load of each CPU, bound the least possible maximum.
+	before, after map[int]float64
+	bound         float64
+}
+
+// predicted is the highest load of any CPU after the moves.
+func (p *placement) predicted() float64 {
+	most := 0.0
+	for _, load := range p.after {
+		most = max(most, load)
+	}
+	return most
 }
 
 var moveGain = threshold("move-gain", 0.1, "of the maximum load",
@@ -53,37 +64,42 @@ func (c *Case) place() *placement {
 }
 
 func (c *Case) solve(moving, unpin map[*path]bool) *placement {
-	base := map[int]uint64{}
-	var all uint64
-	for _, n := range c.loads {
-		all += n
-	}
+	out := &placement{cpu: map[*path]int{}, before: map[int]float64{}, after: map[int]float64{}}
 	var items []place.Item
 	var order []*path
+	for cpu := range c.Allowed.All() {
+		out.before[cpu] = c.load.other[cpu]
+		out.after[cpu] = c.load.other[cpu]
+	}
 	for _, p := range c.Paths {
+		addLoads(out.before, c.load.pairs[p])
 		if moving[p] {
 			order = append(order, p)
 			items = append(items, c.item(p, unpin[p]))
 			continue
 		}
-		for _, f := range []fired{p.rx, p.tx} {
-			for cpu, n := range f.cpu {
-				base[cpu] += n
-			}
-		}
+		addLoads(out.after, c.load.pairs[p])
 	}
 	var cpus []place.CPU
 	for id := range c.Allowed.All() {
-		cpus = append(cpus, c.placeCPU(id, float64(base[id])/float64(max(all, 1))))
+		cpus = append(cpus, c.placeCPU(id, out.after[id]))
 	}
-	s := place.Solve(cpus, items, place.Options{MinGain: c.At(moveGain), LocalLimit: -1})
-	out := &placement{cpu: map[*path]int{}}
+	s := place.Solve(cpus, items, place.Options{MinGain: c.At(moveGain), LocalLimit: c.load.localLimit()})
 	orderly(items, s.CPU)
 	for i, p := range order {
 		out.cpu[p] = s.CPU[i]
+		if s.CPU[i] >= 0 {
+			out.after[s.CPU[i]] += c.load.of(p)
+		}
 	}
-	out.predicted = c.predict(out.cpu)
+	out.bound = s.LowerBound
 	return out
+}
+
+func addLoads(to, loads map[int]float64) {
+	for cpu, load := range loads {
+		to[cpu] += load
+	}
 }
 
 // orderly exchanges the CPUs of items that are alike in everything that counts,
@@ -146,7 +162,7 @@ func (c *Case) placeCPU(id int, base float64) place.CPU {
 func (c *Case) item(p *path, unpin bool) place.Item {
 	item := place.Item{
 		ID:      fmt.Sprintf("%s/%05d", p.dev.Name, p.queue.N),
-		Load:    coarse(p.share),
+		Load:    coarse(c.load.of(p)),
 		Current: p.home(),
 		Node:    p.dev.Node,
 		Group:   p.dev.Name,
@@ -167,28 +183,6 @@ func coarse(share float64) float64 {
 		return 0
 	}
 	return math.Exp2(math.Round(4*math.Log2(share)) / 4)
-}
-
-// predict is the highest share of all NIC interrupts that any core will take.
-func (c *Case) predict(placed map[*path]int) float64 {
-	cores := map[int]uint64{}
-	var all, most uint64
-	for _, p := range c.Paths {
-		all += p.load
-		if cpu, moved := placed[p]; moved && cpu >= 0 {
-			cores[c.core(cpu)] += p.load
-			continue
-		}
-		for _, f := range []fired{p.rx, p.tx} {
-			for cpu, n := range f.cpu {
-				cores[c.core(cpu)] += n
-			}
-		}
-	}
-	for _, n := range cores {
-		most = max(most, n)
-	}
-	return float64(most) / float64(max(all, 1))
 }
 
 func (c *Case) core(cpu int) int {
@@ -221,7 +215,7 @@ func (c *Case) affinityWants(paths []*path, why string) []plan.Want {
 			}
 			out = append(out, plan.Want{
 				Ref: ref, Value: strconv.Itoa(cpu), Why: why, Seen: side.f.cpus().String(),
-				Expect: plan.Expect{Metric: "max_cpu_interrupt_share", Direction: "down", Predicted: rounded(placed.predicted), Unit: "of NIC interrupts"},
+				Expect: plan.Expect{Metric: c.load.metric(), Direction: "down", Predicted: rounded(placed.predicted()), Unit: c.load.unit()},
 			})
 		}
 	}

@@ -65,8 +65,9 @@ func advise(c *cli.Context, e env, formats []string) error {
 
 // judge turns what was measured into findings and plan, and both into the report.
 func judge(m measurement, o options) report.Advice {
-	findings := rules.Evaluate(m.Observation, o.policy)
+	findings, placement := rules.Judge(m.Observation, o.policy)
 	a := report.NewAdvice(m.Observation, findings, buildPlan(m, findings, o))
+	a.Placement = append(a.Placement, placement...)
 	if !o.noBPF || o.style.Verbose { // who asked for none need not be told
 		a.Probeless = m.probeless
 	}

@@ -99,6 +99,25 @@ type Change struct {
 	Expect     Expect   `json:"expect"`
 }
 
+// Placement says what a proposed interrupt placement does to the CPUs.
+type Placement struct {
+	Device string `json:"device"` // devices whose queues move, separated by commas
+	// Basis is what load means: "of a CPU" (time spent polling) or "of NIC
+	// interrupts" (where no time is known).
+	Basis        string    `json:"basis"`
+	BeforeMax    float64   `json:"before_max"`
+	PredictedMax float64   `json:"predicted_max"`
+	LowerBound   float64   `json:"lower_bound"`
+	CPUs         []CPULoad `json:"cpus"`
+}
+
+// CPULoad is one CPU's load now and as predicted, in the unit of Placement.Basis.
+type CPULoad struct {
+	CPU       int     `json:"cpu"`
+	Before    float64 `json:"before"`
+	Predicted float64 `json:"predicted"`
+}
+
 // Kept is a want that is already true.
 type Kept struct {
 	Ref      knob.Ref `json:"ref"`

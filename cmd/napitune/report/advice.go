@@ -26,15 +26,15 @@ const (
 // found and what to change. It is the JSON document; text and shell script are
 // made from it alone.
 type Advice struct {
-	Schema    string       `json:"schema"`
-	Host      Host         `json:"host"`
-	Window    Window       `json:"window"`
-	Verdict   string       `json:"verdict"`
-	Findings  []Finding    `json:"findings"`
-	Plan      plan.Plan    `json:"plan"`
-	Placement []Placement  `json:"placement"`
-	Gaps      []detect.Gap `json:"gaps"`
-	Overhead  Overhead     `json:"overhead"`
+	Schema    string           `json:"schema"`
+	Host      Host             `json:"host"`
+	Window    Window           `json:"window"`
+	Verdict   string           `json:"verdict"`
+	Findings  []Finding        `json:"findings"`
+	Plan      plan.Plan        `json:"plan"`
+	Placement []plan.Placement `json:"placement"`
+	Gaps      []detect.Gap     `json:"gaps"`
+	Overhead  Overhead         `json:"overhead"`
 
 	// Evidence are the figures behind a healthy verdict, for people: the same
 	// counters are in the findings where something is wrong.
@@ -88,16 +88,6 @@ type Finding struct {
 	Low      bool            `json:"low_confidence,omitempty"`
 }
 
-// Placement says how well the proposed interrupt placement does for a device:
-// load of the busiest CPU before, as predicted, and the least possible.
-type Placement struct {
-	Device       string  `json:"device"`
-	Basis        string  `json:"basis"` // what load means: "interrupts/s", "packets/s", "poll seconds/s"
-	BeforeMax    float64 `json:"before_max"`
-	PredictedMax float64 `json:"predicted_max"`
-	LowerBound   float64 `json:"lower_bound"`
-}
-
 // Overhead is what the measurement itself cost. Zero values are left out: a
 // captured host was not disturbed by reading its capture.
 type Overhead struct {
@@ -123,7 +113,7 @@ func NewAdvice(obs *detect.Observation, findings []plan.Finding, p plan.Plan) Ad
 		Window:    Window{Seconds: obs.Window.Seconds(), Samples: obs.Samples, Basis: obs.Basis.String(), Probes: []string{}},
 		Findings:  rank(findings),
 		Plan:      whole(p),
-		Placement: []Placement{},
+		Placement: []plan.Placement{},
 		Gaps:      gaps(obs),
 		BootID:    obs.Last.Ident.BootID,
 	}

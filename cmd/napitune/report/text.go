@@ -431,6 +431,9 @@ func (p *page) verdict(a Advice) {
 	if a.Verdict == Healthy {
 		p.healthy(a)
 	}
+	for _, placed := range a.Placement {
+		p.hang("", plain, 0, fmt.Sprintf("predicted: the busiest CPU goes from %.0f %% to %.0f %% %s", 100*placed.BeforeMax, 100*placed.PredictedMax, placed.Basis))
+	}
 	p.hang("", plain, 0, totals(a.Plan))
 	if o := overhead(a.Overhead); o != "" {
 		p.line(p.paint(dim, o))

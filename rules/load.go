@@ -1,0 +1,142 @@
+package rules
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/napitune/napitune/detect"
+	"github.com/napitune/napitune/probes/counters"
+	"github.com/napitune/napitune/rules/plan"
+)
+
+// pairLoad is how much each queue pair makes each CPU work: time spent polling
+// it where the probes measured that for every busy pair, else its part of all
+// NIC interrupts.
+type pairLoad struct {
+	timed bool
+	pairs map[*path]map[int]float64
+	// other is softirq work on a CPU that belongs to no pair; it stays where
+	// it is. Known only with times.
+	other map[int]float64
+}
+
+// of is a pair's load on all CPUs together.
+func (l *pairLoad) of(p *path) float64 {
+	sum := 0.0
+	for _, cpu := range slices.Sorted(maps.Keys(l.pairs[p])) {
+		sum += l.pairs[p][cpu]
+	}
+	return sum
+}
+
+func (l *pairLoad) metric() string {
+	if l.timed {
+		return "max_cpu_softirq_share"
+	}
+	return "max_cpu_interrupt_share"
+}
+
+func (l *pairLoad) unit() string {
+	if l.timed {
+		return "of a CPU"
+	}
+	return "of NIC interrupts"
+}
+
+// localLimit is when the solver may call a node saturated: only times tell.
+func (l *pairLoad) localLimit() float64 {
+	if l.timed {
+		return 0 // the solver's default, a share of a CPU
+	}
+	return -1
+}
+
+func (c *Case) measureLoad() pairLoad {
+	if l, ok := c.timedLoad(); ok {
+		return l
+	}
+	l := pairLoad{pairs: map[*path]map[int]float64{}}
+	for _, p := range c.Paths {
+		spread := map[int]float64{}
+		for _, f := range []fired{p.rx, p.tx} {
+			for cpu, n := range f.cpu {
+				spread[cpu] += p.share * float64(n) / float64(max(p.load, 1))
+			}
+		}
+		l.pairs[p] = spread
+	}
+	return l
+}
+
+// timedLoad is the load from the probes' poll times; false unless every pair
+// with a noticeable part of the interrupts was seen polling.
+func (c *Case) timedLoad() (pairLoad, bool) {
+	if c.Probes == nil || c.Probes.AttachedNs == 0 || c.Basis != detect.BasisWindow {
+		return pairLoad{}, false
+	}
+	l := pairLoad{timed: true, pairs: map[*path]map[int]float64{}, other: map[int]float64{}}
+	for _, n := range c.Probes.NAPIs {
+		if p := c.pathOf(n); p != nil && n.TimeNs > 0 {
+			if l.pairs[p] == nil {
+				l.pairs[p] = map[int]float64{}
+			}
+			l.pairs[p][n.CPU] += float64(n.TimeNs) / float64(c.Probes.AttachedNs)
+		}
+	}
+	claimed := map[int]float64{}
+	for _, p := range c.Paths {
+		if p.share >= c.At(activeQueue) && len(l.pairs[p]) == 0 {
+			return pairLoad{}, false
+		}
+		addLoads(claimed, l.pairs[p])
+	}
+	for cpu, share := range c.CPU {
+		l.other[cpu] = max(0, min(1, share.Softirq+share.IRQ)-claimed[cpu])
+	}
+	return l, len(claimed) > 0
+}
+
+// pathOf is the pair that a NAPI serves. Transmit NAPIs have no id; theirs is
+// the pair whose transmit interrupt fires on that CPU, if there is only one.
+func (c *Case) pathOf(n counters.NAPI) *path {
+	var transmit []*path
+	for _, p := range c.Paths {
+		if p.dev.Name != n.Device || p.dev.Index != 0 && p.dev.Index != int(n.IfIndex) {
+			continue
+		}
+		if n.ID != 0 && p.queue.NAPI == int(n.ID) || n.Kind == "virtio-rx" && p.queue.Rx && p.queue.N == n.Queue {
+			return p
+		}
+		if n.ID == 0 && p.tx.irq >= 0 && p.tx.home == n.CPU {
+			transmit = append(transmit, p)
+		}
+	}
+	if len(transmit) == 1 {
+		return transmit[0]
+	}
+	return nil
+}
+
+// report says what the placement does to each CPU, nil if nothing is moved.
+func (c *Case) report() []plan.Placement {
+	if c.diagnosis.placement == nil || len(c.diagnosis.placement.cpu) == 0 {
+		return nil
+	}
+	placed := c.diagnosis.placement
+	out := plan.Placement{Basis: c.load.unit(), PredictedMax: *rounded(placed.predicted()), LowerBound: *rounded(placed.bound)}
+	var devices []string
+	for p := range placed.cpu {
+		devices = append(devices, p.dev.Name)
+	}
+	slices.SortFunc(devices, compareNatural)
+	out.Device = strings.Join(slices.Compact(devices), ",")
+	for _, cpu := range slices.Sorted(maps.Keys(placed.before)) {
+		before, after := placed.before[cpu], placed.after[cpu]
+		out.BeforeMax = max(out.BeforeMax, *rounded(before))
+		if before >= 0.001 || after >= 0.001 {
+			out.CPUs = append(out.CPUs, plan.CPULoad{CPU: cpu, Before: *rounded(before), Predicted: *rounded(after)})
+		}
+	}
+	return []plan.Placement{out}
+}
