@@ -46,7 +46,8 @@ type refusal struct {
 }
 
 // openObject creates the maps, loads the best program that the kernel takes
-// for each hook, and attaches it. It never fails: it remembers why.
+// for each hook, and attaches it; a windowed object is detached again. It never
+// fails: it remembers why.
 func openObject(d objectDecl, hooks []hook, tune func(*ebpf.CollectionSpec) error, cache *btf.Cache) *object {
 	o := &object{decl: d, refusals: make(map[string]refusal)}
 	if len(hooks) == 0 {
@@ -72,12 +73,19 @@ func openObject(d objectDecl, hooks []hook, tune func(*ebpf.CollectionSpec) erro
 	o.maps = created
 	loader := loader{spec: spec, maps: created, cache: cache, modules: moduleTypes(d.modules, cache)}
 	for _, h := range hooks {
-		p, err := loader.climb(h, !d.windowed)
+		p, err := loader.climb(h)
 		if err != nil {
 			o.refusals[h.name] = classify(err)
 			continue
 		}
 		o.programs = append(o.programs, p)
+	}
+	if d.windowed {
+		// Attached once all the same: a raw program loads whether or not its
+		// tracepoint exists, and a window must not fail for that later.
+		if err := o.detachAll(); err != nil {
+			return fail(err)
+		}
 	}
 	return o
 }
@@ -120,10 +128,10 @@ type loader struct {
 
 // climb tries the rungs of a hook from the best down. If all fail, the error
 // is that of the best one that this kernel has: it says why that way is closed.
-func (l loader) climb(h hook, attach bool) (*program, error) {
+func (l loader) climb(h hook) (*program, error) {
 	var best error
 	for _, r := range h.rungs {
-		p, err := l.try(h.name, r, attach)
+		p, err := l.try(h.name, r)
 		if err == nil {
 			return p, nil
 		}
@@ -134,15 +142,12 @@ func (l loader) climb(h hook, attach bool) (*program, error) {
 	return nil, best
 }
 
-func (l loader) try(hookName string, r rung, attach bool) (*program, error) {
+func (l loader) try(hookName string, r rung) (*program, error) {
 	prog, err := l.load(r.program)
 	if err != nil {
 		return nil, fmt.Errorf("load %s/%s: %w", r.how, r.target, err)
 	}
 	p := &program{hook: hookName, rung: r, prog: prog}
-	if !attach {
-		return p, nil
-	}
 	if err := p.attach(); err != nil {
 		return nil, errors.Join(err, prog.Close())
 	}

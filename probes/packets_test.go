@@ -145,12 +145,8 @@ func TestGRORatio(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The window covers the whole transfer, so both methods see the same packets.
-	window := make(chan error, 1)
 	ctx, stop := context.WithCancel(t.Context())
-	go func() { window <- s.Window(ctx, "gro", time.Minute) }()
-	for s.objects["gro"].find("netif_receive_skb").link == nil {
-		time.Sleep(5 * time.Millisecond) // attached last
-	}
+	window := openWindow(ctx, t, s, "gro")
 	transfer(t, listener, 64<<20)
 	stop()
 	if err := <-window; err != nil {
@@ -203,6 +199,26 @@ func TestGRORatio(t *testing.T) {
 	}
 }
 
+// openWindow opens the window of a probe, of one object with the same name,
+// and returns when all its programs are attached; the channel says how it closed.
+func openWindow(ctx context.Context, t testing.TB, s *Session, name string) <-chan error {
+	t.Helper()
+	window := make(chan error, 1)
+	go func() { window <- s.Window(ctx, name, time.Minute) }()
+	programs := s.objects[name].programs
+	for range 5000 {
+		if programs[len(programs)-1].link != nil {
+			return window
+		}
+		if len(window) > 0 {
+			t.Fatalf("the window closed at once: %v", <-window)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Fatalf("the programs of %s were not attached", name)
+	return nil
+}
+
 // transfer sends bytes to the listener over TCP, from this thread's namespace.
 func transfer(t testing.TB, listener net.Listener, bytes int64) {
 	t.Helper()
@@ -252,11 +268,7 @@ func TestBrake(t *testing.T) {
 	s := openSession(t, Options{Probes: []string{"gro"}, PacketsPerJiffy: 50})
 	requireAttached(t, s, "gro")
 	began := time.Now()
-	window := make(chan error, 1)
-	go func() { window <- s.Window(t.Context(), "gro", time.Minute) }()
-	for s.objects["gro"].find("netif_receive_skb").link == nil {
-		time.Sleep(time.Millisecond)
-	}
+	window := openWindow(t.Context(), t, s, "gro")
 	b.send(t)
 	if err := <-window; err != nil {
 		t.Fatal(err)
@@ -333,20 +345,14 @@ func TestBacklogDrops(t *testing.T) {
 	b := newBurster(t, each, []pair{p})
 	s := openSession(t, Options{Probes: []string{"drops", "budget", "napi", "backlog"}, PacketsPerJiffy: 1_000_000, SampleOneIn: 1})
 	requireAttached(t, s, "drops", "backlog")
-	window := make(chan error, 1)
 	ctx, stop := context.WithCancel(t.Context())
-	go func() { window <- s.Window(ctx, "drops", time.Minute) }()
-	for s.objects["drops"].find("csd_function_entry").link == nil {
-		time.Sleep(time.Millisecond)
-	}
+	window := openWindow(ctx, t, s, "drops")
 	first, err := s.Read()
 	if err != nil {
 		t.Fatal(err)
 	}
 	before := droppedOn(t)
-	if _, err := b.prog.Run(&ebpf.RunOptions{Data: udpFrame()}); err != nil {
-		t.Fatal(err)
-	}
+	b.start(t)
 	time.Sleep(50 * time.Millisecond)
 	stop()
 	if err := <-window; err != nil {
