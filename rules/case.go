@@ -65,9 +65,7 @@ func follows(f plan.Finding) int {
 func newCase(o *detect.Observation, policy profiles.Policy) *Case {
 	c := &Case{Observation: o, Policy: policy}
 	c.Allowed = o.Last.AllowedCPUs()
-	if !policy.NetworkCPUs.IsEmpty() {
-		c.Allowed = c.Allowed.Intersect(policy.NetworkCPUs)
-	}
+	c.Allowed = policy.Roles(c.Allowed)
 	c.rows, c.firstRows = rowsByNumber(&o.Last.IRQs), rowsByNumber(&o.First.IRQs)
 	c.Paths = c.buildPaths()
 	c.loads = cpuLoads(c.Paths)
@@ -89,6 +87,9 @@ func (c *Case) weigh(f plan.Finding) plan.Finding {
 		f.Wants = nil
 		f.Missing = append(f.Missing, "sources that agree with each other: "+c.Inconsistent[0])
 	}
+	if c.Policy.HarmOnly && f.Severity < plan.Problem {
+		f.Severity, f.Wants = plan.Note, nil
+	}
 	return f
 }
 
@@ -99,6 +100,14 @@ func (c *Case) knob(ref knob.Ref) (string, bool) {
 		return "", false
 	}
 	return state.Value, true
+}
+
+// capped lowers a value to what the policy allows for this setting.
+func (c *Case) capped(ref knob.Ref, d *detect.Device, value int) int {
+	if most := c.Policy.Cap(ref, d.Driver); most > 0 {
+		return min(value, most)
+	}
+	return value
 }
 
 // tunable lists the devices with hardware queues of their own that the policy

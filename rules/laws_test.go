@@ -59,8 +59,8 @@ func observe(t *testing.T, samples []*host.Host) *detect.Observation {
 	return detect.Between(snaps...)
 }
 
-func planFor(o *detect.Observation) ([]plan.Finding, plan.Plan) {
-	findings := rules.Evaluate(o, profiles.Balanced())
+func planFor(o *detect.Observation, policy profiles.Policy) ([]plan.Finding, plan.Plan) {
+	findings := rules.Evaluate(o, policy)
 	return findings, plan.Build(findings, plan.Input{States: o.Last.Knobs, View: o.Last.View()})
 }
 
@@ -69,9 +69,9 @@ func planFor(o *detect.Observation) ([]plan.Finding, plan.Plan) {
 func TestDeterminism(t *testing.T) {
 	everyHost(t, func(t *testing.T, samples []*host.Host) {
 		o := observe(t, samples)
-		first := encode(t, o)
 		random := rand.New(rand.NewPCG(1, 2))
-		for range 8 {
+		for _, policy := range everyPolicy(t) {
+			first := encode(t, o, policy)
 			random.Shuffle(len(o.Last.IRQs.Rows), func(i, j int) {
 				rows := o.Last.IRQs.Rows
 				rows[i], rows[j] = rows[j], rows[i]
@@ -79,16 +79,16 @@ func TestDeterminism(t *testing.T) {
 			random.Shuffle(len(o.Last.Processes), func(i, j int) {
 				o.Last.Processes[i], o.Last.Processes[j] = o.Last.Processes[j], o.Last.Processes[i]
 			})
-			if again := encode(t, o); again != first {
+			if again := encode(t, o, policy); again != first {
 				t.Fatalf("another plan from the same observation:\n%s\n%s", first, again)
 			}
 		}
 	})
 }
 
-func encode(t *testing.T, o *detect.Observation) string {
+func encode(t *testing.T, o *detect.Observation, policy profiles.Policy) string {
 	t.Helper()
-	findings, p := planFor(o)
+	findings, p := planFor(o, policy)
 	data, err := json.Marshal(struct {
 		Findings []plan.Finding
 		Plan     plan.Plan
@@ -102,23 +102,43 @@ func encode(t *testing.T, o *detect.Observation) string {
 // TestFixpoint: a host on which the plan was carried out needs no other plan.
 func TestFixpoint(t *testing.T) {
 	everyHost(t, func(t *testing.T, samples []*host.Host) {
-		memory, err := hosttest.NewMemory(samples)
+		for _, policy := range everyPolicy(t) {
+			settle(t, samples, policy)
+		}
+	})
+}
+
+func everyPolicy(t *testing.T) []profiles.Policy {
+	t.Helper()
+	var out []profiles.Policy
+	for _, name := range profiles.Names() {
+		policy, err := profiles.ByName(name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		const rounds = 3 // a channel change defers what follows from it
-		for round := range rounds {
-			o := observe(t, memory.Hosts())
-			_, p := planFor(o)
-			if !p.Applyable { // nothing to do, or a capture without the settings themselves
-				return
-			}
-			if round == rounds-1 {
-				t.Fatalf("still %d changes after %d rounds, such as %s %s → %s", len(p.Changes), rounds-1, p.Changes[0].Ref, p.Changes[0].Before, p.Changes[0].After)
-			}
-			carryOut(t, memory, p)
+		out = append(out, policy)
+	}
+	return out
+}
+
+// settle plans and carries out until nothing is left to do.
+func settle(t *testing.T, samples []*host.Host, policy profiles.Policy) {
+	t.Helper()
+	memory, err := hosttest.NewMemory(samples)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const rounds = 3 // a channel change defers what follows from it
+	for round := range rounds {
+		_, p := planFor(observe(t, memory.Hosts()), policy)
+		if !p.Applyable { // nothing to do, or a capture without the settings themselves
+			return
 		}
-	})
+		if round == rounds-1 {
+			t.Fatalf("%s: still %d changes after %d rounds, such as %s %s → %s", policy.Name, len(p.Changes), rounds-1, p.Changes[0].Ref, p.Changes[0].Before, p.Changes[0].After)
+		}
+		carryOut(t, memory, p)
+	}
 }
 
 func carryOut(t *testing.T, memory *hosttest.Memory, p plan.Plan) {

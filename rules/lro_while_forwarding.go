@@ -52,6 +52,8 @@ func (c *Case) forwards(d *detect.Device) string {
 		}
 	}
 	switch {
+	case c.Policy.Forwarding:
+		return "the policy says that this host forwards packets"
 	case c.Last.Forwarding.IPv4 == detect.Yes:
 		return "the host routes IPv4 (net.ipv4.ip_forward = 1)"
 	case c.Last.Forwarding.IPv6 == detect.Yes:

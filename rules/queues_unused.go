@@ -66,7 +66,7 @@ func (c *Case) unusedQueues(virtio bool) []plan.Finding {
 // whose vCPUs share nothing the guest can see) or the local cores, at most
 // what the device has. bounded is false if the CPUs are not known.
 func (c *Case) usefulQueues(d *detect.Device) (want int, bounded bool) {
-	want = d.Channels.MaxCombined
+	want = c.capped(knob.Device(d.Name, "channels.combined"), d, d.Channels.MaxCombined)
 	cpus := c.Allowed.Len()
 	if d.Kind != "virtio" {
 		cpus = c.Last.Topo.Cores(c.local(d))

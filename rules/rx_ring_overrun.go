@@ -80,9 +80,10 @@ func (c *Case) ringOverrun(d *detect.Device) (plan.Finding, bool) {
 		f.Missing = append(f.Missing, "ring sizes (ethtool -g "+d.Name+")")
 		return f, true
 	}
-	want := min(2*d.Rings.Rx, d.Rings.MaxRx, int(c.At(ringCeiling)))
+	ref := knob.Device(d.Name, "ring.rx")
+	want := c.capped(ref, d, min(2*d.Rings.Rx, d.Rings.MaxRx, int(c.At(ringCeiling))))
 	if want > d.Rings.Rx {
-		f.Wants = []plan.Want{{Ref: knob.Device(d.Name, "ring.rx"), Value: strconv.Itoa(want), Mode: plan.Raise,
+		f.Wants = []plan.Want{{Ref: ref, Value: strconv.Itoa(want), Mode: plan.Raise,
 			Why:    fmt.Sprintf("%d packets lost in the ring", lost),
 			Expect: plan.Expect{Metric: "rx_ring_lost", Direction: "down", Unit: "packets"}}}
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"time"
 
 	"github.com/google/renameio/v2"
 	"github.com/urfave/cli/v2"
@@ -13,7 +14,7 @@ import (
 )
 
 func adviseCommand(e env) *cli.Command {
-	formats := []string{"text", "json", "yaml", "shell"}
+	formats := []string{"text", "json", "yaml", "shell", "sysctl", "link"}
 	flags := append(append(sharedFlags(formats...), windowFlags()...), profileFlag(),
 		&cli.StringFlag{Name: "o", Aliases: []string{"output"}, Usage: "write the plan as JSON to `FILE` as well"})
 	return &cli.Command{
@@ -66,6 +67,7 @@ func advise(c *cli.Context, e env, formats []string) error {
 // judge turns what was measured into findings and plan, and both into the report.
 func judge(m measurement, o options) report.Advice {
 	findings, placement := rules.Judge(m.Observation, o.policy)
+	findings = acknowledge(findings, o.policy, time.Now())
 	a := report.NewAdvice(m.Observation, findings, buildPlan(m, findings, o))
 	a.Placement = append(a.Placement, placement...)
 	if !o.noBPF || o.style.Verbose { // who asked for none need not be told
@@ -102,6 +104,10 @@ func printAdvice(e env, a report.Advice, o options) error {
 		return report.YAML(e.Stdout, a)
 	case "shell":
 		return report.Shell(e.Stdout, a)
+	case "sysctl":
+		return report.Sysctl(e.Stdout, a)
+	case "link":
+		return report.Link(e.Stdout, a)
 	default:
 		return report.Text(e.Stdout, a, o.style)
 	}

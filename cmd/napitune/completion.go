@@ -83,6 +83,8 @@ func candidates(app *cli.App, command *cli.Command, before []string, current str
 		if m, err := manual(); err == nil {
 			return m.Names()
 		}
+	case command.Name == "profile":
+		return []string{"list", "show", "check"}
 	case command.Name == "completion":
 		return []string{"bash", "zsh", "fish"}
 	}

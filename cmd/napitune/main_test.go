@@ -115,7 +115,8 @@ func TestComplete(t *testing.T) {
 	app := newApp(env{})
 	for line, want := range map[string][]string{
 		"kn":                       {"knobs"},
-		"--format ":                {"text", "json", "yaml", "shell"},
+		"--format ":                {"text", "json", "yaml", "shell", "sysctl", "link"},
+		"profile ":                 {"list", "show", "check"},
 		"map --format ":            {"text", "json", "yaml"},
 		"map --fo":                 {"--for", "--format"},
 		"completion ":              {"bash", "zsh", "fish"},

@@ -54,7 +54,7 @@ func windowFlags() []cli.Flag {
 }
 
 func profileFlag() cli.Flag {
-	return &cli.StringFlag{Name: "profile", Value: "balanced", Usage: "judge by profile `NAME`"}
+	return &cli.StringFlag{Name: "profile", Value: "balanced", Usage: "judge by policy `NAME|FILE` (napitune profile lists them; a value with a slash or ending in .yaml is a file)"}
 }
 
 // parseOptions checks the shared options. Each error names the value and what

@@ -113,7 +113,7 @@ func newApp(e env) *cli.App {
 func verbs(e env) []*cli.Command {
 	return []*cli.Command{
 		adviseCommand(e), mapCommand(e), knobsCommand(e), explainCommand(e), captureCommand(e),
-		doctorCommand(e), completionCommand(e), manCommand(e), versionCommand(e),
+		doctorCommand(e), profileCommand(e), completionCommand(e), manCommand(e), versionCommand(e),
 	}
 }
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/napitune/napitune/detect"
 	"github.com/napitune/napitune/detect/knob"
@@ -10,29 +9,19 @@ import (
 	"github.com/napitune/napitune/rules/plan"
 )
 
-// policies are the profiles that a host can be judged by.
-func policies() []profiles.Policy { return []profiles.Policy{profiles.Balanced()} }
+func profileNames() []string { return profiles.Names() }
 
-func profileNames() []string {
-	var names []string
-	for _, p := range policies() {
-		names = append(names, p.Name)
-	}
-	return names
-}
-
-// policy finds a profile by name. Verbs that judge nothing have no --profile
+// policy is what --profile names. Verbs that judge nothing have no --profile
 // and get the default.
-func policy(name string) (profiles.Policy, error) {
-	if name == "" {
+func policy(value string) (profiles.Policy, error) {
+	if value == "" {
 		return profiles.Balanced(), nil
 	}
-	for _, p := range policies() {
-		if p.Name == name {
-			return p, nil
-		}
+	p, file, err := findPolicy(value)
+	if err != nil && file == "" {
+		return profiles.Policy{}, fmt.Errorf("--profile %q: %w", value, err)
 	}
-	return profiles.Policy{}, fmt.Errorf("--profile %q: there is no such profile; there is %s", name, strings.Join(profileNames(), ", "))
+	return p, err
 }
 
 func buildPlan(m measurement, findings []plan.Finding, o options) plan.Plan {
@@ -43,6 +32,7 @@ func buildPlan(m measurement, findings []plan.Finding, o options) plan.Plan {
 		States:      m.Last.Knobs,
 		View:        m.Last.View(),
 		Forbidden:   o.policy.Forbidden,
+		Objection:   objections(o.policy, m.Last),
 	})
 	p.Origin = &made
 	return p

@@ -21,6 +21,9 @@ type Input struct {
 	View knob.View
 	// Forbidden names kinds of settings that the policy keeps from changing.
 	Forbidden []string
+	// Objection says why the site does not want a value, "" if it does not
+	// mind; nil: it never minds.
+	Objection func(ref knob.Ref, value string) string
 }
 
 // Build turns the wishes of all findings into one ordered plan: no-ops become
@@ -194,6 +197,8 @@ func satisfied(now, want string, mode Mode) bool {
 // force: the advice holds, though it cannot be applied from there.
 func obstacle(kind *knob.Kind, ref knob.Ref, state knob.State, known bool, value string, in Input, seen string) string {
 	switch {
+	case objection(in, ref, value) != "":
+		return objection(in, ref, value)
 	case slices.Contains(in.Forbidden, ref.Kind) || slices.Contains(in.Forbidden, ref.String()):
 		return "the policy forbids changing it"
 	case seen != "":
@@ -206,6 +211,13 @@ func obstacle(kind *knob.Kind, ref knob.Ref, state knob.State, known bool, value
 		return err.Error()
 	}
 	return ""
+}
+
+func objection(in Input, ref knob.Ref, value string) string {
+	if in.Objection == nil {
+		return ""
+	}
+	return in.Objection(ref, value)
 }
 
 // deferBehindChannels takes back what a channel change will overwrite or
