@@ -40,6 +40,9 @@ const (
 type record struct {
 	Type string    `json:"type"`
 	At   time.Time `json:"at"`
+	// Torn: the lines before this one that cannot be read are what a crash or
+	// a full disk left of a record, and not damage.
+	Torn bool `json:"torn,omitempty"`
 	// begin and round
 	Version  int          `json:"version,omitempty"`
 	Number   int          `json:"number,omitempty"`
@@ -101,11 +104,12 @@ func parseRecord(line []byte) (record, error) {
 	return r, nil
 }
 
-// parseJournal reads the records of a journal. A last line that is damaged or
-// has no end is what a crash leaves and is only reported as torn; damage before
-// it is an error, and the records that can be read are given all the same.
+// parseJournal reads the records of a journal. A record that a crash or a full
+// disk cut short is only reported as torn, whether it is the last one or a later
+// one vouches for it; other damage is an error, and the records that can be read
+// are given all the same.
 func parseJournal(data []byte) (records []record, torn bool, err error) {
-	var errs []error
+	var errs, pending []error // pending: not known yet to be damage
 	number := 0
 	for len(data) > 0 {
 		number++
@@ -117,14 +121,19 @@ func parseJournal(data []byte) (records []record, torn bool, err error) {
 		r, err := parseRecord(line)
 		switch {
 		case err == nil && ended:
+			if !r.Torn {
+				errs = append(errs, pending...)
+			}
+			pending = nil
 			records = append(records, r)
 		case len(data) == 0:
-			torn = true
+			// Fragments before a fragment are those of a disk that stayed full.
+			return records, true, errors.Join(errs...)
 		default:
-			errs = append(errs, fmt.Errorf("line %d: %w", number, err))
+			pending = append(pending, fmt.Errorf("line %d: %w", number, err))
 		}
 	}
-	return records, torn, errors.Join(errs...)
+	return records, false, errors.Join(append(errs, pending...)...)
 }
 
 // entry is one change with everything needed to undo it.
@@ -299,7 +308,7 @@ type journal struct {
 }
 
 func (j *journal) append(r record) error {
-	r.At = j.now().UTC()
+	r.At, r.Torn = j.now().UTC(), j.broken
 	line, err := encodeRecord(r)
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -247,7 +248,21 @@ func TestTornRecords(t *testing.T) {
 	if err != nil || len(all) != 3+2*len(p.Changes) {
 		t.Fatalf("%d records, %v", len(all), err)
 	}
+	resumed, err := encodeRecord(record{Type: recordRollback, Torn: true})
+	if err != nil {
+		t.Fatal(err)
+	}
 	for n := range text {
+		// What is written after a cut is read, and the cut is no damage.
+		if n > 0 && text[n-1] != '\n' {
+			got, torn, err := parseJournal(slices.Concat(text[:n], []byte("\n0123"), []byte("\n"), resumed))
+			if len(got) != bytes.Count(text[:n], []byte("\n"))+1 || torn || err != nil {
+				// A record whose line end alone is missing is whole again.
+				if text[n] != '\n' {
+					t.Fatalf("resumed after %d bytes: %d records, torn %v, %v", n, len(got), torn, err)
+				}
+			}
+		}
 		got, torn, err := parseJournal(text[:n])
 		whole := bytes.Count(text[:n], []byte("\n"))
 		if err != nil || len(got) != whole || torn == (n == 0 || text[n-1] == '\n') {
@@ -297,7 +312,7 @@ func TestForeignWriteSurvives(t *testing.T) {
 	eachSpec(t, func(t *testing.T, spec hosttest.Spec) {
 		rng := seeds(t)
 		tested := 0
-		for range 25 {
+		for range 12 {
 			r := newRig(t, spec)
 			p := r.randomPlan(rng, 5, func(k *knob.Kind) bool { return k.Stage != knob.StageChannels && k.Stage != knob.StageFeatures })
 			original := map[knob.Ref]string{}

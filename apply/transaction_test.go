@@ -339,24 +339,85 @@ func TestRingSideEffects(t *testing.T) {
 // (net/ethtool/channels.c): rolling back channels first fits the table.
 func TestChannelsBehindATable(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, hosttest.Spec{Driver: "i40e", QueuesPerNIC: 4, MaxQueues: 8, CPUs: 8})
-	before := r.dump(true)
-	o := anything
-	o.Replan = func(context.Context) (plan.Plan, error) {
-		return r.plan("eth0/rss.table", knob.FormatTable(slices.Repeat([]uint32{7, 6, 5, 0}, 128)), "eth0/rx-7/rps.cpus", "1"), nil
+	for _, resets := range []bool{true, false} {
+		r := newRig(t, hosttest.Spec{Driver: "i40e", QueuesPerNIC: 4, MaxQueues: 8, CPUs: 8})
+		before := r.dump(true)
+		process := func() *Applier {
+			a := r.process(nil)
+			set := a.Writer.SetRSS
+			a.Writer.SetRSS = func(dev string, table []uint32) error {
+				if len(table) == 0 && !resets {
+					return syscall.EOPNOTSUPP
+				}
+				return set(dev, table)
+			}
+			return a
+		}
+		o := anything
+		o.Replan = func(context.Context) (plan.Plan, error) {
+			return r.plan("eth0/rss.table", knob.FormatTable(slices.Repeat([]uint32{7, 6, 5, 0}, 128)), "eth0/rx-7/rps.cpus", "1"), nil
+		}
+		p := r.plan("eth0/channels.combined", "8")
+		p.Complete = false
+		result, err := process().Apply(background, p, o)
+		if err != nil || !result.Complete || len(result.Changes) != 3 || r.read("eth0/rx-7/rps.cpus") != "1" {
+			t.Fatalf("%v, %+v", err, result)
+		}
+		if back, err := process().Rollback(background, ""); err != nil || back.State != RolledBack {
+			t.Errorf("resets %v: %s, %v", resets, back.State, err)
+		}
+		if diff := cmp.Diff(before, r.dump(true)); diff != "" {
+			t.Errorf("resets %v (-before +after):\n%s", resets, diff)
+		}
 	}
-	p := r.plan("eth0/channels.combined", "8")
-	p.Complete = false
-	result, err := r.process(nil).Apply(background, p, o)
-	if err != nil || !result.Complete || len(result.Changes) != 3 || r.read("eth0/rx-7/rps.cpus") != "1" {
-		t.Fatalf("%v, %+v", err, result)
+}
+
+// A rollback that dies after it has undone the channels, and with them what
+// others had set, still knows what was theirs.
+func TestForeignSurvivesACrashInRollback(t *testing.T) {
+	t.Parallel()
+	for at := 1; ; at++ {
+		r := newRig(t, small)
+		r.write("eth0/rx-0/irq.affinity", "3")
+		if _, err := r.process(nil).Apply(background, r.plan("eth0/channels.combined", "1"), anything); err != nil {
+			t.Fatal(err)
+		}
+		r.write("eth0/rx-0/rps.cpus", "2")       // not touched by the change
+		r.write("eth0/tx-0/irq.affinity", "1-2") // moved by it
+		f := &fuse{at: at, after: true, torn: -1}
+		_, _ = r.process(f).Rollback(background, "")
+		result, err := r.process(nil).Rollback(background, "")
+		if f.steps < at {
+			break // the whole rollback, then one more
+		}
+		if err != nil || result.State != Dirty {
+			t.Fatalf("killed after step %d: %s, %v", at, result.State, err)
+		}
+		for ref, value := range map[string]string{
+			"eth0/rx-0/rps.cpus": "2", "eth0/tx-0/irq.affinity": "1-2", "eth0/rx-0/irq.affinity": "3", "eth0/channels.combined": "2",
+		} {
+			if got := r.read(ref); got != value {
+				t.Errorf("killed after step %d (%s): %s is %q, want %q", at, f.log[at-1], ref, got, value)
+			}
+		}
 	}
-	if back, err := r.process(nil).Rollback(background, ""); err != nil || back.State != RolledBack {
-		t.Errorf("%s, %v", back.State, err)
+}
+
+// What a crash cut short is not damage, however often a rollback has to try.
+func TestTornAndDirty(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, small)
+	p := smallPlan(r)
+	before := r.m.Dump()
+	_, _ = r.process(&fuse{at: 5, torn: 40}).Apply(background, p, anything)
+	r.gate = func(string, func() error) error { return syscall.EIO }
+	for range 2 {
+		if result, err := r.process(nil).Rollback(background, ""); !errors.Is(err, syscall.EIO) && result.State != Dirty {
+			t.Fatalf("%s, %v", result.State, err)
+		}
 	}
-	if diff := cmp.Diff(before, r.dump(true)); diff != "" {
-		t.Errorf("(-before +after):\n%s", diff)
-	}
+	r.gate = nil
+	recoverAll(t, r, before, false, func() string { return "EIO is over" })
 }
 
 // Planning again is bounded, and a later round that is refused undoes the first.
