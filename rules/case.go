@@ -7,6 +7,7 @@ import (
 	"github.com/napitune/napitune/detect"
 	"github.com/napitune/napitune/detect/cpuset"
 	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/detect/natural"
 	"github.com/napitune/napitune/profiles"
 	"github.com/napitune/napitune/rules/plan"
 )
@@ -49,7 +50,7 @@ func Judge(o *detect.Observation, policy profiles.Policy) ([]plan.Finding, []pla
 		}
 	}
 	slices.SortStableFunc(out, func(a, b plan.Finding) int {
-		return cmp.Or(cmp.Compare(b.Severity, a.Severity), cmp.Compare(follows(a), follows(b)), cmp.Compare(a.ID, b.ID), compareNatural(a.Subject, b.Subject))
+		return cmp.Or(cmp.Compare(b.Severity, a.Severity), cmp.Compare(follows(a), follows(b)), cmp.Compare(a.ID, b.ID), natural.Compare(a.Subject, b.Subject))
 	})
 	return out, c.report()
 }
@@ -120,39 +121,4 @@ func (c *Case) tunable() []*detect.Device {
 		}
 	}
 	return out
-}
-
-// compareNatural orders names so that "rx-2" comes before "rx-10".
-func compareNatural(a, b string) int {
-	for a != "" && b != "" {
-		da, db := digits(a), digits(b)
-		if da == "" || db == "" {
-			if a[0] != b[0] {
-				return cmp.Compare(a[0], b[0])
-			}
-			a, b = a[1:], b[1:]
-			continue
-		}
-		ta, tb := trimZeros(da), trimZeros(db)
-		if r := cmp.Or(cmp.Compare(len(ta), len(tb)), cmp.Compare(ta, tb)); r != 0 {
-			return r
-		}
-		a, b = a[len(da):], b[len(db):]
-	}
-	return cmp.Compare(len(a), len(b))
-}
-
-func digits(s string) string {
-	n := 0
-	for n < len(s) && s[n] >= '0' && s[n] <= '9' {
-		n++
-	}
-	return s[:n]
-}
-
-func trimZeros(s string) string {
-	for len(s) > 1 && s[0] == '0' {
-		s = s[1:]
-	}
-	return s
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/napitune/napitune/detect"
+	"github.com/napitune/napitune/detect/natural"
 	"github.com/napitune/napitune/probes/counters"
 	"github.com/napitune/napitune/rules/plan"
 )
@@ -129,7 +130,7 @@ func (c *Case) report() []plan.Placement {
 	for p := range placed.cpu {
 		devices = append(devices, p.dev.Name)
 	}
-	slices.SortFunc(devices, compareNatural)
+	slices.SortFunc(devices, natural.Compare)
 	out.Device = strings.Join(slices.Compact(devices), ",")
 	for _, cpu := range slices.Sorted(maps.Keys(placed.before)) {
 		before, after := placed.before[cpu], placed.after[cpu]

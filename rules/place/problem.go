@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/napitune/napitune/detect/cpuset"
+	"github.com/napitune/napitune/detect/natural"
 )
 
 // unit is the number of load units in one CPU. Sums of integers do not depend
@@ -164,40 +165,10 @@ func (p *problem) addItems(in []Item) {
 func compareItem(a, b *Item) int {
 	return cmp.Or(
 		cmp.Compare(units(b.Load), units(a.Load)),
-		compareNatural(a.ID, b.ID), strings.Compare(a.Group, b.Group),
+		natural.Compare(a.ID, b.ID), strings.Compare(a.Group, b.Group),
 		cmp.Compare(a.Current, b.Current), cmp.Compare(a.Node, b.Node), cmp.Compare(a.Consumer, b.Consumer),
 		strings.Compare(a.Allowed.String(), b.Allowed.String()),
 	)
-}
-
-// compareNatural orders "rx-2" before "rx-10", so that queues without load
-// differences meet the CPUs in the order of their numbers.
-func compareNatural(a, b string) int {
-	i, j := 0, 0
-	for i < len(a) && j < len(b) {
-		m, n := digits(a[i:]), digits(b[j:])
-		if m == 0 || n == 0 {
-			if a[i] != b[j] {
-				return cmp.Compare(a[i], b[j])
-			}
-			i, j = i+1, j+1
-			continue
-		}
-		x, y := strings.TrimLeft(a[i:i+m], "0"), strings.TrimLeft(b[j:j+n], "0")
-		if c := cmp.Or(cmp.Compare(len(x), len(y)), strings.Compare(x, y)); c != 0 {
-			return c
-		}
-		i, j = i+m, j+n
-	}
-	return cmp.Or(cmp.Compare(len(a)-i, len(b)-j), strings.Compare(a, b))
-}
-
-func digits(s string) int {
-	n := 0
-	for n < len(s) && s[n] >= '0' && s[n] <= '9' {
-		n++
-	}
-	return n
 }
 
 // number gives each key a number in the order of first use.

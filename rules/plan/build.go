@@ -6,9 +6,9 @@ import (
 	"maps"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/detect/natural"
 )
 
 // Input is what the builder knows of the host besides the findings.
@@ -76,7 +76,7 @@ func compareRef(a, b knob.Ref) int {
 		}
 		return 0
 	}
-	return cmp.Or(cmp.Compare(stage(a), stage(b)), compareName(a.Dev, b.Dev),
+	return cmp.Or(cmp.Compare(stage(a), stage(b)), natural.Compare(a.Dev, b.Dev),
 		cmp.Compare(a.Queue, b.Queue), cmp.Compare(tx(a), tx(b)), cmp.Compare(a.Kind, b.Kind))
 }
 
@@ -85,16 +85,6 @@ func stage(r knob.Ref) knob.Stage {
 		return kind.Stage
 	}
 	return knob.StageAffinity
-}
-
-// compareName orders "eth2" before "eth10".
-func compareName(a, b string) int {
-	na, nb := strings.TrimRight(a, "0123456789"), strings.TrimRight(b, "0123456789")
-	if na != nb {
-		return cmp.Compare(a, b)
-	}
-	da, db := a[len(na):], b[len(nb):]
-	return cmp.Or(cmp.Compare(len(da), len(db)), cmp.Compare(da, db))
 }
 
 // decide files the wishes for one setting under changes, kept, blocked or conflicts.
