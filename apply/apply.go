@@ -177,7 +177,7 @@ func (a *Applier) Apply(ctx context.Context, p plan.Plan, o Options) (Result, er
 	if cause == nil {
 		return r.finish()
 	}
-	result, err := a.undo(context.WithoutCancel(ctx), r)
+	result, err := a.undo(r)
 	result.Changes, result.Skipped = r.result.Changes, r.result.Skipped
 	return result, errors.Join(fmt.Errorf("apply: %w", cause), err)
 }
@@ -303,7 +303,7 @@ func (r *run) finish() (Result, error) {
 	if err != nil {
 		// A transaction that looks unfinished to every later command is no
 		// state to leave a host in.
-		result, undoErr := r.a.undo(context.Background(), r)
+		result, undoErr := r.a.undo(r)
 		result.Changes, result.Skipped = r.result.Changes, r.result.Skipped
 		return result, errors.Join(fmt.Errorf("apply: %w", err), undoErr)
 	}

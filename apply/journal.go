@@ -71,8 +71,7 @@ type record struct {
 	State State `json:"state,omitempty"`
 }
 
-// castagnoli is the checksum of the records: CRC-32C finds every torn or
-// zeroed tail that a crash leaves.
+// checksum is CRC-32C, which finds every torn or zeroed tail that a crash leaves.
 func checksum(body []byte) uint32 { return crc32.Checksum(body, crc32.MakeTable(crc32.Castagnoli)) }
 
 // encodeRecord is one line: checksum, space, JSON.

@@ -68,15 +68,14 @@ func (f *fuse) step(name string, whole func() error, part func(n int)) error {
 	return errKilled
 }
 
-// disk is a file system in memory that outlives the processes that use it.
+// memDisk is a file system in memory that outlives the processes that use it.
 type memDisk struct {
 	mu    sync.Mutex
 	files map[string][]byte
 	// full makes the appends from this one on fail, after writing so many bytes.
 	full, fullAfter int
 	appends         int
-	// emptied stops being full after this many failed appends; 0 never.
-	locks map[string]string
+	locks           map[string]string
 }
 
 func newDisk() *memDisk { return &memDisk{files: map[string][]byte{}, locks: map[string]string{}} }

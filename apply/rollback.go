@@ -17,23 +17,23 @@ import (
 // Rollback undoes a transaction of this boot: the one with this ID, or with ""
 // the last one that is not undone yet. It works for transactions that are
 // confirmed, that a crash left unfinished, and that an earlier rollback could
-// not finish; doing it again does nothing more. It cannot be interrupted: ctx
-// carries values only. Errors of single settings are joined and stop nothing.
-func (a *Applier) Rollback(ctx context.Context, id string) (Result, error) {
-	return a.rollback(ctx, id, func(*transaction) bool { return false })
+// not finish; doing it again does nothing more. The end of the
+// context does not interrupt it: half a rollback is worse than none. Errors of single settings are joined and stop nothing.
+func (a *Applier) Rollback(_ context.Context, id string) (Result, error) {
+	return a.rollback(id, func(*transaction) bool { return false })
 }
 
 // RollbackUnconfirmed undoes a transaction unless it was confirmed, and is what
 // a timer runs when the deadline has passed. The result of a confirmed one says
 // so and nothing is touched. It waits for lockPatience if another process is at
 // work on the host: a timer that gives up leaves the host as it is for good.
-func (a *Applier) RollbackUnconfirmed(ctx context.Context, id string) (Result, error) {
+func (a *Applier) RollbackUnconfirmed(_ context.Context, id string) (Result, error) {
 	patience := time.NewTimer(lockPatience)
 	defer patience.Stop()
 	again := time.NewTicker(confirmPoll)
 	defer again.Stop()
 	for {
-		result, err := a.rollback(ctx, id, func(t *transaction) bool { return t.state == Confirmed })
+		result, err := a.rollback(id, func(t *transaction) bool { return t.state == Confirmed })
 		if !errors.Is(err, ErrLocked) {
 			return result, err
 		}
@@ -49,8 +49,7 @@ func (a *Applier) RollbackUnconfirmed(ctx context.Context, id string) (Result, e
 // under way; changes that reset links take seconds each.
 const lockPatience = 2 * time.Minute
 
-func (a *Applier) rollback(ctx context.Context, id string, leave func(*transaction) bool) (Result, error) {
-	ctx = context.WithoutCancel(ctx)
+func (a *Applier) rollback(id string, leave func(*transaction) bool) (Result, error) {
 	_, dir, release, err := a.open()
 	if err != nil {
 		return Result{}, fmt.Errorf("roll back: %w", err)
@@ -63,7 +62,7 @@ func (a *Applier) rollback(ctx context.Context, id string, leave func(*transacti
 	if leave(t) || t.state == RolledBack || t.state == Forgotten {
 		return Result{ID: t.id, State: t.state}, nil
 	}
-	return a.undo(ctx, &run{a: a, dir: dir, t: t, j: a.journalOf(dir, t), result: Result{ID: t.id}})
+	return a.undo(&run{a: a, dir: dir, t: t, j: a.journalOf(dir, t), result: Result{ID: t.id}})
 }
 
 // pick finds a transaction by ID, or the last one that can be rolled back.
@@ -105,7 +104,7 @@ type undoing struct {
 }
 
 // undo restores what a transaction changed, in reverse.
-func (a *Applier) undo(_ context.Context, r *run) (Result, error) {
+func (a *Applier) undo(r *run) (Result, error) {
 	u := &undoing{a: a, t: r.t, j: r.j, view: r.view, names: map[string]string{}, told: map[knob.Ref]int{}, result: Result{ID: r.t.id}}
 	if r.t.damage != nil {
 		u.errs = append(u.errs, fmt.Errorf("journal %s is damaged: what its lost records say is not undone: %w", r.t.id, r.t.damage))

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"path"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/napitune/napitune/detect/knob"
@@ -179,7 +178,7 @@ func (a *Applier) Forget(id string) error {
 	if err != nil {
 		return fmt.Errorf("forget: %w", err)
 	}
-	if strings.HasPrefix(string(t.state), string(RolledBack)) || t.state == Forgotten {
+	if t.state == RolledBack || t.state == Forgotten {
 		return nil
 	}
 	if err := a.journalOf(dir, t).append(record{Type: recordForgotten}); err != nil {
