@@ -2,6 +2,7 @@ package rules
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/napitune/napitune/detect"
 	"github.com/napitune/napitune/rules/plan"
@@ -30,29 +31,47 @@ var _ = register(Rule{
 			return nil
 		}
 		var out []plan.Finding
+		var cool []string
+		source := ""
 		for _, d := range c.tunable() {
-			source, single := singleQueue(d)
+			from, single := singleQueue(d)
 			if !single {
 				continue
 			}
-			f := plan.Finding{
-				Severity: plan.Note,
-				Subject:  d.Name,
-				Claim:    fmt.Sprintf("%s has one queue pair, all that the hypervisor offers, for %d CPUs", d.Name, c.Last.Topo.Online.Len()),
-				Evidence: []plan.Evidence{{Metric: "max_queue_pairs", Value: 1, Unit: "queue pairs", Source: source}},
-				Operator: "if this guest's network CPU is the limit, ask the hypervisor's owner for more queues " +
-					"(libvirt: <driver queues='N'/>; QEMU: queues=N, mq=on, vectors=2N+2; OpenStack: hw_vif_multiqueue_enabled=true)",
-			}
 			if cpu := c.queueCPU(d); cpu >= 0 && c.hot(cpu) {
+				f := c.oneQueue([]string{d.Name}, from)
 				f.Severity = plan.Problem
 				f.Claim += fmt.Sprintf("; CPU %d spends %s of its time on it", cpu, percent(c.CPU[cpu].Softirq+c.CPU[cpu].IRQ))
 				f.Evidence = append(f.Evidence, c.cpuEvidence(cpu)...)
+				out = append(out, f)
+				continue
 			}
-			out = append(out, f)
+			cool, source = append(cool, d.Name), from
+		}
+		if len(cool) > 0 {
+			out = append(out, c.oneQueue(cool, source))
 		}
 		return out
 	},
 })
+
+// oneQueue is the note about devices with one queue pair, told once for all.
+func (c *Case) oneQueue(devices []string, source string) plan.Finding {
+	f := plan.Finding{
+		Severity: plan.Note,
+		Subject:  devices[0],
+		Claim:    fmt.Sprintf("%s has one queue pair, all that the hypervisor offers, for %d CPUs", devices[0], c.Last.Topo.Online.Len()),
+		Evidence: []plan.Evidence{{Metric: "max_queue_pairs", Value: 1, Unit: "offered", Source: source}},
+		Operator: "if this guest's network CPU is the limit, ask the hypervisor's owner for more queues " +
+			"(libvirt: <driver queues='N'/>; QEMU: queues=N, mq=on, vectors=2N+2; OpenStack: hw_vif_multiqueue_enabled=true)",
+	}
+	if len(devices) > 1 {
+		f.Subject = "host"
+		f.Claim = fmt.Sprintf("%d devices (%s) have one queue pair each, all that the hypervisor offers, for %d CPUs",
+			len(devices), strings.Join(devices, ", "), c.Last.Topo.Online.Len())
+	}
+	return f
+}
 
 // singleQueue reports whether a virtio device certainly has one queue pair, and who says so.
 func singleQueue(d *detect.Device) (source string, single bool) {

@@ -3,6 +3,7 @@ package report
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"io"
 	"maps"
 	"slices"
@@ -432,6 +433,9 @@ func (p *page) verdict(a Advice) {
 		p.healthy(a)
 	}
 	for _, placed := range a.Placement {
+		if math.Round(100*placed.BeforeMax) <= math.Round(100*placed.PredictedMax) {
+			continue // moved for locality or pairing, not for balance
+		}
 		p.hang("", plain, 0, fmt.Sprintf("predicted: the busiest CPU goes from %.0f %% to %.0f %% %s", 100*placed.BeforeMax, 100*placed.PredictedMax, placed.Basis))
 	}
 	p.hang("", plain, 0, totals(a.Plan))
