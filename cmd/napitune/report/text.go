@@ -3,9 +3,9 @@ package report
 import (
 	"cmp"
 	"fmt"
-	"math"
 	"io"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
