@@ -162,6 +162,7 @@ const (
 	coreProgRawSoftirqRaise = "raw_softirq_raise"
 	coreVarBudgetJiffies    = "budget_jiffies"
 	coreVarBudgetPackets    = "budget_packets"
+	coreVarCounting         = "counting"
 	coreVarExactPerJiffy    = "exact_per_jiffy"
 	coreVarSampleMask       = "sample_mask"
 	coreVarWithBacklog      = "with_backlog"
@@ -245,6 +246,7 @@ type coreMapSpecs struct {
 type coreVariableSpecs struct {
 	BudgetJiffies *ebpf.VariableSpec `ebpf:"budget_jiffies"`
 	BudgetPackets *ebpf.VariableSpec `ebpf:"budget_packets"`
+	Counting      *ebpf.VariableSpec `ebpf:"counting"`
 	ExactPerJiffy *ebpf.VariableSpec `ebpf:"exact_per_jiffy"`
 	SampleMask    *ebpf.VariableSpec `ebpf:"sample_mask"`
 	WithBacklog   *ebpf.VariableSpec `ebpf:"with_backlog"`
@@ -296,6 +298,7 @@ func (m *coreMaps) Close() error {
 type coreVariables struct {
 	BudgetJiffies *ebpf.Variable `ebpf:"budget_jiffies"`
 	BudgetPackets *ebpf.Variable `ebpf:"budget_packets"`
+	Counting      *ebpf.Variable `ebpf:"counting"`
 	ExactPerJiffy *ebpf.Variable `ebpf:"exact_per_jiffy"`
 	SampleMask    *ebpf.Variable `ebpf:"sample_mask"`
 	WithBacklog   *ebpf.Variable `ebpf:"with_backlog"`

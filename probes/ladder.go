@@ -298,9 +298,18 @@ func (s *Session) judge() []counters.Status {
 		if s.wants(p.name) {
 			s.objects[p.object].judge(p, &st)
 		}
+		if p.name == "budget" && st.State == counters.Attached && s.budget.assumed {
+			st.Reason = joinNotes(st.Reason, fmt.Sprintf(
+				"netdev_budget and netdev_budget_usecs cannot be read in this network namespace: causes assume %d packets and %d ticks",
+				int32(s.budget.packets), s.budget.jiffies))
+		}
 		out = append(out, st)
 	}
 	return out
+}
+
+func joinNotes(notes ...string) string {
+	return strings.Join(slices.DeleteFunc(notes, func(n string) bool { return n == "" }), "; ")
 }
 
 func (o *object) judge(p probe, st *counters.Status) {
@@ -328,7 +337,7 @@ func (o *object) judge(p probe, st *counters.Status) {
 		}
 	}
 	st.Hook = strings.Join(hooks, " ")
-	st.Reason = strings.Join(notes, "; ")
+	st.Reason = joinNotes(notes...)
 }
 
 func (r refusal) fill(st *counters.Status) {

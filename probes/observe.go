@@ -2,6 +2,7 @@ package probes
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -120,7 +121,8 @@ func (s *Session) pause() error {
 	if s.attachedSince == 0 {
 		return nil
 	}
-	err := s.objects["core"].detachAll()
+	core := s.objects["core"]
+	err := errors.Join(core.setVariable("counting", 0), core.detachAll())
 	s.attachedNs += monotonicNs() - s.attachedSince
 	s.attachedSince = 0
 	if err != nil {
@@ -149,7 +151,7 @@ func (s *Session) resume() error {
 	if err := core.maps["cpu_states"].Put(uint32(0), states); err != nil {
 		return fmt.Errorf("resume probes: %w", err)
 	}
-	if err := core.attachAll(); err != nil {
+	if err := errors.Join(core.setVariable("counting", 1), core.attachAll()); err != nil {
 		return fmt.Errorf("resume probes: %w", err)
 	}
 	s.attachedSince = monotonicNs()

@@ -340,7 +340,7 @@ func TestBacklogDrops(t *testing.T) {
 	needRoot(t)
 	inNamespace(t, lastCPU())
 	p := makePair(t, 0) // no XDP: through the backlog
-	limit := readSysctl("netdev_max_backlog", 1000)
+	limit, _ := readSysctl("netdev_max_backlog", 1000)
 	each := int32(limit + 500)
 	b := newBurster(t, each, []pair{p})
 	s := openSession(t, Options{Probes: []string{"drops", "budget", "napi", "backlog"}, PacketsPerJiffy: 1_000_000, SampleOneIn: 1})
@@ -803,6 +803,9 @@ func TestObserve(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			if cost := fullCost(d); cost < 2*tt.limit && tt.high < 1 {
+				t.Skipf("skipped: this machine is too slow to exceed the limit: all of it costs %.4f %%", cost)
+			}
 			if c := d.Coverage(); c < tt.low || c > tt.high {
 				t.Errorf("covered %.3f of the time, want %.2f to %.2f", c, tt.low, tt.high)
 			}
@@ -821,4 +824,12 @@ func TestObserve(t *testing.T) {
 			}
 		})
 	}
+}
+
+// fullCost is what Observe thinks that probes attached all the time would have
+// cost this test's CPU, in percent.
+func fullCost(d *counters.Counters) float64 {
+	const eventsPerRun = 4 // raise, entry, poll, exit
+	runs := budgetOf(d, lastCPU()).Runs
+	return 100 * float64(runs*eventsPerRun*eventCostNs) / float64(d.AttachedNs)
 }

@@ -89,7 +89,11 @@ type Session struct {
 }
 
 // limits are the two receive budgets in the units the kernel compares.
-type limits struct{ packets, jiffies uint32 }
+type limits struct {
+	packets, jiffies uint32
+	// assumed is true if a sysctl could not be read and its default stands in.
+	assumed bool
+}
 
 // Open loads and attaches what Options asks for. The error is about Options
 // only; whatever the kernel refuses is in Status.
@@ -346,27 +350,32 @@ func (s *Session) StopStats() error {
 // readLimits gives the receive budgets in force, as far as they are known.
 func (s *Session) readLimits() limits {
 	packets, usecs := s.options.BudgetPackets, s.options.BudgetUsecs
+	var out limits
+	var known bool
 	if packets == 0 {
-		packets = readSysctl("netdev_budget", 300)
+		packets, known = readSysctl("netdev_budget", 300)
+		out.assumed = !known
 	}
 	if usecs == 0 {
-		usecs = readSysctl("netdev_budget_usecs", 2*1_000_000/s.options.HZ)
+		usecs, known = readSysctl("netdev_budget_usecs", 2*1_000_000/s.options.HZ)
+		out.assumed = out.assumed || !known
 	}
-	return limits{packets: uint32(int32(packets)), jiffies: usecsToJiffies(usecs, s.options.HZ)}
+	out.packets, out.jiffies = uint32(int32(packets)), usecsToJiffies(usecs, s.options.HZ)
+	return out
 }
 
 // readSysctl falls back to the kernel's default: the file is missing in
 // network namespaces other than the first.
-func readSysctl(name string, fallback int) int {
+func readSysctl(name string, fallback int) (value int, known bool) {
 	text, err := os.ReadFile("/proc/sys/net/core/" + name)
 	if err != nil {
-		return fallback
+		return fallback, false
 	}
 	n, err := strconv.Atoi(strings.TrimSpace(string(text)))
 	if err != nil {
-		return fallback
+		return fallback, false
 	}
-	return n
+	return n, true
 }
 
 // usecsToJiffies rounds up, as the kernel does (__usecs_to_jiffies in

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -143,5 +144,34 @@ func TestChosenIRQs(t *testing.T) {
 	}
 	if got := len(chosenIRQs(many)); got != maxIRQs {
 		t.Errorf("%d lines chosen, want %d", got, maxIRQs)
+	}
+}
+
+// TestAssumedLimits: without the sysctls the causes rest on defaults, and the
+// status of the probe says so.
+func TestAssumedLimits(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		budget  limits
+		noted   bool
+		refused bool
+	}{
+		{name: "read", budget: limits{packets: 300, jiffies: 2}},
+		{name: "assumed", budget: limits{packets: 300, jiffies: 2, assumed: true}, noted: true},
+		{name: "assumed and refused", budget: limits{assumed: true}, refused: true},
+	} {
+		core := &object{refusals: map[string]refusal{}}
+		for _, h := range []string{"softirq_entry", "softirq_exit", "napi_poll"} {
+			core.programs = append(core.programs, &program{hook: h})
+		}
+		if tt.refused {
+			core.refusals["napi_poll"] = refusal{state: counters.Denied, reason: "refused"}
+		}
+		s := &Session{options: Options{Probes: []string{"budget"}}, objects: map[string]*object{"core": core}, budget: tt.budget}
+		for _, st := range s.judge() {
+			if noted := strings.Contains(st.Reason, "netdev_budget"); noted != (tt.noted && st.Name == "budget") {
+				t.Errorf("%s: reason of %s is %q", tt.name, st.Name, st.Reason)
+			}
+		}
 	}
 }

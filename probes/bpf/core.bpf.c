@@ -55,6 +55,13 @@ const volatile __u32 with_virtio = 1;
 volatile __u32 budget_packets = 300;
 volatile __u32 budget_jiffies = 2;
 
+/*
+ * Cleared by user space before it detaches, which takes a while: with some
+ * programs gone and others not, a run would seem shorter than it was, and polls
+ * would seem to be in no run at all.
+ */
+volatile __u32 counting = 1;
+
 struct outside {
 	__u64 polls;
 	__u64 work;
@@ -365,6 +372,8 @@ static __always_inline void close_run(struct cpu_state *s)
 	__u64 polls = s->run_polls, b;
 
 	s->in_rx = 0;
+	if (!counting)
+		return; /* some of its polls may be missing */
 	s->rx_runs++;
 	s->rx_work += s->run_work;
 	s->rx_polls += polls;
@@ -646,8 +655,8 @@ static __always_inline int count_outside(struct cpu_state *s, int work)
 
 	if (kind == TASK_NAPI_THREAD || kind == TASK_BACKLOG_THREAD)
 		o = &s->threaded;
-	else if (!s->primed)
-		return 0; /* attached in the middle of a run */
+	else if (!s->primed || !counting)
+		return 0; /* attached in the middle of a run, or about to be detached */
 	o->polls++;
 	o->work += work;
 	return 1;
@@ -713,7 +722,7 @@ static __always_inline int napi_poll(struct napi_struct *napi, int work, int bud
 		s->run_full += work >= budget;
 		s->last_jiffies = bpf_jiffies64();
 	} else if (!count_outside(s, work)) {
-		return 0; /* attached in the middle of this run */
+		return 0; /* perhaps in a run whose entry was not seen */
 	}
 	if (!with_napi)
 		return 0;
