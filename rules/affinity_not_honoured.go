@@ -22,7 +22,7 @@ var _ = register(Rule{
 		SideEffects: "RPS costs an inter-processor interrupt per batch.",
 		NotWhen:     "The interrupt fired fewer than a hundred times in the window.",
 		Source:      "kernel/irq/proc.c show_irq_affinity; arch/x86/kernel/apic/msi.c; kernel/irq/manage.c irq_do_set_affinity",
-		Thresholds:  describe(defiedShare),
+		Thresholds:  describe(defiedShare, neverMovedTotal),
 	},
 	Eval: func(c *Case) []plan.Finding {
 		var out []plan.Finding

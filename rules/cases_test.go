@@ -289,6 +289,9 @@ var ruleCases = []ruleCase{
 		spread(s, 900_000, 10_000, 10_000, 10_000).HashFields = map[string]string{"udp4": "sd"}
 		s.set(knob.Device("eth0", "rss.hash.udp4"), "sd")
 	}), advice, []string{"eth0/rss.hash.udp4 sdfn"}},
+	{"rss-skew", "fires", "no packet counters, interrupts tell", scene4(func(s *scene) {
+		s.nic("eth0", "physical", []fire{{0: 900_000}, {1: 9000}, {2: 9000}, {3: 9000}}, nil)
+	}), advice, []string{}},
 	{"rss-skew", "must not", "hash noise", scene4(func(s *scene) { spread(s, 36_000, 14_000, 15_000, 35_000) }), silent, []string{}},
 	{"rss-skew", "missing", "no queue counters", scene4(func(s *scene) { s.nic("eth0", "physical", even(4, 9000), nil) }), silent, []string{}},
 
@@ -330,6 +333,10 @@ var ruleCases = []ruleCase{
 	{"irqbalance-active", "missing", "process list unknown", scene4(func(s *scene) {}), silent, []string{}},
 
 	{"loss-elsewhere", "fires", "UDP socket buffers", scene4(func(s *scene) { s.obs.Protocols["Udp.RcvbufErrors"] = 500 }), advice, []string{}},
+	{"loss-elsewhere", "fires", "the virtual function carries the load", scene4(func(s *scene) {
+		s.nic("eth0", "synthetic", nil, nil)
+		s.obs.Device["eth0"].Stats["vf_rx_packets"] = 900_000
+	}), note, []string{}},
 	{"loss-elsewhere", "must not", "none", scene4(func(s *scene) { s.obs.Protocols["Udp.RcvbufErrors"] = 0 }), silent, []string{}},
 	{"loss-elsewhere", "missing", "only totals since boot", scene4(func(s *scene) { s.obs.Protocols["Udp.RcvbufErrors"] = 500; s.sinceBoot() }), silent, []string{}},
 

@@ -60,6 +60,9 @@ var (
 	loneRatio = threshold("lone-ratio", 0.5, "of the shared CPU's load",
 		"moving a device's only queue pays when the new CPU carries less than one half of what the old one carries besides it",
 		"measured cost per interrupt")
+	neverMovedTotal = threshold("never-moved-interrupts", 10_000, "interrupts",
+		"an interrupt that fired ten thousand times on one CPU and never elsewhere has had its chance to follow the mask",
+		"a second sample, which shows the present")
 	defiedShare = threshold("outside-mask-share", 0.9, "of an interrupt's count",
 		"an interrupt may fire a few times on the old CPU before a deferred move takes effect (arch/x86/kernel/apic/msi.c); nine tenths outside the mask is no delay",
 		"windows with fewer than 100 interrupts")
@@ -175,7 +178,7 @@ func (c *Case) defies(p *path) bool {
 // neverMoved reports whether totals since boot can stand for the present: an
 // interrupt that fired on one CPU alone, often enough to have shown a move.
 func (c *Case) neverMoved(f fired) bool {
-	return len(f.cpu) == 1 && float64(f.total) >= c.At(activeTotal)
+	return len(f.cpu) == 1 && float64(f.total) >= c.At(neverMovedTotal)
 }
 
 func (c *Case) maskChanged(irq int) bool {

@@ -21,10 +21,10 @@ var _ = register(Rule{
 		Thresholds:  describe(backlogRate),
 	},
 	Eval: func(c *Case) []plan.Finding {
+		out := c.syntheticDevices()
 		if c.Basis == detect.BasisBoot {
-			return nil
+			return out
 		}
-		var out []plan.Finding
 		if n := c.Protocols["Udp.RcvbufErrors"] + c.Protocols["Udp6.RcvbufErrors"]; n > 0 && c.lossRate(n) {
 			out = append(out, plan.Finding{
 				Severity: plan.Advice, Subject: "host",
@@ -48,6 +48,26 @@ var _ = register(Rule{
 		return out
 	},
 })
+
+// syntheticDevices notes paravirtual devices whose traffic goes through a
+// virtual function beside them: tuning the synthetic one changes nothing. The
+// driver counts that traffic apart (drivers/net/hyperv/netvsc_drv.c, vf_rx_packets).
+func (c *Case) syntheticDevices() []plan.Finding {
+	var out []plan.Finding
+	for _, d := range c.Last.Devices {
+		through := c.Device[d.Name].Stats["vf_rx_packets"]
+		if !c.wanted(d.Name) || float64(through) < c.At(skewPackets) {
+			continue
+		}
+		out = append(out, plan.Finding{
+			Severity: plan.Note, Subject: d.Name,
+			Claim:    fmt.Sprintf("%d packets of %s came through its virtual function, not through the synthetic device", through, d.Name),
+			Evidence: []plan.Evidence{{Metric: "vf_rx_packets", Value: float64(through), Unit: "packets", Source: "ethtool -S " + d.Name}},
+			Operator: "look at and tune the virtual function (mlx5, mana): the synthetic device carries next to nothing",
+		})
+	}
+	return out
+}
 
 func (c *Case) lossRate(n uint64) bool {
 	rate, timed := c.PerSecond(n)

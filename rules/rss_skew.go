@@ -34,14 +34,7 @@ var _ = register(Rule{
 })
 
 func (c *Case) rssSkew(d *detect.Device) (plan.Finding, bool) {
-	packets := map[int]uint64{}
-	var total uint64
-	for id, counters := range c.Device[d.Name].Queue {
-		if n, ok := counters["packets"]; ok && !id.Tx {
-			packets[id.N] = n
-			total += n
-		}
-	}
+	packets, total, what := c.queueWork(d)
 	queue := busiest(packets)
 	if len(packets) < 3 || float64(total) < c.At(skewPackets) {
 		return plan.Finding{}, false
@@ -54,7 +47,7 @@ func (c *Case) rssSkew(d *detect.Device) (plan.Finding, bool) {
 	f := plan.Finding{
 		Severity: plan.Note,
 		Subject:  d.Name,
-		Claim:    fmt.Sprintf("receive queue %d of %s gets %s of the packets, %.1f times the mean of %d queues (%s)", queue, d.Name, percent(share), factor, len(packets), c.Basis),
+		Claim:    fmt.Sprintf("receive queue %d of %s gets %s of the %s, %.1f times the mean of %d queues (%s)", queue, d.Name, percent(share), what, factor, len(packets), c.Basis),
 		Evidence: []plan.Evidence{{Metric: "max_queue_share", Value: share, Unit: "of received packets", Threshold: c.At(skewShare), Source: "queue statistics of " + d.Name}},
 	}
 	if share < c.At(skewShare) {
@@ -68,6 +61,36 @@ func (c *Case) rssSkew(d *detect.Device) (plan.Finding, bool) {
 			"(ethtool -N " + d.Name + " rx-flow-hash udp4 sdfn); if it is a tunnel, RPS can spread it"
 	}
 	return f, true
+}
+
+// queueWork is what each receive queue of a device got: packets where a
+// counter tells, else interrupts if the device carries most of the host's.
+func (c *Case) queueWork(d *detect.Device) (work map[int]uint64, total uint64, what string) {
+	work = map[int]uint64{}
+	for id, counters := range c.Device[d.Name].Queue {
+		if n, ok := counters["packets"]; ok && !id.Tx {
+			work[id.N] = n
+			total += n
+		}
+	}
+	if len(work) > 0 {
+		return work, total, "packets"
+	}
+	share, top := 0.0, fired{home: -1}
+	for _, p := range c.Paths {
+		if p.dev == d && p.queue.Rx && p.rx.irq >= 0 {
+			work[p.queue.N] = p.rx.total
+			total += p.rx.total
+			share += p.share
+			if p.rx.total > top.total {
+				top = p.rx
+			}
+		}
+	}
+	if share < c.At(skewShare) || !c.active(top.total, top.home) {
+		return nil, 0, ""
+	}
+	return work, total, "interrupts"
 }
 
 // fewFlows reports a table mostly of empty queues with the used ones alike:
