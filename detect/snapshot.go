@@ -4,6 +4,7 @@
 package detect
 
 import (
+	"slices"
 	"time"
 
 	"github.com/napitune/napitune/detect/cpuset"
@@ -55,6 +56,24 @@ func (s *Snapshot) Device(name string) *Device {
 		}
 	}
 	return nil
+}
+
+// WithLower adds to names the devices below them, down to the lowest: queues,
+// interrupts and offloads of a bond, bridge or VLAN are those of its lower devices.
+func (s *Snapshot) WithLower(names []string) []string {
+	out := slices.Clone(names)
+	for i := 0; i < len(out); i++ {
+		d := s.Device(out[i])
+		if d == nil {
+			continue
+		}
+		for _, lower := range d.Lower {
+			if !slices.Contains(out, lower) {
+				out = append(out, lower)
+			}
+		}
+	}
+	return out
 }
 
 // Device is one network device with everything that is known of it.

@@ -64,6 +64,7 @@ func follows(f plan.Finding) int {
 }
 
 func newCase(o *detect.Observation, policy profiles.Policy) *Case {
+	policy.Devices = o.Last.WithLower(policy.Devices)
 	c := &Case{Observation: o, Policy: policy}
 	c.Allowed = o.Last.AllowedCPUs()
 	c.Allowed = policy.Roles(c.Allowed)

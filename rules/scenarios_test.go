@@ -204,6 +204,28 @@ var scenarios = []scenario{
 	}), []string{"cpu-steal", "budget-time"}, nil, neverBudget},
 }
 
+// TestLowerDevices: asking about a VLAN on a bond is asking about the NICs below.
+func TestLowerDevices(t *testing.T) {
+	s := newScene(4)
+	s.nic("eth0", "physical", all(4, 0, 50_000), nil)
+	s.nic("eth1", "physical", all(4, 0, 50_000), nil)
+	s.snap.Devices = append(s.snap.Devices,
+		&detect.Device{Name: "bond0", Kind: "bond", Lower: []string{"eth0"}},
+		&detect.Device{Name: "bond0.7", Kind: "vlan", Lower: []string{"bond0"}})
+	policy := profiles.Balanced()
+	policy.Devices = []string{"bond0.7"}
+	p := plan.Build(rules.Evaluate(s.obs, policy), plan.Input{States: s.snap.Knobs, View: s.snap.View()})
+	refs := asked(p)
+	if len(refs) == 0 {
+		t.Fatal("nothing is asked of the device below the bond")
+	}
+	for _, ref := range refs {
+		if !strings.HasPrefix(ref, "eth0/") {
+			t.Errorf("asks for %s, which is not below bond0.7", ref)
+		}
+	}
+}
+
 // TestScenarios holds the advice against problems from the field: the right
 // finding, the right remedy, and none of the remedies that are wrong there.
 func TestScenarios(t *testing.T) {
