@@ -274,14 +274,14 @@ func ending(code int, err error) error {
 func await(ctx context.Context, e env, a *apply.Applier, applied apply.Result, within time.Duration, people *audience) (apply.Result, error) {
 	_, _ = fmt.Fprintf(e.Stderr, "applied; this is rolled back at %s unless it is confirmed (napitune confirm %s)\n",
 		applied.Deadline.Local().Format(time.TimeOnly), applied.ID)
-	waiting, stop := context.WithCancel(ctx)
-	defer stop()
+	waiting, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
 	if e.StdinTTY && e.StderrTTY {
 		go func() {
 			switch answer, err := people.ask(waiting, "Keep the changes?"); {
 			case err != nil || answer == silence:
 			case answer == no:
-				stop()
+				stop(errors.New("the answer was no"))
 			default:
 				if _, err := a.Confirm(applied.ID); err != nil {
 					_, _ = fmt.Fprintf(e.Stderr, "napitune: %v\n", err)
@@ -290,6 +290,9 @@ func await(ctx context.Context, e env, a *apply.Applier, applied apply.Result, w
 		}()
 	}
 	result, err := a.ConfirmWithin(waiting, applied.ID, within)
+	if waiting.Err() != nil && err != nil && result.State == apply.RolledBack {
+		err = fmt.Errorf("rolled back: %w", context.Cause(waiting)) // and not for the deadline
+	}
 	if result.ID == "" {
 		// The rollback did not begin: the changes are in force.
 		result = apply.Result{ID: applied.ID, State: apply.Dirty}

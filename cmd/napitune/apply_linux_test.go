@@ -265,6 +265,48 @@ func TestApplyLive(t *testing.T) {
 	}
 }
 
+// A reader of the messages that goes away does not end a transaction.
+func TestBrokenPipeLive(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	before := settings(t)
+	changes := vethChanges()
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := reader.Close(); err != nil {
+		t.Fatal(err)
+	}
+	cmd := command("apply", "--yes", writePlan(t, changes))
+	cmd.Stderr = writer
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("apply into a broken pipe: %v", err)
+	}
+	now := settings(t)
+	for _, c := range changes {
+		if got := now[c[0]].Value; got != c[1] {
+			t.Errorf("%s is %q, want %q", c[0], got, c[1])
+		}
+	}
+	mustEnd(t, 0, command("rollback"))
+	same(t, "after the rollback", before)
+}
+
+// An apply without a file measures first, and finds nothing on idle devices.
+func TestApplyMeasuredLive(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	before := settings(t)
+	out, errs := mustEnd(t, 0, command("apply", "--yes", "--no-bpf", "--for", "50ms"))
+	if !strings.Contains(out, "0 changes, ") {
+		t.Errorf("%s%s", out, errs)
+	}
+	same(t, "nothing to change", before)
+}
+
 // A value that somebody else set is left alone, named, and ends with 4.
 func TestForeignChangeLive(t *testing.T) {
 	if !inNamespace(t) {
