@@ -200,6 +200,9 @@ const confirmPoll = 250 * time.Millisecond
 // for a timer of the system, which dies with this process. The error of a
 // rollback for want of a confirmation wraps ErrUnconfirmed.
 func (a *Applier) ConfirmWithin(ctx context.Context, id string, within time.Duration) (Result, error) {
+	// Without a directory nothing can be read until the deadline, which tries
+	// again and tells the error.
+	dir, _ := a.present()
 	end := time.NewTimer(within)
 	defer end.Stop()
 	poll := time.NewTicker(confirmPoll)
@@ -208,7 +211,7 @@ func (a *Applier) ConfirmWithin(ctx context.Context, id string, within time.Dura
 		select {
 		case <-poll.C:
 			// Reading may meet a record half written; the next look sees it whole.
-			if t, err := a.find(id); err == nil && t.state != Unconfirmed {
+			if t, err := a.pick(dir, id); err == nil && t.state != Unconfirmed {
 				return Result{ID: t.id, State: t.state}, nil
 			}
 		case <-end.C:
@@ -227,14 +230,12 @@ func (a *Applier) ConfirmWithin(ctx context.Context, id string, within time.Dura
 	return result, fmt.Errorf("%s: %w", id, ErrUnconfirmed)
 }
 
-func (a *Applier) find(id string) (*transaction, error) {
+// present is the directory of this boot's journals. The boot does not change
+// while a process runs, and identifying the host is too dear to do at each look.
+func (a *Applier) present() (string, error) {
 	origin, err := a.Origin()
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	dir, err := a.directory(origin)
-	if err != nil {
-		return nil, err
-	}
-	return a.pick(dir, id)
+	return a.directory(origin)
 }

@@ -97,6 +97,10 @@ func optionValues(command *cli.Command, name string) []string {
 	switch name {
 	case "profile":
 		return profileNames()
+	case "max-disruption":
+		return []string{"none", "packets", "link"}
+	case "confirm-within":
+		return []string{"30s", "60s", "5m"}
 	case "for":
 		return []string{"500ms", "10s", "30s", "1m"}
 	case "format":

@@ -200,29 +200,11 @@ func privileges(m *machine) (report.Privileges, error) {
 var errNoPrivileges = errors.New("proc/self/status: no Uid and CapEff lines")
 
 func parsePrivileges(status string) (report.Privileges, error) {
-	out := report.Privileges{UID: -1}
-	effective := uint64(0)
-	lines := 0
-	for line := range strings.SplitSeq(status, "\n") {
-		name, value, _ := strings.Cut(line, ":")
-		fields := strings.Fields(value)
-		var err error
-		switch {
-		case name == "Uid" && len(fields) == 4:
-			out.UID, err = strconv.Atoi(fields[1])
-			lines++
-		case name == "CapEff" && len(fields) == 1:
-			effective, err = strconv.ParseUint(fields[0], 16, 64)
-			lines++
-		}
-		if err != nil {
-			return report.Privileges{UID: -1}, fmt.Errorf("proc/self/status: %s: %w", name, err)
-		}
+	uid, effective, err := parseStatus(status)
+	if err != nil {
+		return report.Privileges{UID: -1}, err
 	}
-	if lines != 2 {
-		return report.Privileges{UID: -1}, errNoPrivileges
-	}
-	out.Known = true
+	out := report.Privileges{UID: uid, Known: true}
 	for _, c := range capabilities {
 		if effective&(1<<c.bit) != 0 {
 			out.Capabilities = append(out.Capabilities, c.name)
@@ -231,4 +213,28 @@ func parsePrivileges(status string) (report.Privileges, error) {
 		}
 	}
 	return out, nil
+}
+
+// parseStatus takes the effective user and capabilities out of a status file.
+func parseStatus(status string) (uid int, effective uint64, err error) {
+	lines := 0
+	for line := range strings.SplitSeq(status, "\n") {
+		name, value, _ := strings.Cut(line, ":")
+		fields := strings.Fields(value)
+		switch {
+		case name == "Uid" && len(fields) == 4:
+			uid, err = strconv.Atoi(fields[1])
+			lines++
+		case name == "CapEff" && len(fields) == 1:
+			effective, err = strconv.ParseUint(fields[0], 16, 64)
+			lines++
+		}
+		if err != nil {
+			return -1, 0, fmt.Errorf("proc/self/status: %s: %w", name, err)
+		}
+	}
+	if lines != 2 {
+		return -1, 0, errNoPrivileges
+	}
+	return uid, effective, nil
 }

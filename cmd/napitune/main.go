@@ -9,6 +9,10 @@ import (
 	"syscall"
 
 	"golang.org/x/term"
+
+	"github.com/napitune/napitune/apply/disk"
+	"github.com/napitune/napitune/detect/host"
+	"github.com/napitune/napitune/detect/host/live"
 )
 
 func main() {
@@ -32,6 +36,9 @@ func process() env {
 		NoColor:   os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb",
 		Usage:     resourceUsage,
 		Probes:    attachProbes,
+		StdinTTY:  isTerminal(os.Stdin),
+		Writer:    func() (*host.Writer, error) { return live.OpenWriter(live.Options{}) },
+		Files:     disk.Open("/"),
 	}
 }
 
@@ -51,12 +58,13 @@ type interrupted struct{ signal syscall.Signal }
 
 func (i interrupted) Error() string { return "interrupted (" + i.signal.String() + ")" }
 
-// withSignals ends the context at the first SIGINT or SIGTERM. A second one
-// gets the default treatment and ends the process at once.
+// withSignals ends the context at the first SIGINT, SIGTERM or, unless nohup
+// set it aside, SIGHUP. A second one gets the default treatment and ends the
+// process at once, except where hold keeps it from that.
 func withSignals(parent context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(parent)
 	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	signal.Notify(signals, endings()...)
 	go func() {
 		select {
 		case s := <-signals:
@@ -70,4 +78,22 @@ func withSignals(parent context.Context) (context.Context, func()) {
 		signal.Stop(signals)
 		cancel(nil)
 	}
+}
+
+// endings are the signals that ask this process to end.
+func endings() []os.Signal {
+	out := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) {
+		out = append(out, syscall.SIGHUP)
+	}
+	return out
+}
+
+// hold keeps signals from ending the process while it changes the host: the
+// first still ends the context, which rolls back, and later ones do nothing. A
+// reader of our output that goes away (SIGPIPE) must not end it either.
+func hold() (release func()) {
+	swallowed := make(chan os.Signal, 1)
+	signal.Notify(swallowed, append(endings(), syscall.SIGPIPE)...)
+	return func() { signal.Stop(swallowed) }
 }

@@ -26,9 +26,9 @@ const manTemplate = `% {{ .App.Name }} {{ .SectionNum }}
 # DESCRIPTION
 
 napitune measures how this host receives and sends packets, says what is wrong and why, and proposes the exact
-kernel and NIC settings that would mend it. Nothing is written: the plan is advice.
+kernel and NIC settings that would mend it. Only **apply** and **rollback** change settings; all else is advice.
 
-Without a command, napitune advises. Every command reads the running machine or, with **--host**, a captured one.
+Without a command, napitune advises. It reads the running machine or, with **--host**, a captured one.
 Options may stand before or after the command.
 
 # COMMANDS
@@ -46,8 +46,22 @@ Options may stand before or after the command.
 **2**
 : advise found something to change
 
+**3**
+: apply was rolled back, because of an error, a signal or a missing confirmation: the host is as it was
+
+**4**
+: the host is neither as wanted nor as it was; the messages name the settings, and the journal is kept
+
 **130**
-: interrupted; nothing was changed
+: interrupted before anything was changed
+
+# FILES
+
+**/run/napitune/**
+: journals of what was applied since the boot, by boot ID; rollback works from them
+
+**/var/lib/napitune/history.jsonl**
+: what was ever applied and rolled back, one JSON document a line
 
 # ENVIRONMENT
 
@@ -72,6 +86,12 @@ Record this host, and read the record on another machine:
 The plan as a script for somebody who reviews first:
 
     napitune --format shell > plan.sh
+
+Keep a plan, apply it after a look, and be put back if the connection to the host does not survive it:
+
+    napitune advise -o plan.json
+    napitune apply --confirm-within 60s plan.json
+    napitune confirm
 
 # SEE ALSO
 

@@ -10,7 +10,9 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/napitune/napitune/apply"
 	"github.com/napitune/napitune/cmd/napitune/report"
+	"github.com/napitune/napitune/detect/host"
 )
 
 // env is everything that the command takes from its surroundings, so that
@@ -30,6 +32,12 @@ type env struct {
 	Usage func() report.Overhead
 	// Probes attaches the in-kernel probes; nil where they are not available.
 	Probes probing
+	// StdinTTY says that Stdin is a terminal, so that somebody can be asked.
+	StdinTTY bool
+	// Writer opens the running machine for changing; nil where nothing is changed.
+	Writer func() (*host.Writer, error)
+	// Files keeps journals and history; without ReadDir there are none.
+	Files apply.Files
 }
 
 // Exit codes. They are documented in the manual and never reused.
@@ -37,6 +45,7 @@ const (
 	exitDone    = 0 // healthy, or done
 	exitError   = 1
 	exitChanges = 2 // advise found something to change
+	// 3 and 4 are apply.ExitRolledBack and apply.ExitDirty.
 	// exitSignal plus the number of a signal is the shell's convention for a
 	// command that a signal ended.
 	exitSignal = 128
@@ -44,6 +53,16 @@ const (
 
 // errChanges makes advise end with exitChanges. It is no failure and not printed.
 var errChanges = errors.New("changes are advised")
+
+// ended makes a verb end with a code of its own. An err is printed.
+type ended struct {
+	code int
+	err  error
+}
+
+func (e *ended) Error() string { return fmt.Sprintf("ends with %d: %v", e.code, e.err) }
+
+func (e *ended) Unwrap() error { return e.err }
 
 // run is the whole command: arguments and surroundings in, exit code out.
 func run(ctx context.Context, args []string, e env) int {
@@ -56,6 +75,7 @@ func run(ctx context.Context, args []string, e env) int {
 	}
 	ordered, err := order(args, app)
 	if err == nil {
+		warnUnfinished(e, ordered[1])
 		err = app.RunContext(ctx, ordered)
 	}
 	return exitCode(ctx, err, e.Stderr)
@@ -63,11 +83,17 @@ func run(ctx context.Context, args []string, e env) int {
 
 func exitCode(ctx context.Context, err error, stderr io.Writer) int {
 	var signal interrupted
+	var end *ended
 	switch {
 	case err == nil:
 		return exitDone
 	case errors.Is(err, errChanges):
 		return exitChanges
+	case errors.As(err, &end):
+		if end.err != nil {
+			_, _ = fmt.Fprintf(stderr, "napitune: %v\n", end.err)
+		}
+		return end.code
 	case errors.As(context.Cause(ctx), &signal):
 		_, _ = fmt.Fprintln(stderr, "napitune: interrupted; nothing was changed")
 		return exitSignal + int(signal.signal)
@@ -78,11 +104,12 @@ func exitCode(ctx context.Context, err error, stderr io.Writer) int {
 }
 
 const description = `napitune measures how this host receives and sends packets, says what is wrong and why, and proposes
-the exact kernel and NIC settings that would mend it. Nothing is written: the plan is advice.
+the exact kernel and NIC settings that would mend it. Only apply and rollback change settings; all else is advice.
 
-Without a command, napitune advises. Every command reads the running machine or, with --host, a captured one.
+Without a command, napitune advises. It reads the running machine or, with --host, a captured one.
 
-EXIT STATUS: 0 healthy or done, 1 error, 2 advise found something to change, 130 interrupted.`
+EXIT STATUS: 0 healthy or done, 1 error, 2 advise found something to change, 3 apply was rolled back and the host is as
+it was, 4 the host is neither as wanted nor as it was, 130 interrupted before anything was changed.`
 
 // newApp assembles the command line. Every shared flag is defined on each verb
 // that uses it; order makes them valid before the verb as well.
@@ -112,7 +139,8 @@ func newApp(e env) *cli.App {
 // verbs lists the commands in the order of the help text.
 func verbs(e env) []*cli.Command {
 	return []*cli.Command{
-		adviseCommand(e), mapCommand(e), knobsCommand(e), explainCommand(e), captureCommand(e),
+		adviseCommand(e), applyCommand(e), confirmCommand(e), rollbackCommand(e), statusCommand(e), historyCommand(e),
+		mapCommand(e), knobsCommand(e), explainCommand(e), captureCommand(e),
 		doctorCommand(e), profileCommand(e), completionCommand(e), manCommand(e), versionCommand(e),
 	}
 }
