@@ -265,14 +265,17 @@ type Dev struct {
 
 // Kind is one row of the table.
 type Kind struct {
-	Name       string
-	Scope      Scope
-	Title      string // a few words: "packets per net_rx_action run"
-	Doc        string // one paragraph: meaning, unit, when it helps, what it costs
-	Source     string // kernel file or document
-	Unit       string // "packets", "µs", "ns", "CPUs", "descriptors", "entries", ""
-	Codec      Codec
-	Stage      Stage
+	Name   string
+	Scope  Scope
+	Title  string // a few words: "packets per net_rx_action run"
+	Doc    string // one paragraph: meaning, unit, when it helps, what it costs
+	Source string // kernel file or document
+	Unit   string // "packets", "µs", "ns", "CPUs", "descriptors", "entries", ""
+	Codec  Codec
+	Stage  Stage
+	// Rank orders the writes of one stage where the kernel makes one depend on
+	// another: lower ranks first. 0 for nearly all.
+	Rank       int
 	Disruption Disruption // the worst over all drivers; DisruptionFor knows better
 	// DisruptionOn is what a write does on this very device; nil where that
 	// does not depend on the driver.

@@ -9,6 +9,7 @@ import (
 type sysctl struct {
 	name, title, doc, source, unit string
 	mask                           bool
+	rank                           int
 	bounds                         func(v View, r Ref) Bounds
 	byDefault                      func(v View, r Ref) (string, bool)
 }
@@ -36,7 +37,7 @@ func (s sysctl) kind() *Kind {
 	}
 	return &Kind{
 		Name: name, Scope: ScopeHost, Title: s.title, Doc: s.doc, Source: s.source, Unit: s.unit,
-		Codec: codec, Stage: StageSysctl, Disruption: DisruptsNothing,
+		Codec: codec, Stage: StageSysctl, Rank: s.rank, Disruption: DisruptsNothing,
 		Default: s.byDefault,
 		Refs:    func(View) []Ref { return []Ref{Global(name)} },
 		Read:    access.read,
@@ -134,6 +135,9 @@ var sysctlRows = []sysctl{
 			"ones taking NIC interrupts), not the RPS targets. Costs a small table per CPU.",
 		source: "net/core/dev.c skb_flow_limit, net/core/sysctl_net_core.c flow_limit_cpu_sysctl, Documentation/networking/scaling.rst",
 		bounds: func(v View, _ Ref) Bounds { return Bounds{CPUs: v.OnlineCPUs} },
+		// Setting a bit allocates a table of the length that is in force
+		// then, so flow_limit_table_len comes before.
+		rank: 1,
 		// CPUs are added by hand only.
 		byDefault: fixed(""),
 	},

@@ -68,7 +68,8 @@ func gather(findings []Finding) map[knob.Ref][]wish {
 	return out
 }
 
-// compareRef orders changes: stage first, then device, side, queue, kind.
+// compareRef orders changes: stage first, then device, side, queue, kind; among
+// kinds, what another write depends on comes before it.
 func compareRef(a, b knob.Ref) int {
 	tx := func(r knob.Ref) int {
 		if r.Tx {
@@ -77,7 +78,7 @@ func compareRef(a, b knob.Ref) int {
 		return 0
 	}
 	return cmp.Or(cmp.Compare(stage(a), stage(b)), natural.Compare(a.Dev, b.Dev),
-		cmp.Compare(a.Queue, b.Queue), cmp.Compare(tx(a), tx(b)), cmp.Compare(a.Kind, b.Kind))
+		cmp.Compare(a.Queue, b.Queue), cmp.Compare(tx(a), tx(b)), cmp.Compare(rank(a), rank(b)), cmp.Compare(a.Kind, b.Kind))
 }
 
 func stage(r knob.Ref) knob.Stage {
@@ -85,6 +86,13 @@ func stage(r knob.Ref) knob.Stage {
 		return kind.Stage
 	}
 	return knob.StageAffinity
+}
+
+func rank(r knob.Ref) int {
+	if kind, ok := knob.Lookup(r.Kind); ok {
+		return kind.Rank
+	}
+	return 0
 }
 
 // decide files the wishes for one setting under changes, kept, blocked or conflicts.

@@ -108,6 +108,18 @@ func TestBuildOrder(t *testing.T) {
 	}
 }
 
+// TestBuildOrderWithinStage: the kernel allocates a flow limit table in the
+// length that is in force when a CPU's bit is set (net/core/sysctl_net_core.c
+// flow_limit_cpu_sysctl), so the length must be there before.
+func TestBuildOrderWithinStage(t *testing.T) {
+	bitmap, length := knob.Global("net.core.flow_limit_cpu_bitmap"), knob.Global("net.core.flow_limit_table_len")
+	p := Build([]Finding{{ID: "x", Wants: []Want{want(bitmap, "0-3", Set), want(length, "8192", Raise)}}},
+		Input{States: map[knob.Ref]knob.State{bitmap: known(""), length: known("4096")}})
+	if len(p.Changes) != 2 || p.Changes[0].Ref != length || p.Changes[1].Ref != bitmap {
+		t.Errorf("changes %v, want %s before %s", outline(p), length, bitmap)
+	}
+}
+
 func TestBooleans(t *testing.T) {
 	ref := knob.Rx("eth0", 0, "irq.affinity")
 	states := map[knob.Ref]knob.State{ref: {Status: knob.Unknown}}

@@ -1,9 +1,7 @@
 package report
 
 import (
-	"cmp"
 	"io"
-	"slices"
 	"strings"
 
 	"github.com/napitune/napitune/detect/cpuset"
@@ -19,7 +17,7 @@ func Sysctl(w io.Writer, a Advice) error {
 	p.planComment(a, "the host-wide settings")
 	p.line("# As /etc/sysctl.d/90-napitune.conf it is read at every boot, and at once by: sysctl --system")
 	var rest []unexpressed
-	for _, c := range inOrderOfEffect(a.Plan.Changes) {
+	for _, c := range a.Plan.Changes {
 		line, why := sysctlLine(c)
 		if why != "" {
 			rest = append(rest, unexpressed{c, why})
@@ -35,21 +33,6 @@ func Sysctl(w io.Writer, a Advice) error {
 	p.unexpressed("Not in this file:", rest)
 	p.leftOver(a.Plan)
 	return p.err
-}
-
-// inOrderOfEffect puts flow_limit_table_len before everything else: it acts
-// only on the tables that a later write of flow_limit_cpu_bitmap allocates
-// (net/core/sysctl_net_core.c, flow_limit_cpu_sysctl).
-func inOrderOfEffect(changes []plan.Change) []plan.Change {
-	late := func(c plan.Change) int {
-		if c.Ref.Kind == "net.core.flow_limit_table_len" {
-			return 0
-		}
-		return 1
-	}
-	out := slices.Clone(changes)
-	slices.SortStableFunc(out, func(a, b plan.Change) int { return cmp.Compare(late(a), late(b)) })
-	return out
 }
 
 // sysctlLine is the assignment for a change, or why there is none.
