@@ -201,7 +201,7 @@ func (i *inspection) there(kind *knob.Kind, ref knob.Ref) bool {
 		}
 		i.exists[kind.Name] = refs
 	}
-	return refs[ref]
+	return refs[ref] || kind.Exists(i.view, ref)
 }
 
 // address is what a setting is on the host at this moment: the interrupt for

@@ -25,6 +25,10 @@ func sides(v knob.View, kind *knob.Kind, ref knob.Ref, after string) map[knob.Re
 	seen := map[string]bool{address(v, ref): true}
 	own := v
 	own.Devices = slices.DeleteFunc(slices.Clone(v.Devices), func(d knob.Dev) bool { return d.Name != ref.Dev })
+	for i := range own.Devices {
+		// The kernel overwrites settings whether or not advice is about them.
+		own.Devices[i].Tunable = true
+	}
 	for _, other := range knob.All() {
 		if other.Scope == knob.ScopeHost || !all && other.Stage != kind.Stage {
 			continue

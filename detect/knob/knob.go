@@ -311,6 +311,14 @@ func (k *Kind) DisruptionFor(v View, r Ref) Disruption {
 	return k.DisruptionOn(v, r)
 }
 
+// Exists reports whether the setting at an address has a value on this host.
+// It reaches further than Refs, which lists what advice is about: channels and
+// XPS of a veth, say, are there although no rule looks at them.
+func (k *Kind) Exists(v View, r Ref) bool {
+	known := slices.ContainsFunc(v.Devices, func(d Dev) bool { return d.Name == r.Dev })
+	return (known || r.Dev == "") && k.Read(v, r).Has()
+}
+
 // All returns the rows in the order of stages, then names. The slice is the
 // caller's own.
 func All() []*Kind { return slices.Clone(rows) }
