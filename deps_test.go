@@ -21,6 +21,13 @@ var kernelLibraries = []string{
 	"golang.org/x/sys/unix", "github.com/safchain/ethtool", "github.com/vishvananda/", "github.com/cilium/ebpf", "syscall", "unsafe",
 }
 
+// busPackages are the only packages that talk to systemd; they alone import the
+// libraries for it.
+var (
+	busPackages  = []string{"apply/deadline"}
+	busLibraries = []string{"github.com/coreos/go-systemd/v22/dbus", "github.com/godbus/dbus/v5"}
+)
+
 // law is what the packages below a path must not import, tests excepted.
 type law struct {
 	path   string   // a package and everything below it, relative to the module
@@ -103,6 +110,9 @@ func judge(own, path string) []string {
 		!slices.ContainsFunc(kernelPackages, func(k string) bool { return below(own, k) }) && !mayUse(own, path) {
 		out = append(out, "only "+strings.Join(kernelPackages, " and ")+" talk to the kernel")
 	}
+	if slices.ContainsFunc(busLibraries, func(l string) bool { return below(path, l) }) && !slices.Contains(busPackages, own) {
+		out = append(out, "only "+strings.Join(busPackages, " and ")+" talk to systemd")
+	}
 	for _, l := range laws {
 		if !below(own, l.path) {
 			continue
@@ -145,6 +155,8 @@ func TestDependencyRulesComplain(t *testing.T) {
 		{"detect/host/live", "golang.org/x/sys/unix", false},
 		{"cmd/napitune", "github.com/cilium/ebpf", true},
 		{"cmd/napitune", "syscall", false},
+		{"cmd/napitune", "github.com/godbus/dbus/v5", true},
+		{"apply/deadline", "github.com/godbus/dbus/v5", false},
 		{"rules/util", "strings", true},
 	} {
 		if got := len(judge(test.own, test.path)) > 0; got != test.want {

@@ -20,7 +20,7 @@ func applyCommand(e env) *cli.Command {
 	flags := append(append(sharedFlags(documentFormats()...), windowFlags()...), profileFlag(),
 		&cli.BoolFlag{Name: "dry-run", Usage: "show the plan, check it against this machine, and write nothing"},
 		&cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: "do not ask; needed where nobody can be asked"},
-		&cli.StringFlag{Name: "confirm-within", Usage: "roll back unless confirmed within `TIME`, such as 60s; this process waits for it, and if it is killed (kill -9) nothing rolls back until napitune rollback is run"},
+		&cli.StringFlag{Name: "confirm-within", Usage: "roll back unless confirmed within `TIME`, such as 60s; this process waits for it, and a timer of systemd does it if this process dies. Where there is no systemd, or this is another network namespace than its own, it says so: then only this process rolls back"},
 		&cli.StringFlag{Name: "max-disruption", Value: knob.DisruptsPackets.String(), Usage: "refuse a plan that does worse to traffic than `WORD`: none, packets (lost or reordered for moments), link (seconds without traffic)"},
 	)
 	return &cli.Command{
@@ -94,7 +94,7 @@ func applyPlan(c *cli.Context, e env) error {
 		}
 	}
 	limits.Replan = p.again
-	return carryOut(c.Context, e, a, p.plan, limits, o, people)
+	return carryOut(c.Context, e, a, p.plan, limits, o, people, newGuard(e, m.last()))
 }
 
 // parseLimits reads the options of a transaction.
@@ -236,7 +236,7 @@ func refusal(err error) error {
 
 // carryOut applies, waits for the confirmation if there is to be one, and says
 // what became of it.
-func carryOut(ctx context.Context, e env, a *apply.Applier, p plan.Plan, limits apply.Options, o options, people *audience) error {
+func carryOut(ctx context.Context, e env, a *apply.Applier, p plan.Plan, limits apply.Options, o options, people *audience, g *guard) error {
 	release := hold()
 	defer release()
 	done := 0
@@ -244,12 +244,16 @@ func carryOut(ctx context.Context, e env, a *apply.Applier, p plan.Plan, limits 
 		done++
 		_, _ = fmt.Fprintln(e.Stderr, report.Step(done, len(p.Changes), out))
 	}
+	limits.Arm = g.arm
 	result, err := a.Apply(ctx, p, limits)
 	if result.ID == "" {
 		return refusal(err)
 	}
 	if err == nil && result.State == apply.Unconfirmed {
-		result, err = await(ctx, e, a, result, limits.ConfirmWithin, people)
+		result, err = await(ctx, e, a, result, limits.ConfirmWithin, people, g)
+	}
+	if limits.ConfirmWithin > 0 {
+		g.settle(o, result)
 	}
 	if printed := printDocument(e, report.NewTransaction("apply", result), o); printed != nil {
 		err = errors.Join(err, printed)
@@ -271,9 +275,9 @@ func ending(code int, err error) error {
 
 // await waits for the confirmation, from here or from another process. An
 // answer of no, or a signal, does not wait for the deadline.
-func await(ctx context.Context, e env, a *apply.Applier, applied apply.Result, within time.Duration, people *audience) (apply.Result, error) {
-	_, _ = fmt.Fprintf(e.Stderr, "applied; this is rolled back at %s unless it is confirmed (napitune confirm %s)\n",
-		applied.Deadline.Local().Format(time.TimeOnly), applied.ID)
+func await(ctx context.Context, e env, a *apply.Applier, applied apply.Result, within time.Duration, people *audience, g *guard) (apply.Result, error) {
+	_, _ = fmt.Fprintf(e.Stderr, "applied; this is rolled back at %s unless it is confirmed (napitune confirm %s),\n%s\n",
+		applied.Deadline.Local().Format(time.TimeOnly), applied.ID, g.promise())
 	waiting, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	if e.StdinTTY && e.StderrTTY {

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/term"
 
+	"github.com/napitune/napitune/apply/deadline"
 	"github.com/napitune/napitune/apply/disk"
 	"github.com/napitune/napitune/detect/host"
 	"github.com/napitune/napitune/detect/host/live"
@@ -38,6 +39,7 @@ func process() env {
 		Probes:    attachProbes,
 		StdinTTY:  isTerminal(os.Stdin),
 		Writer:    func() (*host.Writer, error) { return live.OpenWriter(live.Options{}) },
+		Systemd:   deadline.Connect,
 		Files:     disk.Open("/"),
 	}
 }

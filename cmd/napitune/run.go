@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/napitune/napitune/apply"
+	"github.com/napitune/napitune/apply/deadline"
 	"github.com/napitune/napitune/cmd/napitune/report"
 	"github.com/napitune/napitune/detect/host"
 )
@@ -36,6 +37,8 @@ type env struct {
 	StdinTTY bool
 	// Writer opens the running machine for changing; nil where nothing is changed.
 	Writer func() (*host.Writer, error)
+	// Systemd reaches the PID 1 that keeps timers; nil where none is used.
+	Systemd func(ctx context.Context) (deadline.Manager, error)
 	// Files keeps journals and history; without ReadDir there are none.
 	Files apply.Files
 }

@@ -45,8 +45,12 @@ func rollbackCommand(e env) *cli.Command {
 		ArgsUsage: "[ID]",
 		Description: "Without an ID it undoes the last transaction that is not undone. A setting that somebody else changed since is\n" +
 			"left alone and named; then it ends with 4. It cannot be interrupted.",
-		Flags: transactionFlags(),
+		Flags: append(transactionFlags(),
+			&cli.BoolFlag{Name: "unconfirmed", Usage: "do nothing if the transaction is confirmed; needs an ID. The timer of apply --confirm-within runs this"}),
 		Action: func(c *cli.Context) error {
+			if c.Bool("unconfirmed") {
+				return rollBackUnconfirmed(c, e)
+			}
 			return conclude(c, e, func(a *apply.Applier, id string) (apply.Result, error) { return a.Rollback(c.Context, id) },
 				apply.Result.RollbackExitCode)
 		},
@@ -63,13 +67,14 @@ func conclude(c *cli.Context, e env, act func(*apply.Applier, string) (apply.Res
 	if err != nil {
 		return err
 	}
-	_, a, err := changeable(e, verb, o)
+	m, a, err := changeable(e, verb, o)
 	if err != nil {
 		return err
 	}
 	release := hold()
 	defer release()
 	result, err := act(a, c.Args().First())
+	newGuard(e, m.last()).settle(o, result)
 	if result.ID == "" {
 		return &ended{exitError, err}
 	}
