@@ -66,11 +66,7 @@ func evalBacklog(c *Case) []plan.Finding {
 	f.Severity = plan.Problem
 	if c.hot(cpu) {
 		f.Claim += fmt.Sprintf("; CPU %d is saturated, so a longer queue would only add delay", cpu)
-		for _, s := range c.diagnosis.stacked {
-			if s.cpu == cpu {
-				f.Because = fmt.Sprintf("irq-stacked/CPU %d", cpu)
-			}
-		}
+		f.Because = c.stackedAt(cpu)
 		return []plan.Finding{f}
 	}
 	ref := knob.Global("net.core.netdev_max_backlog")

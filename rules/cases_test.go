@@ -56,6 +56,31 @@ var ruleCases = []ruleCase{
 		s.nic("eth0", "physical", []fire{{0: 50_000}, {1: 50_000}, {2: 50_000}, {2: 50_000}}, nil)
 		pin(s, "eth0", 0, 1, 2, 2)
 	}), advice, []string{"eth0/rx-3/irq.affinity 3"}},
+	{"irq-stacked", "fires", "two CPUs with two queues each, two free: each gives one away", scene4(func(s *scene) {
+		s.nic("eth0", "physical", []fire{{0: 50_000}, {0: 50_000}, {1: 50_000}, {1: 50_000}}, nil)
+		pin(s, "eth0", 0, 0, 1, 1)
+	}), advice, []string{"eth0/rx-1/irq.affinity 2", "eth0/rx-3/irq.affinity 3"}},
+	{"irq-stacked", "fires", "two NICs, each on one CPU of its own", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", all(2, 0, 50_000), nil)
+		s.nic("eth1", "physical", all(2, 4, 50_000), nil)
+		pin(s, "eth0", 0, 0)
+		pin(s, "eth1", 4, 4)
+	}), advice, []string{"eth0/rx-1/irq.affinity 1", "eth1/rx-1/irq.affinity 2"}},
+	{"irq-stacked", "fires", "three queues on a saturated CPU, every other has one: measured harm asks for less gain", sceneN(5, func(s *scene) {
+		s.nic("eth0", "physical", []fire{{0: 50_000}, {0: 50_000}, {0: 50_000}, {1: 50_000}, {2: 50_000}, {3: 50_000}, {4: 50_000}}, nil)
+		pin(s, "eth0", 0, 0, 0, 1, 2, 3, 4)
+		s.heat(0, 0.9)
+	}), problem, []string{"eth0/rx-2/irq.affinity 1"}},
+	{"irq-stacked", "must not", "three queues on a CPU that has time, every other has one", sceneN(5, func(s *scene) {
+		s.nic("eth0", "physical", []fire{{0: 50_000}, {0: 50_000}, {0: 50_000}, {1: 50_000}, {2: 50_000}, {3: 50_000}, {4: 50_000}}, nil)
+		pin(s, "eth0", 0, 0, 0, 1, 2, 3, 4)
+	}), silent, []string{}},
+	{"irq-stacked", "must not", "three queues on each of two CPUs, and no other", sceneN(2, func(s *scene) {
+		s.nic("eth0", "physical", []fire{{0: 50_000}, {0: 50_000}, {0: 50_000}, {1: 50_000}, {1: 50_000}, {1: 50_000}}, nil)
+		pin(s, "eth0", 0, 0, 0, 1, 1, 1)
+		s.heat(0, 0.9)
+		s.heat(1, 0.9)
+	}), silent, []string{}},
 	{"irq-stacked", "must not", "one queue per CPU", scene4(func(s *scene) { s.nic("eth0", "physical", even(4, 50_000), nil) }), silent, []string{}},
 	{"irq-stacked", "must not", "idle", scene4(func(s *scene) { s.nic("eth0", "physical", all(4, 0, 900), nil) }), silent, []string{}},
 	{"irq-stacked", "must not", "uneven hash", scene4(func(s *scene) {

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 
@@ -34,6 +35,9 @@ type stack struct {
 	// lone is set when not the load but the company is wrong: a device's
 	// only pair sits with other devices' queues while a CPU is nearly idle.
 	lone bool
+	// company are all stacked CPUs where they are too many to name one by one;
+	// they make one finding. Empty for a stack that is a finding of its own.
+	company cpuset.Set
 	// movable are the pairs that the placement may move to mend it.
 	movable []*path
 }
@@ -186,24 +190,30 @@ func (c *Case) maskChanged(irq int) bool {
 	return before == nil || now == nil || before.Affinity != now.Affinity
 }
 
-// findStacks looks for CPUs that do the work of several pairs.
+// findStacks looks for CPUs that do the work of several pairs, busiest first.
+// What one stack would give away counts as load when the next is judged, so
+// that several stacks do not all count on the same idle CPU.
 func (c *Case) findStacks() {
 	busy := slices.DeleteFunc(slices.Clone(c.Paths), func(p *path) bool { return !c.busyPath(p) })
 	if len(busy) == 0 || c.Allowed.Len() < 2 {
 		return
 	}
-	loads := c.loads
 	var all uint64
-	for _, n := range loads {
+	for _, n := range c.loads {
 		all += n
 	}
-	cpu := busiest(loads)
-	if !c.active(loads[cpu], cpu) {
-		return
-	}
-	at := unfixed(pairsAt(busy, cpu))
-	share := float64(loads[cpu]) / float64(all)
-	if len(at) >= 2 && c.worthSpreading(at, loads, cpu, share) {
+	loads := maps.Clone(c.loads)
+	for _, cpu := range byLoad(c.loads) {
+		at := unfixed(pairsAt(busy, cpu))
+		if !c.active(c.loads[cpu], cpu) || len(at) < 2 {
+			continue
+		}
+		share := float64(c.loads[cpu]) / float64(all)
+		spread, reach := c.spreadOut(at, loads, cpu)
+		if float64(reach) > c.gainAsked(cpu, share)*float64(c.loads[cpu]) {
+			continue
+		}
+		loads = spread
 		movable := at
 		for _, p := range c.Paths { // idle queues of the same devices wake when flows change
 			if !slices.Contains(at, p) && sameDevice(p, at) && c.wouldFireOn(p, cpu) {
@@ -211,10 +221,73 @@ func (c *Case) findStacks() {
 			}
 		}
 		c.diagnosis.stacked = append(c.diagnosis.stacked,
-			stack{cpu: cpu, pairs: at, share: share, loads: loads[cpu], movable: unfixed(movable)})
+			stack{cpu: cpu, pairs: at, share: share, loads: c.loads[cpu], movable: unfixed(movable)})
+	}
+	c.joinStacks()
+	if len(c.diagnosis.stacked) == 0 && c.active(c.loads[busiest(c.loads)], busiest(c.loads)) {
+		c.findLonePairs(busy, c.loads, all)
+	}
+}
+
+// joinStacks makes one finding of many alike: with more than three CPUs to name,
+// people want to read which and not the same sentence for each.
+func (c *Case) joinStacks() {
+	const separate = 3
+	stacked := c.diagnosis.stacked
+	if len(stacked) <= separate {
 		return
 	}
-	c.findLonePairs(busy, loads, all)
+	var company []int
+	for _, s := range stacked {
+		company = append(company, s.cpu)
+	}
+	for i := range stacked {
+		stacked[i].company = cpuset.Of(company...)
+	}
+}
+
+// subject is what the finding about a stack is about.
+func (s *stack) subject() string {
+	if s.company.IsEmpty() {
+		return cpuName(s.cpu)
+	}
+	return "CPUs " + s.company.String()
+}
+
+// because names the stack as the cause of something else.
+func (s *stack) because() string { return "irq-stacked/" + s.subject() }
+
+// gainAsked is what must be left at most of a CPU's load, as a part of it,
+// for a spreading to be worth it. Where one CPU takes nearly everything or has
+// no time left, less of a relief is asked than where a hash is merely uneven.
+func (c *Case) gainAsked(cpu int, share float64) float64 {
+	if share >= c.At(stackedShare) || c.hot(cpu) || c.lossy(cpu) {
+		return c.At(stackedGain)
+	}
+	return c.At(unevenGain)
+}
+
+// spreadOut gives the pairs of one CPU, heaviest first, to the CPUs of their
+// node that have the least load, and returns the loads then and the largest
+// among the CPUs that took part.
+func (c *Case) spreadOut(at []*path, loads map[int]uint64, cpu int) (after map[int]uint64, reach uint64) {
+	after = maps.Clone(loads)
+	for _, p := range at {
+		after[cpu] -= min(after[cpu], p.load)
+	}
+	heaviest := slices.SortedStableFunc(slices.Values(at), func(a, b *path) int { return cmp.Compare(b.load, a.load) })
+	reach = after[cpu]
+	for _, p := range heaviest {
+		best := cpu
+		for _, to := range c.local(p.dev).CPUs() {
+			if after[to] < after[best] {
+				best = to
+			}
+		}
+		after[best] += min(p.load, loads[cpu])
+		reach = max(reach, after[best])
+	}
+	return after, reach
 }
 
 // wouldFireOn reports whether a pair fires on a CPU, or would if it got work.
@@ -228,30 +301,6 @@ func (c *Case) wouldFireOn(p *path, cpu int) bool {
 		}
 	}
 	return false
-}
-
-// worthSpreading compares the busiest CPU with what a placement could reach:
-// the largest of the even share and the heaviest single pair.
-func (c *Case) worthSpreading(at []*path, loads map[int]uint64, cpu int, share float64) bool {
-	var heaviest uint64
-	for _, p := range at {
-		heaviest = max(heaviest, min(p.load, loads[cpu]))
-	}
-	idlest := loads[cpu]
-	for free := range c.Allowed.All() {
-		idlest = min(idlest, loads[free])
-	}
-	var sum uint64
-	for _, p := range at {
-		sum += p.load
-	}
-	even := float64(sum) / float64(c.Allowed.Len())
-	reach := max(even, float64(heaviest), float64(idlest))
-	ratio := reach / float64(loads[cpu])
-	if share >= c.At(stackedShare) {
-		return ratio <= c.At(stackedGain)
-	}
-	return ratio <= c.At(unevenGain)
 }
 
 // findLonePairs looks for a device whose only busy pair shares a CPU with

@@ -33,33 +33,47 @@ var _ = register(Rule{
 func evalStacked(c *Case) []plan.Finding {
 	var out []plan.Finding
 	for _, s := range c.diagnosis.stacked {
-		f := plan.Finding{
-			Severity: plan.Advice,
-			Subject:  fmt.Sprintf("CPU %d", s.cpu),
-			Claim: fmt.Sprintf("CPU %d takes %s of all NIC interrupts: %d queue pairs (%s) fire there while %d CPUs could share them",
-				s.cpu, percent(s.share), len(s.pairs), pairNames(s.pairs), c.Allowed.Len()),
-			Evidence: []plan.Evidence{
-				{Metric: "nic_interrupt_share", Value: s.share, Unit: "of NIC interrupts", Threshold: c.At(stackedShare), Source: "/proc/interrupts"},
-				{Metric: "queue_pairs_on_cpu", Value: float64(len(s.pairs)), Unit: "queue pairs", Source: "/proc/interrupts"},
-			},
+		f := c.stackFinding(s)
+		if n := len(out) - 1; n >= 0 && out[n].Subject == f.Subject {
+			out[n].Wants = append(out[n].Wants, f.Wants...)
+			out[n].Severity = max(out[n].Severity, f.Severity)
+			continue
 		}
-		if s.lone {
-			f.Claim = fmt.Sprintf("%s shares CPU %d with other devices' queues while a CPU is nearly idle", pairNames(s.movable), s.cpu)
-		}
-		f.Evidence = append(f.Evidence, c.cpuEvidence(s.cpu)...)
-		if c.hot(s.cpu) || c.lossy(s.cpu) {
-			f.Severity = plan.Problem
-		}
-		if device := c.defiedDevice(s.movable); device != "" {
-			f.Because = idNotHonoured + "/" + device
-		}
-		if c.oddController(s.movable) {
-			f.Operator = "this interrupt controller may refuse to move interrupts; threaded NAPI or RPS then spread the work"
-		}
-		f.Wants = c.affinityWants(s.movable, fmt.Sprintf("CPU %d takes %s of NIC interrupts", s.cpu, percent(s.share)))
 		out = append(out, f)
 	}
 	return out
+}
+
+func (c *Case) stackFinding(s stack) plan.Finding {
+	f := plan.Finding{
+		Severity: plan.Advice,
+		Subject:  s.subject(),
+		Claim: fmt.Sprintf("CPU %d takes %s of all NIC interrupts: %d queue pairs (%s) fire there while %d CPUs could share them",
+			s.cpu, percent(s.share), len(s.pairs), pairNames(s.pairs), c.Allowed.Len()),
+		Evidence: []plan.Evidence{
+			{Metric: "nic_interrupt_share", Value: s.share, Unit: "of NIC interrupts", Threshold: c.At(stackedShare), Source: "/proc/interrupts"},
+			{Metric: "queue_pairs_on_cpu", Value: float64(len(s.pairs)), Unit: "queue pairs", Source: "/proc/interrupts"},
+		},
+	}
+	switch {
+	case s.lone:
+		f.Claim = fmt.Sprintf("%s shares CPU %d with other devices' queues while a CPU is nearly idle", pairNames(s.movable), s.cpu)
+	case !s.company.IsEmpty():
+		f.Claim = fmt.Sprintf("%d CPUs (%s) take the interrupts of several queue pairs each while others could share them; the busiest, CPU %d, takes %s of all NIC interrupts with %d pairs (%s)",
+			s.company.Len(), s.company, s.cpu, percent(s.share), len(s.pairs), pairNames(s.pairs))
+	}
+	f.Evidence = append(f.Evidence, c.cpuEvidence(s.cpu)...)
+	if c.hot(s.cpu) || c.lossy(s.cpu) {
+		f.Severity = plan.Problem
+	}
+	if device := c.defiedDevice(s.movable); device != "" {
+		f.Because = idNotHonoured + "/" + device
+	}
+	if c.oddController(s.movable) {
+		f.Operator = "this interrupt controller may refuse to move interrupts; threaded NAPI or RPS then spread the work"
+	}
+	f.Wants = c.affinityWants(s.movable, fmt.Sprintf("CPU %d takes %s of NIC interrupts", s.cpu, percent(s.share)))
+	return f
 }
 
 // oddController reports whether an interrupt hangs on a controller without

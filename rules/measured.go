@@ -196,7 +196,7 @@ func (c *Case) heat(d *detect.Device) float64 {
 func (c *Case) stackedAt(cpu int) string {
 	for _, s := range c.diagnosis.stacked {
 		if s.cpu == cpu {
-			return "irq-stacked/" + cpuName(cpu)
+			return s.because()
 		}
 	}
 	return ""

@@ -173,6 +173,13 @@ func cpuLoads(paths []*path) map[int]uint64 {
 	return out
 }
 
+// byLoad lists CPUs by falling load, the lowest number first among equals.
+func byLoad(loads map[int]uint64) []int {
+	return slices.SortedFunc(maps.Keys(loads), func(a, b int) int {
+		return cmp.Or(cmp.Compare(loads[b], loads[a]), cmp.Compare(a, b))
+	})
+}
+
 // busiest is the CPU with the highest value, the lowest number among equals;
 // -1 for an empty map.
 func busiest[V cmp.Ordered](loads map[int]V) int {

@@ -44,7 +44,7 @@ func (c *Case) stackedBecause(paths []*path) string {
 		for _, p := range paths {
 			for _, m := range s.movable {
 				if p == m {
-					return fmt.Sprintf("irq-stacked/CPU %d", s.cpu)
+					return s.because()
 				}
 			}
 		}

@@ -67,7 +67,7 @@ func (c *Case) ringOverrun(d *detect.Device) (plan.Finding, bool) {
 	}
 	for _, s := range c.diagnosis.stacked {
 		if slices.ContainsFunc(s.pairs, func(p *path) bool { return p.dev == d }) {
-			f.Because = fmt.Sprintf("irq-stacked/CPU %d", s.cpu)
+			f.Because = s.because()
 			f.Claim += fmt.Sprintf("; CPU %d serves too many queues, spread them first", s.cpu)
 			return f, true
 		}

@@ -64,11 +64,7 @@ func evalImbalance(c *Case) []plan.Finding {
 	if second := c.secondCPU(runs, cpu); second >= 0 && float64(runs[second]) >= 0.5*float64(runs[cpu]) {
 		f.Claim += "; " + c.siblingText(cpu, second, float64(runs[second])/float64(total))
 	}
-	for _, s := range c.diagnosis.stacked {
-		if s.cpu == cpu {
-			f.Because = fmt.Sprintf("irq-stacked/CPU %d", cpu)
-		}
-	}
+	f.Because = c.stackedAt(cpu)
 	if c.Basis == detect.BasisBoot {
 		f.Missing = append(f.Missing, "a second sample: totals since boot need not be the present")
 	}
