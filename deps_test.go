@@ -39,6 +39,7 @@ var laws = []law{
 	{"rules", []string{"os", "net", "math/rand", "math/rand/v2", "log", "log/slog", "io/fs", module + "/detect/host/live", module + "/detect/host/archive", module + "/apply", module + "/probes"},
 		"rules are pure functions of an observation"},
 	{"rules/plan", []string{module + "/detect/topo", module + "/detect/host/live"}, "the plan knows settings and nothing else of a host"},
+	{"cmd", []string{module + "/rules/place/peers", module + "/detect/host/hosttest"}, "test support stays out of the command"},
 	{"apply", []string{module + "/rules", module + "/rules/place", module + "/detect/host/live", module + "/probes"}, "apply knows no opinions and is handed its Writer"},
 	{"detect", []string{module + "/rules", module + "/apply", module + "/profiles", module + "/probes"}, "facts know no opinions"},
 	{"profiles", []string{"os", "net", module + "/rules", module + "/apply", module + "/probes", module + "/detect/host/live"}, "profiles are parsed text"},

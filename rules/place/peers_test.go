@@ -1,7 +1,6 @@
 package place
 
 import (
-	"cmp"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -9,194 +8,23 @@ import (
 	"strings"
 	"testing"
 	"text/tabwriter"
+
+	"github.com/napitune/napitune/rules/place/peers"
 )
 
-// The placements of other tools, written from descriptions of what they do.
-// Each gives a CPU per item; devices are the items of one Group.
-var peers = []struct {
-	name  string
-	place func(cpus []CPU, items []Item) []int
-}{
-	{"rss-ladder", rssLadder},
-	{"Intel set_irq_affinity local", intelLocal},
-	{"Intel set_irq_affinity all", intelAll},
-	{"irqbalance, one pass", irqbalancePass},
-	{"perftune", perftune},
-	{"systemd spread", systemdSpread},
-}
-
-// rssLadder: the nth interrupt of a device goes to the nth CPU of its socket,
-// around and around.
-func rssLadder(cpus []CPU, items []Item) []int {
-	return perDevice(items, func(it Item) []int { return numbers(nodeCPUs(cpus, it.Node)) })
-}
-
-// intelLocal: the nth interrupt to the nth core of the node.
-func intelLocal(cpus []CPU, items []Item) []int { return rssLadder(cpus, items) }
-
-// intelAll: the nth interrupt to the nth CPU of the host.
-func intelAll(cpus []CPU, items []Item) []int {
-	return perDevice(items, func(Item) []int { return numbers(cpus) })
-}
-
-// systemdSpread: first siblings only, grouped by L3; the domains in turn, and
-// within a domain halfway, quarters, eighths…
-func systemdSpread(cpus []CPU, items []Item) []int {
-	var domains [][]int
-	byLLC := map[int]int{}
+// lines is how another tool sees the items: one interrupt each. Who balances
+// what is there starts with everything on the first two CPUs of the node.
+func lines(cpus []CPU, items []Item) ([]peers.CPU, []peers.Line) {
+	var at []peers.CPU
 	for _, c := range cpus {
-		if c.ID != c.Core {
-			continue
-		}
-		d, ok := byLLC[c.LLC]
-		if !ok {
-			d = len(domains)
-			byLLC[c.LLC] = d
-			domains = append(domains, nil)
-		}
-		domains[d] = append(domains[d], c.ID)
+		at = append(at, peers.CPU{ID: c.ID, Core: c.Core, LLC: c.LLC, Node: c.Node, Base: c.Base})
 	}
-	var order []int
-	for n := 0; len(order) < len(byCore(cpus)); n++ {
-		for _, d := range domains {
-			if n < len(d) {
-				order = append(order, equidistant(d)[n])
-			}
-		}
-	}
-	return perDevice(items, func(Item) []int { return order })
-}
-
-func equidistant(ids []int) []int {
-	out := []int{}
-	seen := map[int]bool{}
-	for step := len(ids); step >= 1; step /= 2 {
-		for i := 0; i < len(ids); i += step {
-			if !seen[i] {
-				seen[i] = true
-				out = append(out, ids[i])
-			}
-		}
-	}
-	return out
-}
-
-// perftune: up to 4 CPUs all of them; up to 4 cores one CPU; up to 16 cores
-// core 0; otherwise one core of 16 on every node. hwloc-distrib spreads over them.
-func perftune(cpus []CPU, items []Item) []int {
-	cores := byCore(cpus)
-	var set []int
-	switch {
-	case len(cpus) <= 4:
-		set = numbers(cpus)
-	case len(cores) <= 4:
-		set = cores[0][:1]
-	case len(cores) <= 16:
-		set = cores[0]
-	default:
-		set = perftuneCores(cpus)
-	}
-	return perDevice(items, func(Item) []int { return set })
-}
-
-func perftuneCores(cpus []CPU) []int {
-	var set []int
-	for n := 0; ; n++ {
-		local := byCore(onlyNode(cpus, n))
-		if len(local) == 0 {
-			return set
-		}
-		for _, core := range local[:(len(local)+15)/16] {
-			set = append(set, core...)
-		}
-	}
-}
-
-// irqbalancePass starts with everything on the first two CPUs of the node and
-// applies the rule once: an interrupt leaves its CPU if the least loaded one
-// would end below what stays behind, a CPU never loses its last one, and those
-// that leave go, heaviest first, to the least loaded CPU.
-func irqbalancePass(cpus []CPU, items []Item) []int {
-	place := make([]int, len(items))
-	load, count := map[int]float64{}, map[int]int{}
+	var out []peers.Line
 	for i, it := range items {
-		local := numbers(nodeCPUs(cpus, it.Node))
-		place[i] = local[i%min(2, len(local))]
+		first := slices.IndexFunc(cpus, func(c CPU) bool { return c.Node == it.Node })
+		out = append(out, peers.Line{Device: it.Group, Queue: i, Load: it.Load, Now: cpus[first+i%2].ID, Node: it.Node})
 	}
-	for _, c := range cpus {
-		load[c.ID] = c.Base
-	}
-	for i, c := range place {
-		load[c] += items[i].Load
-		count[c]++
-	}
-	order := make([]int, len(items))
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(items[b].Load, items[a].Load) })
-	var leaving []int
-	for _, i := range order {
-		local := numbers(nodeCPUs(cpus, items[i].Node))
-		least := slices.MinFunc(local, func(a, b int) int { return cmp.Compare(load[a], load[b]) })
-		from := place[i]
-		if count[from] > 1 && load[least]+items[i].Load < load[from]-items[i].Load {
-			load[from] -= items[i].Load
-			count[from]--
-			leaving = append(leaving, i)
-		}
-	}
-	for _, i := range leaving {
-		local := numbers(nodeCPUs(cpus, items[i].Node))
-		place[i] = slices.MinFunc(local, func(a, b int) int { return cmp.Compare(load[a], load[b]) })
-		load[place[i]] += items[i].Load
-	}
-	return place
-}
-
-func perDevice(items []Item, targets func(it Item) []int) []int {
-	next := map[string]int{}
-	out := make([]int, len(items))
-	for i, it := range items {
-		set := targets(it)
-		out[i] = set[next[it.Group]%len(set)]
-		next[it.Group]++
-	}
-	return out
-}
-
-func onlyNode(cpus []CPU, node int) []CPU {
-	return slices.DeleteFunc(slices.Clone(cpus), func(c CPU) bool { return c.Node != node })
-}
-
-func nodeCPUs(cpus []CPU, node int) []CPU {
-	if local := onlyNode(cpus, node); len(local) > 0 {
-		return local
-	}
-	return cpus
-}
-
-func numbers(cpus []CPU) []int {
-	out := make([]int, len(cpus))
-	for i, c := range cpus {
-		out[i] = c.ID
-	}
-	return out
-}
-
-func byCore(cpus []CPU) [][]int {
-	var out [][]int
-	index := map[int]int{}
-	for _, c := range cpus {
-		k, ok := index[c.Core]
-		if !ok {
-			k = len(out)
-			index[c.Core] = k
-			out = append(out, nil)
-		}
-		out[k] = append(out[k], c.ID)
-	}
-	return out
+	return at, out
 }
 
 // realHost makes a host as found in the field: one or two NICs with a queue
@@ -239,7 +67,8 @@ func TestAgainstPeers(t *testing.T) {
 	}
 	r := rand.New(rand.NewPCG(11, 12))
 	const hosts = 300
-	scores := make([]score, len(peers)+1)
+	rivals := peers.Tools()
+	scores := make([]score, len(rivals)+1)
 	for n := range hosts {
 		cpus, items := realHost(r)
 		or := newOracle(cpus, items, Options{})
@@ -258,12 +87,13 @@ func TestAgainstPeers(t *testing.T) {
 			}
 		}
 		add(&scores[0], sol.CPU, ours)
-		for i, peer := range peers {
-			place := peer.place(cpus, items)
+		theirCPUs, theirLines := lines(cpus, items)
+		for i, peer := range rivals {
+			place := peer.Place(theirCPUs, theirLines)
 			theirs := or.judge(place)
 			add(&scores[i+1], place, theirs)
 			if ours.compare(theirs) > 0 {
-				t.Errorf("host %d: %s is better: %+v against %+v", n, peer.name, theirs, ours)
+				t.Errorf("host %d: %s is better: %+v against %+v", n, peer.Name, theirs, ours)
 			}
 		}
 	}
@@ -273,7 +103,7 @@ func TestAgainstPeers(t *testing.T) {
 	for i, s := range scores {
 		name := "place"
 		if i > 0 {
-			name = peers[i-1].name
+			name = rivals[i-1].Name
 		}
 		fmt.Fprintf(w, "%s\t%+.1f %%\t%.2f×\t%.2f\t%d\t%d\t\n", name, 100*s.excess/hosts, s.worst, s.spread/hosts, s.remote, s.better)
 	}
