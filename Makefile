@@ -42,6 +42,10 @@ generate: ## rebuild the eBPF objects (needs clang and llvm-strip)
 golden: ## rewrite golden files, scripts and the manual page; review the diff
 	$(GO) test ./cmd/... -update
 
+.PHONY: lab
+lab: ## build the guests of lab/README.md into the user's cache
+	$(GO) run ./lab/cmd/lab build --kernel all
+
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME each
 	@set -e; for package in $$($(GO) list ./...); do \

@@ -43,6 +43,7 @@ var laws = []law{
 	{"apply", []string{module + "/rules", module + "/rules/place", module + "/detect/host/live", module + "/probes"}, "apply knows no opinions and is handed its Writer"},
 	{"detect", []string{module + "/rules", module + "/apply", module + "/profiles", module + "/probes"}, "facts know no opinions"},
 	{"profiles", []string{"os", "net", module + "/rules", module + "/apply", module + "/probes", module + "/detect/host/live"}, "profiles are parsed text"},
+	{"lab", []string{module + "/rules", module + "/apply", module + "/detect", module + "/detect/host/live", module + "/probes"}, "the lab is a witness: it shares no code with what it tries"},
 	{"probes", []string{module + "/rules", module + "/apply", module + "/profiles"}, "probes count and do not judge"},
 }
 

@@ -1,0 +1,234 @@
+// Command lab builds and boots the guests in which napitune is tried.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/napitune/napitune/lab"
+	"github.com/napitune/napitune/lab/wire"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	app := &cli.App{
+		Name:                      "lab",
+		Usage:                     "boot guests with multi-queue NICs and try napitune in them",
+		DisableSliceFlagSeparator: true,
+		HideHelpCommand:           true,
+		Commands: []*cli.Command{
+			buildCommand(), runCommand(), testCommand(), doctorCommand(), sendCommand(),
+			{Name: "inside", Hidden: true, Action: func(c *cli.Context) error {
+				return lab.Inside(c.Context, c.Args().First(), os.Stdout, os.Stderr)
+			}},
+		},
+		ExitErrHandler: func(*cli.Context, error) {},
+	}
+	// mkfs.ext4, depmod and their like are no commands of users on Debian.
+	os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin")
+	err := app.RunContext(ctx, os.Args)
+	var ended status
+	if errors.As(err, &ended) {
+		os.Exit(int(ended))
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "lab:", err)
+		os.Exit(125)
+	}
+}
+
+// status is the exit status of the guest's command, passed on.
+type status int
+
+func (s status) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
+
+func buildCommand() *cli.Command {
+	return &cli.Command{
+		Name: "build", Usage: "build the image and the kernels, unless they are there",
+		Flags: []cli.Flag{&cli.StringSliceFlag{Name: "kernel", Usage: "kernel `NAME`: 6.1, 6.12, new or all; may be given more than once", Value: cli.NewStringSlice("6.1")}},
+		Action: func(c *cli.Context) error {
+			cache, err := lab.DefaultCache()
+			if err != nil {
+				return err
+			}
+			var names []string
+			for _, name := range c.StringSlice("kernel") {
+				if name != "all" {
+					names = append(names, name)
+					continue
+				}
+				for _, k := range lab.Kernels() {
+					names = append(names, k.Name)
+				}
+			}
+			return lab.Builder{Cache: cache, Log: os.Stderr}.Build(c.Context, names...)
+		},
+	}
+}
+
+func doctorCommand() *cli.Command {
+	return &cli.Command{
+		Name: "doctor", Usage: "say what is missing on this host",
+		Action: func(*cli.Context) error {
+			if missing := lab.Doctor(); len(missing) > 0 {
+				return errors.New(lab.InstallHint(missing))
+			}
+			fmt.Fprintln(os.Stdout, "nothing is missing")
+			return nil
+		},
+	}
+}
+
+func machineFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "kernel", Value: "6.1", Usage: "kernel `NAME`: 6.1, 6.12 or new"},
+		&cli.IntFlag{Name: "cpus", Value: 4, Usage: "`N` virtual CPUs"},
+		&cli.BoolFlag{Name: "smt", Usage: "two threads to a core"},
+		&cli.IntFlag{Name: "nodes", Value: 1, Usage: "`N` NUMA nodes"},
+		&cli.IntFlag{Name: "memory", Value: 1024, Usage: "`MIB` of memory"},
+		&cli.StringSliceFlag{Name: "nic", Usage: "`MODEL[,queues=N][,rss][,plain]`: virtio, e1000e, igb or vmxnet3; may be given more than once"},
+		&cli.StringFlag{Name: "mode", Value: "run", Usage: "`MODE`: run (the command alone) or systemd (after a complete boot)"},
+		&cli.StringFlag{Name: "disk", Usage: "keep the root's changes over boots in `FILE`"},
+		&cli.StringSliceFlag{Name: "append", Usage: "add `WORD` to the kernel's command line; may be given more than once"},
+		&cli.DurationFlag{Name: "timeout", Value: 10 * time.Minute, Usage: "end the guest after `TIME`"},
+	}
+}
+
+func machineOf(c *cli.Context) (lab.Machine, error) {
+	m := lab.Machine{
+		Kernel: c.String("kernel"), CPUs: c.Int("cpus"), SMT: c.Bool("smt"), Nodes: c.Int("nodes"), MemoryMiB: c.Int("memory"),
+		Mode: lab.Mode(c.String("mode")), Append: c.StringSlice("append"),
+	}
+	for _, text := range c.StringSlice("nic") {
+		nic, err := lab.ParseNIC(text)
+		if err != nil {
+			return m, err
+		}
+		m.NICs = append(m.NICs, nic)
+	}
+	if disk := c.String("disk"); disk != "" {
+		path, err := filepath.Abs(disk)
+		if err != nil {
+			return m, err
+		}
+		m.Disk = path
+	}
+	return m, nil
+}
+
+func runCommand() *cli.Command {
+	return &cli.Command{
+		Name: "run", Usage: "boot a guest, run a command in it as root and end with its status", ArgsUsage: "-- COMMAND [ARGUMENT...]",
+		Description: "The guest has napitune and lab on its PATH. \"lab send\" in it makes traffic from the host's end of the wire.",
+		Flags:       machineFlags(),
+		Action: func(c *cli.Context) error {
+			m, err := machineOf(c)
+			if err != nil {
+				return err
+			}
+			if !c.Args().Present() {
+				return errors.New("no command: lab run [OPTIONS] -- COMMAND")
+			}
+			return boot(c, m, nil, c.Args().Slice())
+		},
+	}
+}
+
+// boot runs a command in a guest with fresh builds of lab and napitune.
+func boot(c *cli.Context, m lab.Machine, tests map[string]string, command []string) error {
+	if missing := lab.Doctor(); len(missing) > 0 {
+		return errors.New(lab.InstallHint(missing))
+	}
+	cache, err := lab.DefaultCache()
+	if err != nil {
+		return err
+	}
+	scratch, err := os.MkdirTemp("", "lab-bin-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(scratch)
+	root, err := output(c.Context, "", "go", "list", "-m", "-f", "{{.Dir}}")
+	if err != nil {
+		return err
+	}
+	files := map[string]string{}
+	for name, pkg := range map[string]string{"lab": "./lab/cmd/lab", "napitune": "./cmd/napitune"} {
+		files[name] = filepath.Join(scratch, name)
+		if _, err := output(c.Context, root, "go", "build", "-o", files[name], pkg); err != nil {
+			return err
+		}
+	}
+	for name, pkg := range tests {
+		files[name] = filepath.Join(scratch, name)
+		if _, err := output(c.Context, root, "go", "test", "-c", "-o", files[name], pkg); err != nil {
+			return err
+		}
+	}
+	self := files["lab"]
+	delete(files, "lab")
+	ctx, cancel := context.WithTimeoutCause(c.Context, c.Duration("timeout"), errors.New("timed out; --timeout gives it longer"))
+	defer cancel()
+	runner := lab.Runner{Cache: cache, Self: self, Files: files, Source: root, Out: c.String("results"), Stdout: os.Stdout, Stderr: os.Stderr}
+	code, err := runner.Run(ctx, m, command)
+	if err != nil {
+		return err
+	}
+	if code != 0 {
+		return status(code)
+	}
+	return nil
+}
+
+// output runs a program of the Go toolchain with static results.
+func output(ctx context.Context, dir, name string, args ...string) (string, error) {
+	command := exec.CommandContext(ctx, name, args...)
+	command.Dir, command.Env = dir, append(os.Environ(), "CGO_ENABLED=0")
+	command.Stderr = os.Stderr
+	out, err := command.Output()
+	if err != nil {
+		return "", fmt.Errorf("%s %s: %w", name, strings.Join(args, " "), err)
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+func sendCommand() *cli.Command {
+	load := wire.Load{}
+	return &cli.Command{
+		Name: "send", Usage: "in a guest: have the host's end of the wire send traffic, and wait for it",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "kind", Value: "udp", Destination: &load.Kind, Usage: "`KIND` of traffic: udp or tcp"},
+			&cli.StringFlag{Name: "to", Value: "10.99.0.9:9", Destination: &load.To, Usage: "`ADDRESS:PORT`; 10.99.K.9 reaches NIC K and is dropped there"},
+			&cli.IntFlag{Name: "flows", Value: 64, Destination: &load.Flows, Usage: "`N` source ports"},
+			&cli.IntFlag{Name: "size", Destination: &load.Size, Usage: "`BYTES` of payload"},
+			&cli.IntFlag{Name: "packets", Destination: &load.Packets, Usage: "end after `N` datagrams"},
+			&cli.IntFlag{Name: "rate", Value: 5000, Destination: &load.PerSecond, Usage: "`N` datagrams in a second; 0: as many as possible"},
+			&cli.Float64Flag{Name: "seconds", Value: 2, Destination: &load.Seconds, Usage: "end after `SECONDS`"},
+		},
+		Action: func(c *cli.Context) error {
+			peer, err := wire.Open()
+			if err != nil {
+				return err
+			}
+			defer peer.Close()
+			sent, err := peer.Send(load)
+			printSent(os.Stdout, sent)
+			return err
+		},
+	}
+}
+
+func printSent(w io.Writer, s wire.Sent) {
+	fmt.Fprintf(w, "%d packets, %d bytes, %d failed in %.2f s\n", s.Packets, s.Bytes, s.Failed, s.Seconds)
+}

@@ -1,0 +1,96 @@
+package wire
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+)
+
+// reply is a line of the host's answers.
+type reply struct {
+	Sent  Sent   `json:"sent"`
+	Error string `json:"error,omitempty"`
+}
+
+// Serve answers requests for loads, one JSON line each, until the other end
+// goes away or the context ends.
+func Serve(ctx context.Context, port io.ReadWriter) error {
+	in, out := json.NewDecoder(port), json.NewEncoder(port)
+	for ctx.Err() == nil {
+		var load Load
+		if err := in.Decode(&load); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("request for a load: %w", err)
+		}
+		sent, err := Send(ctx, load)
+		answer := reply{Sent: sent}
+		if err != nil {
+			answer.Error = err.Error()
+		}
+		if err := out.Encode(answer); err != nil {
+			return fmt.Errorf("answer to a load: %w", err)
+		}
+	}
+	return ctx.Err()
+}
+
+// Peer is the guest's line to the host's end of the wire. Only one process can
+// hold it.
+type Peer struct {
+	mu   sync.Mutex
+	port io.ReadWriteCloser
+	in   *json.Decoder
+}
+
+// NewPeer talks over a port that Serve answers on.
+func NewPeer(port io.ReadWriteCloser) *Peer {
+	return &Peer{port: port, in: json.NewDecoder(port)}
+}
+
+// Open finds the guest's port. fs.ErrNotExist: this is no guest of the lab.
+func Open() (*Peer, error) {
+	names, err := filepath.Glob("/sys/class/virtio-ports/*/name")
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		label, err := os.ReadFile(name)
+		if err != nil || strings.TrimSpace(string(label)) != "lab.wire" {
+			continue
+		}
+		port, err := os.OpenFile("/dev/"+filepath.Base(filepath.Dir(name)), os.O_RDWR, 0)
+		if err != nil {
+			return nil, fmt.Errorf("port to the host: %w", err)
+		}
+		return NewPeer(port), nil
+	}
+	return nil, fmt.Errorf("port to the host, lab.wire in /sys/class/virtio-ports: %w", os.ErrNotExist)
+}
+
+// Send has the host make a load and blocks until it is sent. Loads asked for
+// at the same time follow each other.
+func (p *Peer) Send(l Load) (Sent, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := json.NewEncoder(p.port).Encode(l); err != nil {
+		return Sent{}, fmt.Errorf("ask the host for a load: %w", err)
+	}
+	var answer reply
+	if err := p.in.Decode(&answer); err != nil {
+		return Sent{}, fmt.Errorf("the host's answer: %w", err)
+	}
+	if answer.Error != "" {
+		return answer.Sent, fmt.Errorf("the host's end of the wire: %s", answer.Error)
+	}
+	return answer.Sent, nil
+}
+
+// Close gives the port back.
+func (p *Peer) Close() error { return p.port.Close() }
