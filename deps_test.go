@@ -44,6 +44,7 @@ var laws = []law{
 	{"detect", []string{module + "/rules", module + "/apply", module + "/profiles", module + "/probes"}, "facts know no opinions"},
 	{"profiles", []string{"os", "net", module + "/rules", module + "/apply", module + "/probes", module + "/detect/host/live"}, "profiles are parsed text"},
 	{"lab", []string{module + "/rules", module + "/apply", module + "/detect", module + "/detect/host/live", module + "/probes"}, "the lab is a witness: it shares no code with what it tries"},
+	{"profiles/boot", []string{"os/exec", "io/fs", module + "/detect/host/archive"}, "what a profile asks of a host is reckoned, not tried"},
 	{"probes", []string{module + "/rules", module + "/apply", module + "/profiles"}, "probes count and do not judge"},
 }
 

@@ -163,6 +163,7 @@ func (c *collector) state(d *Device, link *host.Link) {
 	if d.Index == 0 {
 		d.Index, _ = c.number(dir + "/ifindex")
 	}
+	d.MAC = c.hardwareAddress(dir)
 	if speed, ok := c.text(dir + "/speed"); ok {
 		if n, err := strconv.Atoi(speed); err == nil && n > 0 {
 			d.SpeedMbps = n // -1 and 2^32-1 stand for unknown
@@ -183,6 +184,18 @@ func (c *collector) state(d *Device, link *host.Link) {
 	if text, ok := c.text(dir + "/carrier"); ok && (text == "0" || text == "1") {
 		d.Carrier = tri(text == "1")
 	}
+}
+
+// hardwareAddress prefers the address that a bond took over from its slave
+// (drivers/net/bonding/bond_sysfs_slave.c): under a bond all slaves show that
+// of the bond.
+func (c *collector) hardwareAddress(dir string) string {
+	for _, name := range []string{dir + "/bonding_slave/perm_hwaddr", dir + "/address"} {
+		if text, ok := c.text(name); ok && text != "" {
+			return strings.ToLower(text)
+		}
+	}
+	return ""
 }
 
 // bus finds the bus address, driver, node and interrupts behind a device. A

@@ -84,9 +84,12 @@ type Device struct {
 	Driver string // "" if unknown
 	Bus    string // PCI address of the function that owns the interrupts, "" if none
 	Virtio string // "virtio2" for a virtio device, else ""
-	Node   int    // NUMA node, topo.Unknown for -1 and for not told
-	Local  cpuset.Set
-	Up     Tri
+	// MAC is the hardware address in lower case, of a bond\'s slave its own;
+	// "" if unknown, a stand-in in captures.
+	MAC   string
+	Node  int // NUMA node, topo.Unknown for -1 and for not told
+	Local cpuset.Set
+	Up    Tri
 	// Carrier is IFF_RUNNING.
 	Carrier   Tri
 	Lower     []string // devices directly below: bond slaves, VLAN real device, bridge ports

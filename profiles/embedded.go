@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/napitune/napitune/profiles/strict"
 )
 
 // defaultName is the policy for those who name none.
@@ -79,7 +81,7 @@ func ByName(name string) (Policy, error) {
 	if p, ok := embedded()[name]; ok {
 		return p.clone(), nil
 	}
-	return Policy{}, fmt.Errorf("there is no policy %q%s", clip(name), choices(name, Names()))
+	return Policy{}, fmt.Errorf("there is no policy %q%s", strict.Clip(name), strict.Choices(name, Names()))
 }
 
 // Balanced is the default policy.

@@ -8,7 +8,17 @@ import (
 	"github.com/goccy/go-yaml/ast"
 
 	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/profiles/strict"
 )
+
+// Error is a mistake in a policy file and where it is.
+type Error = strict.Error
+
+// MaxFileBytes is the size from which a policy file is refused. A policy is
+// written by hand, and the largest imaginable is far smaller.
+const MaxFileBytes = 64 << 10
+
+const maxLineBytes = 4 << 10
 
 // Vocabulary is what a policy may name besides settings. The caller takes it
 // from the rules, which this package must not import.
@@ -37,48 +47,50 @@ func Parse(name string, data []byte, vocab Vocabulary) (Policy, error) {
 
 // reader reads one policy.
 type reader struct {
-	decoder
+	strict.Decoder
 	policy Policy
 	vocab  *Vocabulary // nil: the policies that come with the program
 	base   func(name string) (Policy, error)
 }
 
 func parse(file string, data []byte, vocab *Vocabulary, base func(string) (Policy, error)) (Policy, error) {
-	r := &reader{decoder: decoder{file: file}, vocab: vocab, base: base}
-	if root := r.root(data); root != nil {
+	r := &reader{vocab: vocab, base: base, Decoder: strict.Decoder{
+		File: file, Noun: "policy", MaxBytes: MaxFileBytes, MaxLineBytes: maxLineBytes,
+	}}
+	if root := r.Root(data); root != nil {
 		r.read(root)
 	}
-	if r.first != nil {
-		return Policy{}, r.first
+	if r.Wrong() {
+		return Policy{}, r.Mistakes()[0]
 	}
 	return r.policy, nil
 }
 
 func (r *reader) read(root ast.Node) {
-	own := struct{ name, description string }{strings.TrimSuffix(path.Base(r.file), path.Ext(r.file)), ""}
+	own := struct{ name, description string }{strings.TrimSuffix(path.Base(r.File), path.Ext(r.File)), ""}
 	r.inherit(root)
 	var cpus, named ast.Node
-	r.mapping(root, "the policy", map[string]field{
+	r.Mapping(root, "the policy", map[string]strict.Field{
 		"name":           func(n ast.Node) { named, own.name = n, r.name(n) },
-		"description":    func(n ast.Node) { own.description = r.text(n, "description") },
+		"description":    func(n ast.Node) { own.description = r.Text(n, "description") },
 		"extends":        func(ast.Node) {},
-		"latency":        func(n ast.Node) { r.policy.Latency = r.boolean(n, "latency") },
-		"forwarding":     func(n ast.Node) { r.policy.Forwarding = r.boolean(n, "forwarding") },
-		"harm-only":      func(n ast.Node) { r.policy.HarmOnly = r.boolean(n, "harm-only") },
+		"latency":        func(n ast.Node) { r.policy.Latency = r.Boolean(n, "latency") },
+		"forwarding":     func(n ast.Node) { r.policy.Forwarding = r.Boolean(n, "forwarding") },
+		"harm-only":      func(n ast.Node) { r.policy.HarmOnly = r.Boolean(n, "harm-only") },
 		"max-disruption": func(n ast.Node) { r.policy.MaxDisruption = r.disruption(n) },
 		"thresholds":     r.thresholds,
 		"cpus":           func(n ast.Node) { cpus = n; r.cpuRoles(n) },
 		"caps":           func(n ast.Node) { r.caps(n, &r.policy.Caps) },
 		"forbid":         func(n ast.Node) { r.policy.Bans = append(r.policy.Bans, r.bans(n)...) },
-		"devices":        func(n ast.Node) { r.list(n, "devices", r.override) },
-		"acknowledge":    func(n ast.Node) { r.list(n, "acknowledge", r.acknowledgement) },
+		"devices":        func(n ast.Node) { r.List(n, "devices", r.override) },
+		"acknowledge":    func(n ast.Node) { r.List(n, "acknowledge", r.acknowledgement) },
 	})
 	if !r.policy.NetworkCPUs.IsEmpty() && r.policy.Roles(r.policy.NetworkCPUs).IsEmpty() {
-		r.fail(orRoot(cpus, root), "all network CPUs (%s) are forbidden ones (%s)", r.policy.NetworkCPUs, r.policy.ForbiddenCPUs)
+		r.Fail(orRoot(cpus, root), "all network CPUs (%s) are forbidden ones (%s)", r.policy.NetworkCPUs, r.policy.ForbiddenCPUs)
 	}
 	// A report that says "minimal" must mean the one that everybody has.
 	if r.vocab != nil && slices.Contains(Names(), own.name) {
-		r.fail(orRoot(named, root), "the name %q is that of a policy that comes with napitune; give this one another with the key name", own.name)
+		r.Fail(orRoot(named, root), "the name %q is that of a policy that comes with napitune; give this one another with the key name", own.name)
 	}
 	r.policy.Name, r.policy.Description = own.name, own.description
 	r.policy.Forbidden = literals(r.policy.Bans)
@@ -109,19 +121,19 @@ func (r *reader) inherit(root ast.Node) {
 		for _, pair := range m.Values {
 			if key, ok := pair.Key.(*ast.StringNode); ok && key.Value == "extends" {
 				node = pair.Value
-				name = r.text(node, "extends")
+				name = r.Text(node, "extends")
 			}
 		}
 	}
 	switch {
-	case r.first != nil || name == "" && r.vocab == nil:
+	case r.Wrong() || name == "" && r.vocab == nil:
 		return
 	case name == "":
 		name = defaultName
 	}
 	base, err := r.base(name)
 	if err != nil {
-		r.fail(node, "extends: %v", err)
+		r.Fail(node, "extends: %v", err)
 		return
 	}
 	r.policy = base.clone()
@@ -131,9 +143,9 @@ func (r *reader) inherit(root ast.Node) {
 // name reads what the policy calls itself: one word, so that --profile can
 // tell names from files.
 func (r *reader) name(n ast.Node) string {
-	name := r.text(n, "name")
+	name := r.Text(n, "name")
 	if strings.ContainsAny(name, "/ ") || strings.HasSuffix(name, ".yaml") {
-		r.fail(n, "name %q: a name has no slash, no blank and does not end in .yaml", clip(name))
+		r.Fail(n, "name %q: a name has no slash, no blank and does not end in .yaml", strict.Clip(name))
 	}
 	return name
 }
@@ -144,10 +156,10 @@ func disruptions() []string {
 }
 
 func (r *reader) disruption(n ast.Node) *knob.Disruption {
-	word := r.text(n, "max-disruption")
+	word := r.Text(n, "max-disruption")
 	i := slices.Index(disruptions(), word)
 	if i < 0 {
-		r.fail(n, "max-disruption is %q; it is none, packets or link", clip(word))
+		r.Fail(n, "max-disruption is %q; it is none, packets or link", strict.Clip(word))
 		return nil
 	}
 	limit := knob.Disruption(i)
@@ -155,24 +167,24 @@ func (r *reader) disruption(n ast.Node) *knob.Disruption {
 }
 
 func (r *reader) thresholds(n ast.Node) {
-	r.names(n, "thresholds", func(key ast.Node, name string, value ast.Node) {
+	r.Names(n, "thresholds", func(key ast.Node, name string, value ast.Node) {
 		unit, ok := r.unit(key, name)
 		if !ok {
 			return
 		}
 		why, number := "", value
 		set := 0.0
-		r.mapping(value, "threshold "+name, map[string]field{
-			"value": func(n ast.Node) { number, set = n, r.number(n, name) },
-			"why":   func(n ast.Node) { why = r.text(n, "why") },
+		r.Mapping(value, "threshold "+name, map[string]strict.Field{
+			"value": func(n ast.Node) { number, set = n, r.Number(n, name) },
+			"why":   func(n ast.Node) { why = r.Text(n, "why") },
 		})
 		switch {
 		case number == value:
-			r.fail(key, "threshold %s has no value", name)
+			r.Fail(key, "threshold %s has no value", name)
 		case why == "":
-			r.fail(key, "threshold %s has no why: say for what reason it differs", name)
+			r.Fail(key, "threshold %s has no why: say for what reason it differs", name)
 		case strings.HasPrefix(unit, "of ") && set > 1:
-			r.fail(number, "threshold %s is a share %s: %v is more than 1", name, unit, set)
+			r.Fail(number, "threshold %s is a share %s: %v is more than 1", name, unit, set)
 		}
 		if r.policy.Thresholds == nil {
 			r.policy.Thresholds, r.policy.Reasons = map[string]float64{}, map[string]string{}
@@ -192,15 +204,15 @@ func (r *reader) unit(key ast.Node, name string) (string, bool) {
 			names = append(names, n)
 		}
 		slices.Sort(names)
-		r.fail(key, "there is no threshold %q%s", clip(name), choices(name, names))
+		r.Fail(key, "there is no threshold %q%s", strict.Clip(name), strict.Choices(name, names))
 	}
 	return unit, ok
 }
 
 func (r *reader) cpuRoles(n ast.Node) {
-	r.mapping(n, "cpus", map[string]field{
-		"network":   func(n ast.Node) { r.policy.NetworkCPUs = r.cpus(n, "cpus.network") },
-		"forbidden": func(n ast.Node) { r.policy.ForbiddenCPUs = r.cpus(n, "cpus.forbidden") },
+	r.Mapping(n, "cpus", map[string]strict.Field{
+		"network":   func(n ast.Node) { r.policy.NetworkCPUs = r.Cpus(n, "cpus.network") },
+		"forbidden": func(n ast.Node) { r.policy.ForbiddenCPUs = r.Cpus(n, "cpus.forbidden") },
 	})
 }
 
@@ -213,26 +225,26 @@ const (
 )
 
 func (r *reader) caps(n ast.Node, c *Caps) {
-	r.mapping(n, "caps", map[string]field{
-		"queues":  func(n ast.Node) { c.Queues = r.limit(n, "caps.queues", mostQueues) },
-		"rx-ring": func(n ast.Node) { c.RxRing = r.limit(n, "caps.rx-ring", mostDescriptors) },
-		"tx-ring": func(n ast.Node) { c.TxRing = r.limit(n, "caps.tx-ring", mostDescriptors) },
+	r.Mapping(n, "caps", map[string]strict.Field{
+		"queues":  func(n ast.Node) { c.Queues = r.Limit(n, "caps.queues", mostQueues) },
+		"rx-ring": func(n ast.Node) { c.RxRing = r.Limit(n, "caps.rx-ring", mostDescriptors) },
+		"tx-ring": func(n ast.Node) { c.TxRing = r.Limit(n, "caps.tx-ring", mostDescriptors) },
 	})
 }
 
 func (r *reader) bans(n ast.Node) []Ban {
 	var out []Ban
-	r.list(n, "forbid", func(n ast.Node) {
+	r.List(n, "forbid", func(n ast.Node) {
 		var b Ban
-		r.mapping(n, "an entry of forbid", map[string]field{
+		r.Mapping(n, "an entry of forbid", map[string]strict.Field{
 			"setting": func(n ast.Node) { b.Pattern = r.pattern(n) },
-			"why":     func(n ast.Node) { b.Why = r.text(n, "why") },
+			"why":     func(n ast.Node) { b.Why = r.Text(n, "why") },
 		})
 		switch {
 		case b.Pattern == "":
-			r.fail(n, "the entry of forbid names no setting")
+			r.Fail(n, "the entry of forbid names no setting")
 		case b.Why == "":
-			r.fail(n, "the entry of forbid for %s has no why", b.Pattern)
+			r.Fail(n, "the entry of forbid for %s has no why", b.Pattern)
 		}
 		out = append(out, b)
 	})
@@ -240,60 +252,60 @@ func (r *reader) bans(n ast.Node) []Ban {
 }
 
 func (r *reader) pattern(n ast.Node) Pattern {
-	text := r.text(n, "setting")
+	text := r.Text(n, "setting")
 	if text == "" {
 		return ""
 	}
 	p, err := ParsePattern(text)
 	if err != nil {
-		r.fail(n, "%v", err)
+		r.Fail(n, "%v", err)
 	}
 	return p
 }
 
 func (r *reader) override(n ast.Node) {
 	var o Override
-	r.mapping(n, "an entry of devices", map[string]field{
-		"name":   func(n ast.Node) { o.Name = r.text(n, "name") },
-		"driver": func(n ast.Node) { o.Driver = r.text(n, "driver") },
+	r.Mapping(n, "an entry of devices", map[string]strict.Field{
+		"name":   func(n ast.Node) { o.Name = r.Text(n, "name") },
+		"driver": func(n ast.Node) { o.Driver = r.Text(n, "driver") },
 		"caps":   func(n ast.Node) { r.caps(n, &o.Caps) },
 		"forbid": func(n ast.Node) { o.Bans = r.bans(n) },
 	})
 	switch {
 	case o.Name == "" && o.Driver == "":
-		r.fail(n, "the entry of devices names neither a device nor a driver")
+		r.Fail(n, "the entry of devices names neither a device nor a driver")
 	case o.Caps == Caps{} && len(o.Bans) == 0:
-		r.fail(n, "the entry of devices sets nothing: caps or forbid is needed")
+		r.Fail(n, "the entry of devices sets nothing: caps or forbid is needed")
 	}
 	r.policy.Overrides = append(r.policy.Overrides, o)
 }
 
 func (r *reader) acknowledgement(n ast.Node) {
 	var a Acknowledgement
-	a.Line, _ = position(n)
-	r.mapping(n, "an entry of acknowledge", map[string]field{
+	a.Line, _ = strict.Position(n)
+	r.Mapping(n, "an entry of acknowledge", map[string]strict.Field{
 		"finding": func(n ast.Node) { a.Finding = r.finding(n) },
-		"subject": func(n ast.Node) { a.Subject = r.text(n, "subject") },
-		"reason":  func(n ast.Node) { a.Reason = r.text(n, "reason") },
-		"until":   func(n ast.Node) { a.Until = r.date(n, "until") },
+		"subject": func(n ast.Node) { a.Subject = r.Text(n, "subject") },
+		"reason":  func(n ast.Node) { a.Reason = r.Text(n, "reason") },
+		"until":   func(n ast.Node) { a.Until = r.Date(n, "until") },
 	})
 	switch {
 	case a.Finding == "":
-		r.fail(n, "the entry of acknowledge names no finding")
+		r.Fail(n, "the entry of acknowledge names no finding")
 	case a.Subject == "":
-		r.fail(n, `the entry of acknowledge for %s names no subject ("*" means every one)`, a.Finding)
+		r.Fail(n, `the entry of acknowledge for %s names no subject ("*" means every one)`, a.Finding)
 	case a.Reason == "":
-		r.fail(n, "the entry of acknowledge for %s gives no reason", a.Finding)
+		r.Fail(n, "the entry of acknowledge for %s gives no reason", a.Finding)
 	case a.Until.IsZero():
-		r.fail(n, "the entry of acknowledge for %s has no until: the last day on which it holds", a.Finding)
+		r.Fail(n, "the entry of acknowledge for %s has no until: the last day on which it holds", a.Finding)
 	}
 	r.policy.Acknowledgements = append(r.policy.Acknowledgements, a)
 }
 
 func (r *reader) finding(n ast.Node) string {
-	id := r.text(n, "finding")
+	id := r.Text(n, "finding")
 	if r.vocab != nil && id != "" && !slices.Contains(r.vocab.Findings, id) {
-		r.fail(n, "there is no finding %q%s", clip(id), choices(id, r.vocab.Findings))
+		r.Fail(n, "there is no finding %q%s", strict.Clip(id), strict.Choices(id, r.vocab.Findings))
 	}
 	return id
 }

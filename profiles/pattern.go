@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/profiles/strict"
 )
 
 // Pattern names settings: the address of one (knob.Ref) or a wildcard form of it.
@@ -38,9 +39,9 @@ func ParsePattern(text string) (Pattern, error) {
 		}
 	}
 	if !known {
-		return "", fmt.Errorf("there is no setting %q%s", clip(kind), choices(kind, names))
+		return "", fmt.Errorf("there is no setting %q%s", strict.Clip(kind), strict.Choices(kind, names))
 	}
-	return "", fmt.Errorf("no setting has an address of the form %q: %s", clip(text), whose(kind))
+	return "", fmt.Errorf("no setting has an address of the form %q: %s", strict.Clip(text), whose(kind))
 }
 
 // whose says what the settings of a kind belong to.
@@ -55,7 +56,7 @@ func (p Pattern) parts() (device, queue, kind string, err error) {
 	parts := strings.Split(string(p), "/")
 	for _, part := range parts {
 		if part == "" {
-			return "", "", "", fmt.Errorf("setting %q has an empty part", clip(string(p)))
+			return "", "", "", fmt.Errorf("setting %q has an empty part", strict.Clip(string(p)))
 		}
 	}
 	switch len(parts) {
@@ -65,11 +66,11 @@ func (p Pattern) parts() (device, queue, kind string, err error) {
 		return parts[0], "", parts[1], nil
 	case 3:
 		if !strings.HasPrefix(parts[1], "rx-") && !strings.HasPrefix(parts[1], "tx-") && parts[1] != "*" {
-			return "", "", "", fmt.Errorf("setting %q: %q is not a queue (rx-N, tx-N, rx-*, tx-* or *)", clip(string(p)), clip(parts[1]))
+			return "", "", "", fmt.Errorf("setting %q: %q is not a queue (rx-N, tx-N, rx-*, tx-* or *)", strict.Clip(string(p)), strict.Clip(parts[1]))
 		}
 		return parts[0], parts[1], parts[2], nil
 	default:
-		return "", "", "", fmt.Errorf("setting %q has more parts than DEVICE/QUEUE/NAME", clip(string(p)))
+		return "", "", "", fmt.Errorf("setting %q has more parts than DEVICE/QUEUE/NAME", strict.Clip(string(p)))
 	}
 }
 

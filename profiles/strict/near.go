@@ -1,4 +1,4 @@
-package profiles
+package strict
 
 import (
 	"strconv"
@@ -6,9 +6,9 @@ import (
 	"unicode"
 )
 
-// choices ends an error about a name that is not there: with the one meant, if
+// Choices ends an error about a name that is not there: with the one meant, if
 // that can be guessed, else with all names if they are few.
-func choices(name string, names []string) string {
+func Choices(name string, names []string) string {
 	if best := nearest(name, names); best != "" {
 		return "; did you mean " + best + "?"
 	}
@@ -80,8 +80,8 @@ func printable(text string) string {
 
 func unprintable(r rune) bool { return !unicode.IsPrint(r) }
 
-// clip keeps quoted input in error texts readable.
-func clip(s string) string {
+// Clip keeps quoted input in error texts readable.
+func Clip(s string) string {
 	const limit = 60
 	if len(s) <= limit {
 		return s

@@ -1,0 +1,219 @@
+package boot
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/napitune/napitune/detect"
+	"github.com/napitune/napitune/detect/cpuset"
+	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/detect/topo"
+	"github.com/napitune/napitune/rules/place"
+)
+
+// solution is the CPU of every queue of the devices whose CPUs the profile
+// leaves to the host.
+type solution struct {
+	home map[knob.Ref]int // by receive queue, kind irq.affinity
+}
+
+// channels is as many queues as there are CPUs for them, at most what the
+// device offers.
+func (r *reckoning) channels(ref knob.Ref) (string, bool) {
+	state, known := r.s.Knobs[ref]
+	if !known || state.Status != knob.Known || state.Bounds.Max < 1 {
+		return "", false // a device without these channels, or with one
+	}
+	cpus := r.near(r.s.Device(ref.Dev)).Len()
+	return strconv.FormatInt(min(state.Bounds.Max, int64(max(cpus, 1))), 10), true
+}
+
+// near are the CPUs for a device: those that may take network work, of its own
+// node where that is known and has any.
+func (r *reckoning) near(d *detect.Device) cpuset.Set {
+	allowed := r.s.AllowedCPUs()
+	if d == nil || !r.s.Topo.NUMATrusted() {
+		return allowed
+	}
+	if local := r.s.Topo.NodeCPUs(d.Node).Intersect(allowed); !local.IsEmpty() {
+		return local
+	}
+	return allowed
+}
+
+// cpus is the choice for one queue.
+func (r *reckoning) cpus(d *detect.Device, ref knob.Ref) (string, bool) {
+	r.solve()
+	home, ok := r.solution.home[knob.Rx(ref.Dev, ref.Queue, affinityKind)]
+	if !ok {
+		return "", false
+	}
+	switch ref.Kind {
+	case rpsKind:
+		return r.helpers(d, home).String(), true
+	case xpsKind:
+		mask := r.senders(d)[ref.Queue]
+		return mask.String(), !mask.IsEmpty()
+	default:
+		return strconv.Itoa(home), true
+	}
+}
+
+// solve places the queues of all devices of which any CPUs are left to the
+// host, whatever the scope: the choice for one device must not depend on which
+// is looked at. Present places play no part either, so that planning again
+// after the changes finds nothing to change; loads are not known at boot and
+// count as equal.
+func (r *reckoning) solve() {
+	if r.solution != nil {
+		return
+	}
+	r.solution = &solution{home: map[knob.Ref]int{}}
+	var items []place.Item
+	var refs []knob.Ref
+	for _, d := range r.s.Devices {
+		if !r.solved(d) {
+			continue
+		}
+		for _, q := range d.Queues {
+			item := place.Item{ID: fmt.Sprintf("%s/%05d", d.Name, q.N), Current: -1, Node: topo.Unknown, Consumer: topo.Unknown, Group: d.Name}
+			if r.s.Topo.NUMATrusted() {
+				item.Node = d.Node
+			}
+			ref := knob.Rx(d.Name, q.N, affinityKind)
+			if !slices.Contains(refs, ref) { // both sides of a pair
+				items, refs = append(items, item), append(refs, ref)
+			}
+		}
+	}
+	s := place.Solve(r.placeCPUs(), items, place.Options{LocalLimit: -1})
+	orderly(items, s.CPU)
+	for i, ref := range refs {
+		if s.CPU[i] >= 0 {
+			r.solution.home[ref] = s.CPU[i]
+		}
+	}
+}
+
+// solved reports whether the profile leaves any CPUs of a device to the host.
+func (r *reckoning) solved(d *detect.Device) bool {
+	return slices.ContainsFunc(r.profile.Entries, func(e Entry) bool {
+		return e.Match.Matches(d) && slices.ContainsFunc(e.Settings, func(s Setting) bool { return s.Value == Solve && s.Side != "" })
+	})
+}
+
+func (r *reckoning) placeCPUs() []place.CPU {
+	var out []place.CPU
+	for id := range r.s.AllowedCPUs().All() {
+		cpu := place.CPU{ID: id, Core: id, LLC: topo.Unknown, Node: topo.Unknown}
+		if t, ok := r.s.Topo.CPUs[id]; ok {
+			if t.Core != topo.Unknown {
+				cpu.Core = t.Core
+			}
+			cpu.LLC = t.LLC
+			if r.s.Topo.NUMATrusted() {
+				cpu.Node = t.Node
+			}
+		}
+		if r.s.Topo.LittleCPUs().Has(id) {
+			cpu.Capacity = 0.5
+		}
+		out = append(out, cpu)
+	}
+	return out
+}
+
+// orderly gives the CPUs of a device to its queues in rising order: they are
+// alike, and people expect queue 2 on CPU 2.
+func orderly(items []place.Item, cpu []int) {
+	groups := map[string][]int{}
+	for i, item := range items {
+		if cpu[i] >= 0 {
+			groups[item.Group] = append(groups[item.Group], i)
+		}
+	}
+	for _, members := range groups {
+		cpus := make([]int, 0, len(members))
+		for _, i := range members {
+			cpus = append(cpus, cpu[i])
+		}
+		slices.Sort(cpus)
+		slices.SortFunc(members, func(a, b int) int { return cmp.Compare(items[a].ID, items[b].ID) })
+		for n, i := range members {
+			cpu[i] = cpus[n]
+		}
+	}
+}
+
+// helpers are the CPUs to which RPS may hand the packets of a queue: those that
+// share the last-level cache, else the node, with its CPU, without the cores
+// that take interrupts of the device. A device with a queue for every CPU needs
+// none (Documentation/networking/scaling.rst, "RPS Configuration").
+func (r *reckoning) helpers(d *detect.Device, home int) cpuset.Set {
+	t := r.s.Topo
+	busy := t.Siblings(home)
+	for _, q := range d.Queues {
+		if cpu, ok := r.solution.home[knob.Rx(d.Name, q.N, affinityKind)]; ok {
+			busy = busy.Union(t.Siblings(cpu))
+		}
+	}
+	allowed := r.s.AllowedCPUs()
+	near := t.LLCOf(home).Intersect(allowed).Minus(busy)
+	if near.IsEmpty() {
+		near = r.near(d).Minus(busy)
+	}
+	return near
+}
+
+// senders gives every online CPU to the transmit queue whose CPU is nearest,
+// the one with the fewest among equals; each queue keeps its own CPU.
+func (r *reckoning) senders(d *detect.Device) map[int]cpuset.Set {
+	members := map[int][]int{}
+	var queues []int
+	for _, q := range d.Queues {
+		if _, ok := r.solution.home[knob.Rx(d.Name, q.N, affinityKind)]; ok && q.Tx && !slices.Contains(queues, q.N) {
+			queues = append(queues, q.N)
+		}
+	}
+	for _, own := range []bool{true, false} {
+		for cpu := range r.s.Topo.Online.All() {
+			best, nearest := -1, 0
+			for _, q := range queues {
+				far := r.distance(cpu, r.solution.home[knob.Rx(d.Name, q, affinityKind)])
+				if best < 0 || far < nearest || far == nearest && len(members[q]) < len(members[best]) {
+					best, nearest = q, far
+				}
+			}
+			if best >= 0 && (nearest == 0) == own {
+				members[best] = append(members[best], cpu)
+			}
+		}
+	}
+	out := map[int]cpuset.Set{}
+	for q, cpus := range members {
+		out[q] = cpuset.Of(cpus...)
+	}
+	return out
+}
+
+// distance orders how near two CPUs are: 0 same, 1 same core, 2 same cache, 3
+// same node, 4 elsewhere or unknown.
+func (r *reckoning) distance(a, b int) int {
+	cpuA, okA := r.s.Topo.CPUs[a]
+	cpuB, okB := r.s.Topo.CPUs[b]
+	same := func(x, y int) bool { return okA && okB && x != topo.Unknown && x == y }
+	switch {
+	case a == b:
+		return 0
+	case same(cpuA.Core, cpuB.Core):
+		return 1
+	case same(cpuA.LLC, cpuB.LLC):
+		return 2
+	case same(cpuA.Node, cpuB.Node):
+		return 3
+	default:
+		return 4
+	}
+}
