@@ -3,6 +3,8 @@ package rules
 import (
 	"fmt"
 
+	"github.com/napitune/napitune/detect"
+	"github.com/napitune/napitune/detect/knob"
 	"github.com/napitune/napitune/rules/plan"
 )
 
@@ -18,11 +20,11 @@ var _ = register(Rule{
 		Cause: "A defect of the virtual PCI bus or the interrupt controller (Hyper-V vPCI of old kernels, PLIC, some MSI controllers without affinity), " +
 			"or a NAPI under full load that never completes and so never follows its interrupt.",
 		Remedy: "A newer kernel or platform. Until then RPS spreads the protocol work from the overloaded CPU, and threaded NAPI " +
-			"lets the scheduler move the polling itself.",
-		SideEffects: "RPS costs an inter-processor interrupt per batch.",
+			"lets the scheduler move the polling itself: that is proposed where the CPU is saturated.",
+		SideEffects: "Threaded NAPI costs a wake-up per poll, RPS an inter-processor interrupt per batch.",
 		NotWhen:     "The interrupt fired fewer than a hundred times in the window.",
 		Source:      "kernel/irq/proc.c show_irq_affinity; arch/x86/kernel/apic/msi.c; kernel/irq/manage.c irq_do_set_affinity",
-		Thresholds:  describe(defiedShare, neverMovedTotal),
+		Thresholds:  describe(defiedShare, neverMovedTotal, hotSoftirq),
 	},
 	Eval: func(c *Case) []plan.Finding {
 		var out []plan.Finding
@@ -36,15 +38,29 @@ var _ = register(Rule{
 			if f.irq < 0 {
 				f = p.tx
 			}
-			out = append(out, plan.Finding{
+			finding := plan.Finding{
 				Severity: plan.Advice,
 				Subject:  dev.Name,
 				Claim: fmt.Sprintf("%d queue pairs of %s fire outside their mask: interrupt %d is allowed on CPUs %s and fires on CPU %d",
 					len(pairs), dev.Name, f.irq, c.row(f.irq).Affinity, f.home),
 				Evidence: []plan.Evidence{{Metric: "interrupts_outside_mask", Value: float64(len(pairs)), Unit: "queue pairs", Threshold: 1, Source: "/proc/interrupts, /proc/irq/*/smp_affinity"}},
 				Operator: "the setting is right and the platform ignores it: look for a kernel or hypervisor update; RPS or threaded NAPI can spread the work until then",
-			})
+			}
+			finding.Wants = c.threadedWants(dev, f.home)
+			out = append(out, finding)
 		}
 		return out
 	},
 })
+
+// threadedWants asks for NAPI threads where interrupts that cannot be moved
+// saturate a CPU: the scheduler moves the threads.
+func (c *Case) threadedWants(d *detect.Device, cpu int) []plan.Want {
+	ref := knob.Device(d.Name, "threaded")
+	if now, known := c.knob(ref); !known || now != "off" || !c.hot(cpu) || c.Allowed.Len() < 2 {
+		return nil
+	}
+	share := c.softirq(cpu)
+	return []plan.Want{{Ref: ref, Value: "on", Why: fmt.Sprintf("CPU %d is saturated and its interrupts cannot be moved", cpu),
+		Expect: plan.Expect{Metric: "max_cpu_softirq_share", Direction: "down", Predicted: rounded(share / 2), Unit: "of a CPU"}}}
+}

@@ -135,6 +135,10 @@ var ruleCases = []ruleCase{
 		s.nic("eth0", "physical", []fire{{2: 50_000}, {3: 50_000}}, nil)
 		s.snap.Topo.Isolated = cpuset.Range(2, 3)
 	}), advice, []string{"eth0/rx-0/irq.affinity 0", "eth0/rx-1/irq.affinity 1"}},
+	{"irq-on-isolated-cpu", "fires", "on CPUs that the policy keeps free", scene4(func(s *scene) {
+		s.nic("eth0", "physical", []fire{{2: 50_000}, {3: 50_000}}, nil)
+		s.policy = func(p *profiles.Policy) { p.NetworkCPUs = cpuset.Range(0, 1) }
+	}), advice, []string{"eth0/rx-0/irq.affinity 0", "eth0/rx-1/irq.affinity 1"}},
 	{"irq-on-isolated-cpu", "must not", "housekeeping CPUs", scene4(func(s *scene) {
 		s.nic("eth0", "physical", even(2, 50_000), nil)
 		s.snap.Topo.Isolated = cpuset.Range(2, 3)
@@ -178,8 +182,11 @@ var ruleCases = []ruleCase{
 	{"virtio-queues-unused", "missing", "channels unknown", scene4(func(s *scene) { s.nic("eth0", "virtio", even(1, 5000), nil).Channels = nil }), silent, []string{}},
 
 	{"queues-unused", "fires", "2 of 16 used", sceneN(16, func(s *scene) {
-		s.nic("eth0", "physical", even(2, 5000), nil).Channels.MaxCombined = 16
+		s.nic("eth0", "physical", even(2, 50_000), nil).Channels.MaxCombined = 16
 	}), advice, []string{"eth0/channels.combined 16"}},
+	{"queues-unused", "must not", "2 of 16 used, at rest: a note", sceneN(16, func(s *scene) {
+		s.nic("eth0", "physical", even(2, 5000), nil).Channels.MaxCombined = 16
+	}), note, []string{}},
 	{"queues-unused", "must not", "half used", sceneN(16, func(s *scene) {
 		s.nic("eth0", "physical", even(8, 5000), nil).Channels.MaxCombined = 16
 	}), silent, []string{}},
@@ -235,6 +242,11 @@ var ruleCases = []ruleCase{
 		lose(s, "eth0", 5000)
 		s.heat(0, 0.9)
 	}), problem, []string{"eth0/rx-1/irq.affinity 1", "eth0/rx-2/irq.affinity 2", "eth0/rx-3/irq.affinity 3"}},
+	{"rx-ring-overrun", "must not", "one packet on an idle host", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(4, 10), nil)
+		s.receive("eth0", 1000)
+		lose(s, "eth0", 1)
+	}), silent, []string{}},
 	{"rx-ring-overrun", "must not", "below the threshold", scene4(func(s *scene) {
 		s.nic("eth0", "physical", even(4, 9000), nil)
 		lose(s, "eth0", 99)
@@ -254,6 +266,21 @@ var ruleCases = []ruleCase{
 
 	{"rps-needed", "fires", "one hot queue, idle neighbours", scene4(func(s *scene) { s.nic("eth0", "physical", even(1, 90_000), nil); s.heat(0, 0.9) }), problem,
 		[]string{"eth0/rx-0/rps.cpus 1-3"}},
+	{"rps-needed", "fires", "two queues, all there are, of eight CPUs saturated", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", even(2, 400_000), nil)
+		s.heat(0, 0.95)
+		s.heat(1, 0.95)
+	}), problem, []string{"eth0/rx-0/rps.cpus 2-7", "eth0/rx-1/rps.cpus 2-7"}},
+	{"rps-needed", "must not", "two of eight queues saturated", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", even(8, 400_000), nil)
+		s.heat(0, 0.95)
+		s.heat(1, 0.95)
+	}), silent, []string{}},
+	{"rps-needed", "must not", "CPUs set apart for the NIC, half busy", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", even(2, 400_000), nil)
+		s.heat(0, 0.6)
+		s.heat(1, 0.6)
+	}), silent, []string{}},
 	{"rps-needed", "must not", "light", scene4(func(s *scene) { s.nic("eth0", "physical", even(1, 90_000), nil) }), silent, []string{}},
 	{"rps-needed", "must not", "two CPUs", sceneN(2, func(s *scene) { s.nic("eth0", "physical", even(1, 90_000), nil); s.heat(0, 0.9) }), silent, []string{}},
 	{"rps-needed", "must not", "siblings are left out", sceneN(8, func(s *scene) {
@@ -334,6 +361,12 @@ var ruleCases = []ruleCase{
 			s.set(knob.Tx("eth0", i, "xps.cpus"), fmt.Sprint(3-i))
 		}
 	}), advice, []string{"eth0/tx-0/xps.cpus 0", "eth0/tx-1/xps.cpus 1", "eth0/tx-2/xps.cpus 2", "eth0/tx-3/xps.cpus 3"}},
+	{"xps-mismatch", "must not", "a driver that chooses queues itself: a note", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(4, 50_000), nil).Driver = "ena"
+		for i := range 4 {
+			s.set(knob.Tx("eth0", i, "xps.cpus"), fmt.Sprint(3-i))
+		}
+	}), note, []string{}},
 	{"xps-mismatch", "must not", "aligned", scene4(func(s *scene) {
 		s.nic("eth0", "virtio", even(4, 50_000), even(4, 50_000))
 		for i := range 4 {
@@ -419,6 +452,9 @@ func TestRuleCases(t *testing.T) {
 			s := tc.make()
 			policy := profiles.Balanced()
 			policy.Latency = s.latency
+			if s.policy != nil {
+				s.policy(&policy)
+			}
 			findings := rules.Evaluate(s.obs, policy)
 			got := silent
 			for _, f := range findings {

@@ -116,9 +116,14 @@ func (c *Case) smeared(p *path) bool {
 	return p.rx.spread() >= limit || p.tx.spread() >= limit
 }
 
+// onIsolated reports whether a pair fires where network work must not go: on
+// isolated and tickless CPUs, and on those that the policy gives another role.
 func (c *Case) onIsolated(p *path) bool {
 	home := p.home()
-	return home >= 0 && c.isolated().Has(home)
+	if home < 0 || c.isolated().Has(home) {
+		return home >= 0
+	}
+	return c.Last.AllowedCPUs().Has(home) && !c.Allowed.Has(home)
 }
 
 func (c *Case) onRemoteNode(p *path) bool {

@@ -11,8 +11,8 @@ var _ = register(Rule{
 	ID:    "irq-on-isolated-cpu",
 	Title: "network interrupts fire on isolated CPUs",
 	Page: Page{
-		Meaning:  "CPUs were set apart for latency-critical work (isolcpus, nohz_full), but network queues interrupt them.",
-		Evidence: "The home CPU of each queue (/proc/interrupts) against /sys/devices/system/cpu/isolated and nohz_full.",
+		Meaning:  "CPUs were set apart for latency-critical work (isolcpus, nohz_full, or the site's policy), but network queues interrupt them.",
+		Evidence: "The home CPU of each queue (/proc/interrupts) against /sys/devices/system/cpu/isolated and nohz_full, and the CPU roles of the policy.",
 		Cause: "Isolation keeps the scheduler away, not interrupts: isolcpus=managed_irq concerns kernel-managed interrupts only, and NIC interrupts are " +
 			"almost never managed (kernel/sched/isolation.c, kernel/irq/manage.c).",
 		Remedy:      "Move these queues to housekeeping CPUs, and lower the number of channels to what those can serve.",
@@ -35,6 +35,11 @@ var _ = register(Rule{
 				Claim:    fmt.Sprintf("%d of %d queue pairs of %s fire on isolated or tickless CPUs %s", len(group), len(dev.Queues), dev.Name, homes),
 				Evidence: []plan.Evidence{{Metric: "queue_pairs_on_isolated", Value: float64(len(group)), Unit: "queue pairs", Threshold: 1, Source: "/proc/interrupts, cpu/isolated, cpu/nohz_full"}},
 				Wants:    c.affinityWants(group, "isolated CPU"),
+			}
+			if !homes.Overlaps(c.isolated()) {
+				f.Claim = fmt.Sprintf("%d of %d queue pairs of %s fire on CPUs %s, which the policy keeps free of network work", len(group), len(dev.Queues), dev.Name, homes)
+				f.Evidence[0].Source = "/proc/interrupts, the policy"
+				f.Wants = c.affinityWants(group, "not a CPU for network work")
 			}
 			if c.Allowed.IsEmpty() {
 				f.Operator = "no housekeeping CPU is left for network work: give at least one back on the kernel command line"

@@ -1,10 +1,12 @@
 package rules
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
 
+	"github.com/napitune/napitune/detect/knob"
 	"github.com/napitune/napitune/rules/plan"
 )
 
@@ -72,6 +74,11 @@ func (c *Case) stackFinding(s stack) plan.Finding {
 	if c.oddController(s.movable) {
 		f.Operator = "this interrupt controller may refuse to move interrupts; threaded NAPI or RPS then spread the work"
 	}
+	if c.allLocked(s.movable) {
+		f.Operator = cmp.Or(f.Operator, "these interrupts cannot be moved here; threaded NAPI or RPS then spread the work")
+		f.Wants = c.threadedWants(s.movable[0].dev, s.cpu)
+		return f
+	}
 	f.Wants = c.affinityWants(s.movable, fmt.Sprintf("CPU %d takes %s of NIC interrupts", s.cpu, percent(s.share)))
 	return f
 }
@@ -82,6 +89,14 @@ func (c *Case) oddController(paths []*path) bool {
 	return slices.ContainsFunc(paths, func(p *path) bool {
 		row := c.row(p.rx.irq)
 		return row != nil && strings.Contains(row.Chip, "PLIC")
+	})
+}
+
+// allLocked reports whether the host refuses to move each of these interrupts.
+func (c *Case) allLocked(paths []*path) bool {
+	return len(paths) > 0 && !slices.ContainsFunc(paths, func(p *path) bool {
+		state, told := c.Last.Knobs[knob.Rx(p.dev.Name, p.queue.N, "irq.affinity")]
+		return !told || state.Status != knob.Locked && state.Status != knob.Unsupported
 	})
 }
 

@@ -222,6 +222,35 @@ func (c *Case) hot(cpu int) bool {
 	return ok && c.Basis == detect.BasisWindow && share.Softirq+share.IRQ >= c.At(hotSoftirq)
 }
 
+// atRest reports whether a device is known to have hardly worked in the window:
+// none of its queues' CPUs has an amount of network work worth judging.
+func (c *Case) atRest(d *detect.Device) bool {
+	known := false
+	for _, p := range c.Paths {
+		if p.dev != d {
+			continue
+		}
+		known = true
+		for cpu, n := range p.interrupts() {
+			if c.active(n, cpu) {
+				return false
+			}
+		}
+	}
+	return known && c.Basis == detect.BasisWindow && len(c.CPU) > 0
+}
+
+// interrupts are those of both sides of a pair, per CPU.
+func (p *path) interrupts() map[int]uint64 {
+	out := map[int]uint64{}
+	for _, f := range []fired{p.rx, p.tx} {
+		for cpu, n := range f.cpu {
+			out[cpu] += n
+		}
+	}
+	return out
+}
+
 // lossy reports whether a CPU's softnet counters show loss or squeezes in the window.
 func (c *Case) lossy(cpu int) bool {
 	d, ok := c.Softnet[cpu]

@@ -88,7 +88,12 @@ func shortTCP(s *scene, kind string) *detect.Device {
 }
 
 func wireGuard(s *scene) {
-	s.snap.Devices = append(s.snap.Devices, &detect.Device{Name: "wg0", Kind: "tunnel"})
+	s.snap.Devices = append(s.snap.Devices, &detect.Device{Name: "wg0", Kind: "tunnel", Driver: "wireguard"})
+	s.set(knob.Device("wg0", "threaded"), "off")
+}
+
+func pppoe(s *scene) {
+	s.snap.Devices = append(s.snap.Devices, &detect.Device{Name: "ppp0", Kind: "tunnel"})
 }
 
 func bits(set ...int) string {
@@ -265,7 +270,13 @@ var probeCases = []ruleCase{
 	{"rss-udp-hash", "must not", "hardly any UDP", scene4(func(s *scene) { udpHost(s, "sd", 10) }), silent, []string{}},
 	{"rss-udp-hash", "missing", "hash unknown", scene4(func(s *scene) { udpHost(s, "", 600) }), silent, []string{}},
 
-	{"tunnel-hash", "fires", "WireGuard on one queue", scene4(func(s *scene) { oneFlow(s); wireGuard(s) }), problem, []string{"eth0/rx-0/rps.cpus 1-3"}},
+	{"tunnel-hash", "fires", "PPPoE on one queue", scene4(func(s *scene) { oneFlow(s); pppoe(s) }), problem, []string{"eth0/rx-0/rps.cpus 1-3"}},
+	{"tunnel-hash", "fires", "WireGuard on one queue", scene4(func(s *scene) { oneFlow(s); wireGuard(s) }), problem, []string{"wg0/threaded on"}},
+	{"tunnel-hash", "must not", "another queue's CPU is hot", scene4(func(s *scene) {
+		spread(s, 990_000, 1000, 1000, 1000)
+		pppoe(s)
+		s.heat(2, 0.9)
+	}), silent, []string{}},
 	{"tunnel-hash", "must not", "no tunnel", scene4(func(s *scene) { oneFlow(s) }), silent, nil},
 	{"tunnel-hash", "missing", "no queue counters", scene4(func(s *scene) { s.nic("eth0", "physical", even(4, 50_000), nil); s.heat(0, 0.9); wireGuard(s) }), silent, []string{}},
 
@@ -312,6 +323,19 @@ var probeCases = []ruleCase{
 		s.obs.Device["eth0"].Stats["tx_busy"] = 50
 	}), silent, []string{}},
 	{"tx-requeues", "missing", "no such counter", scene4(func(s *scene) { s.nic("eth0", "physical", even(4, 100), nil) }), silent, []string{}},
+
+	{"veth-softirq", "fires", "container traffic on CPU 3", scene4(func(s *scene) { s.veth("veth1", 3, 900_000); s.heat(3, 0.8) }), advice, []string{"veth1/rx-0/rps.cpus 0-2"}},
+	{"veth-softirq", "must not", "with time to spare", scene4(func(s *scene) { s.veth("veth1", 3, 900_000); s.heat(3, 0.3) }), silent, []string{}},
+	{"veth-softirq", "must not", "the NIC's interrupts are there", scene4(func(s *scene) {
+		s.nic("eth0", "physical", []fire{{3: 90_000}}, nil)
+		s.veth("veth1", 3, 900_000)
+		s.heat(3, 0.8)
+	}), silent, nil},
+	{"veth-softirq", "missing", "packet rates unknown", scene4(func(s *scene) {
+		s.veth("veth1", 3, 900_000)
+		s.heat(3, 0.8)
+		delete(s.obs.Device, "veth1")
+	}), silent, []string{}},
 
 	{"vhost-shares-irq-cpu", "fires", "on a hot CPU", scene4(func(s *scene) { s.heat(1, 0.6); s.thread(30, "vhost-4242", 1, 0.3) }), advice, []string{}},
 	{"vhost-shares-irq-cpu", "must not", "on a cool CPU", scene4(func(s *scene) { s.heat(1, 0.6); s.thread(30, "vhost-4242", 2, 0.3) }), silent, []string{}},

@@ -18,9 +18,9 @@ var _ = register(Rule{
 		Cause:       "A tuning script that reduces queues by the size class of the host, or a driver default.",
 		Remedy:      "Raise the channel count to the local cores. Many drivers reset the link for that.",
 		SideEffects: "Seconds of link loss on many drivers; new queues start with default affinity, RPS and XPS, so those are planned again afterwards.",
-		NotWhen:     "Dedicated interrupt CPUs are wanted and have time to spare.",
+		NotWhen:     "Dedicated interrupt CPUs are wanted and have time to spare, or the device hardly works: then this is only a note.",
 		Source:      "Documentation/networking/scaling.rst (suggested configuration)",
-		Thresholds:  describe(fewQueues),
+		Thresholds:  describe(fewQueues, activeRate, activeSoftirq),
 	},
 	Eval: func(c *Case) []plan.Finding { return c.unusedQueues(false) },
 })
@@ -51,6 +51,10 @@ func (c *Case) unusedQueues(virtio bool) []plan.Finding {
 				Why:    fmt.Sprintf("%d of %d queue pairs in use", now, d.Channels.MaxCombined),
 				Expect: plan.Expect{Metric: "max_cpu_interrupt_share", Direction: "down"},
 			}},
+		}
+		if !virtio && c.atRest(d) {
+			f.Severity, f.Wants = plan.Note, nil
+			f.Claim += "; at its present load they are enough, and a channel change resets many links"
 		}
 		if bounded {
 			f.Claim += fmt.Sprintf("; %d CPUs could serve them", c.local(d).Len())

@@ -2,6 +2,8 @@ package rules
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/napitune/napitune/detect"
 	"github.com/napitune/napitune/detect/cpuset"
@@ -15,9 +17,9 @@ var rpsTargets = threshold("rps-min-targets", 2, "CPUs",
 
 var _ = register(Rule{
 	ID:    "rps-needed",
-	Title: "one queue feeds a saturated CPU while others idle",
+	Title: "all queues of a device feed saturated CPUs while others idle",
 	Page: Page{
-		Meaning:  "The device cannot spread packets itself (one queue), the CPU that serves it is saturated, and CPUs beside it are idle. RPS can move the protocol work to them.",
+		Meaning:  "The device cannot spread packets any further: it has one queue, or few, and the CPUs that serve them are saturated while CPUs beside them are idle. RPS can move the protocol work to them.",
 		Evidence: "Softirq time of the queue's CPU and idle time of its neighbours over the window (/proc/stat), number of queues, rps_cpus.",
 		Cause:    "A single-queue NIC or guest device, or traffic whose headers the NIC cannot hash (PPPoE, tunnels).",
 		Remedy: "rps_cpus = CPUs that share the last-level cache (else the node) with the interrupt's CPU, without that CPU, its SMT siblings, and isolated CPUs. " +
@@ -25,7 +27,7 @@ var _ = register(Rule{
 		SideEffects: "One inter-processor interrupt per batch and target; 20 to 150 µs more latency where the targets sleep deeply. Existing flows are reordered for a moment.",
 		NotWhen:     "The NIC has a queue per CPU, the traffic is one flow, or the CPUs are few and weak.",
 		Source:      "net/core/dev.c get_rps_cpu; net/core/net-sysfs.c store_rps_map; Documentation/networking/scaling.rst",
-		Thresholds:  describe(hotSoftirq, rpsTargets),
+		Thresholds:  describe(hotSoftirq, saturatedSoftirq, rpsTargets),
 	},
 	Eval: func(c *Case) []plan.Finding {
 		if c.Policy.Latency {
@@ -33,18 +35,65 @@ var _ = register(Rule{
 		}
 		var out []plan.Finding
 		for _, d := range c.tunable() {
-			if rxQueues(d) != 1 || (d.Channels != nil && d.Channels.MaxCombined > 1) {
-				continue
+			if d.Channels != nil && d.Channels.MaxCombined > max(1, d.Channels.Combined) {
+				continue // more hardware queues come first
 			}
-			if cpu := c.queueCPU(d); cpu >= 0 && c.hot(cpu) {
+			if cpu := c.queueCPU(d); rxQueues(d) == 1 && cpu >= 0 && c.hot(cpu) {
 				if f, ok := c.needsRPS(d, cpu); ok {
 					out = append(out, f)
 				}
+			}
+			if f, ok := c.fewSaturatedQueues(d); ok {
+				out = append(out, f)
 			}
 		}
 		return out
 	},
 })
+
+var saturatedSoftirq = threshold("saturated-softirq-share", 0.85, "of a CPU",
+	"CPUs set apart for a NIC with few queues may well spend half of their time on it; only above some 85 % bursts find no room",
+	"packets lost, which show that there is none")
+
+// fewSaturatedQueues judges a device with several queues that all saturate
+// their CPUs while at least as many CPUs near them idle.
+func (c *Case) fewSaturatedQueues(d *detect.Device) (plan.Finding, bool) {
+	homes := map[int]int{} // queue → CPU
+	serving := cpuset.Set{}
+	for _, p := range c.Paths {
+		if p.dev == d && p.queue.Rx && p.home() >= 0 && c.busyPath(p) {
+			homes[p.queue.N] = p.home()
+			serving = serving.Union(cpuset.Of(p.home()))
+		}
+	}
+	if len(homes) < 2 || len(homes) != rxQueues(d) || serving.Len() != len(homes) {
+		return plan.Finding{}, false
+	}
+	least, all := 1.0, cpuset.Set{}
+	var wants []plan.Want
+	for _, queue := range slices.Sorted(maps.Keys(homes)) {
+		cpu := homes[queue]
+		least = min(least, c.softirq(cpu))
+		targets := c.rpsTargetCPUs(cpu).Minus(serving)
+		ref := knob.Rx(d.Name, queue, "rps.cpus")
+		if now, known := c.knob(ref); !c.hot(cpu) || targets.IsEmpty() || known && now != "" {
+			return plan.Finding{}, false
+		}
+		all = all.Union(targets)
+		wants = append(wants, plan.Want{Ref: ref, Value: targets.String(), Why: fmt.Sprintf("CPU %d is saturated, and the device has no more queues", cpu),
+			Expect: plan.Expect{Metric: "max_cpu_softirq_share", Direction: "down", Predicted: rounded(c.softirq(cpu) / 2), Unit: "of a CPU"}})
+	}
+	if least < c.At(saturatedSoftirq) || all.Len() < max(len(homes), int(c.At(rpsTargets))) {
+		return plan.Finding{}, false
+	}
+	return plan.Finding{
+		Severity: plan.Problem, Subject: d.Name,
+		Claim: fmt.Sprintf("all %d queues of %s, as many as it has, keep their CPUs at %s softirq time or more while CPUs %s are idle enough to help",
+			len(homes), d.Name, percent(least), all),
+		Evidence: c.cpuEvidence(serving.Min()),
+		Wants:    wants,
+	}, true
+}
 
 func (c *Case) needsRPS(d *detect.Device, cpu int) (plan.Finding, bool) {
 	targets := c.rpsTargetCPUs(cpu)
@@ -54,16 +103,15 @@ func (c *Case) needsRPS(d *detect.Device, cpu int) (plan.Finding, bool) {
 	if float64(targets.Len()) < c.At(rpsTargets) || (known && now != "") {
 		return plan.Finding{}, false
 	}
-	share := c.CPU[cpu]
+	share := c.softirq(cpu)
 	return plan.Finding{
 		Severity: plan.Problem,
 		Subject:  d.Name,
 		Claim: fmt.Sprintf("the only queue of %s keeps CPU %d at %s softirq time while CPUs %s are idle enough to help",
-			d.Name, cpu, percent(share.Softirq+share.IRQ), targets),
+			d.Name, cpu, percent(share), targets),
 		Evidence: c.cpuEvidence(cpu),
 		Wants: []plan.Want{{Ref: ref, Value: targets.String(), Why: fmt.Sprintf("CPU %d is saturated by one queue", cpu),
-			Expect: plan.Expect{Metric: "max_cpu_softirq_share", Direction: "down",
-				Predicted: rounded((share.Softirq + share.IRQ) / 2)}}},
+			Expect: plan.Expect{Metric: "max_cpu_softirq_share", Direction: "down", Predicted: rounded(share / 2), Unit: "of a CPU"}}},
 	}, true
 }
 

@@ -15,6 +15,9 @@ var (
 	ringLoss = threshold("ring-loss-share", 0.0001, "of received packets",
 		"TCP throughput over a WAN suffers from loss of about one packet in ten thousand; below it, single bursts explain it",
 		"UDP feeds that tolerate no loss")
+	ringLossCount = threshold("ring-loss-packets", 100, "packets",
+		"on a nearly idle host a single lost packet is one in ten thousand; a hundred in ten seconds are no accident",
+		"windows much longer than ten seconds")
 	ringCeiling = threshold("ring-ceiling", 4096, "descriptors",
 		"larger rings no longer fit the cache share that DMA may use: 49 % last-level misses were measured with oversized rings (SIGCOMM 2021)",
 		"links above 100 Gbit/s")
@@ -36,7 +39,7 @@ var _ = register(Rule{
 		SideEffects: "Changing a ring re-creates queues: packets are lost for a moment, many drivers reset the link and forget interrupt affinity. Rings larger than the cache's DMA share cost throughput.",
 		NotWhen:     "The loss is old, or below the threshold.",
 		Source:      "Documentation/networking/statistics.rst (rx_missed_errors, rx_fifo_errors); Cai et al., SIGCOMM 2021",
-		Thresholds:  describe(ringLoss, ringCeiling, hotSoftirq),
+		Thresholds:  describe(ringLoss, ringLossCount, ringCeiling, hotSoftirq),
 	},
 	Eval: func(c *Case) []plan.Finding {
 		var out []plan.Finding
@@ -52,7 +55,7 @@ var _ = register(Rule{
 func (c *Case) ringOverrun(d *detect.Device) (plan.Finding, bool) {
 	delta := c.Device[d.Name]
 	lost, received := c.ringLosses(delta)
-	if lost == 0 || received == 0 || float64(lost) < c.At(ringLoss)*float64(received+lost) {
+	if float64(lost) < c.At(ringLossCount) || received == 0 || float64(lost) < c.At(ringLoss)*float64(received+lost) {
 		return plan.Finding{}, false
 	}
 	f := plan.Finding{

@@ -9,6 +9,7 @@ import (
 	"github.com/napitune/napitune/detect/host"
 	"github.com/napitune/napitune/detect/knob"
 	"github.com/napitune/napitune/detect/topo"
+	"github.com/napitune/napitune/profiles"
 )
 
 // scene builds an observation by hand: a machine with one thread per core
@@ -19,6 +20,8 @@ type scene struct {
 	irq  int
 	// latency makes the policy prefer latency.
 	latency bool
+	// policy changes the balanced policy; nil leaves it.
+	policy func(p *profiles.Policy)
 }
 
 func newScene(cpus int) *scene {

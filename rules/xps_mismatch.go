@@ -18,7 +18,7 @@ var _ = register(Rule{
 		Cause:       "Interrupts were moved without their XPS masks, or the masks were written in another order than the queues.",
 		Remedy:      "Give each transmit queue the CPUs nearest to its interrupt, every CPU in exactly one mask.",
 		SideEffects: "Sockets keep their queue until it is safe to change (ooo_okay), so nothing is reordered.",
-		NotWhen:     "The driver chooses queues itself (ndo_select_queue: ENA on some kernels, netvsc); there XPS has no effect.",
+		NotWhen:     "The driver chooses queues itself (ndo_select_queue of hv_netvsc, mana and, for forwarded packets, ena): then this is a note and nothing is changed.",
 		Source:      "net/core/dev.c netdev_pick_tx, get_xps_queue; Documentation/networking/scaling.rst (XPS)",
 		Thresholds:  describe(homeShare),
 	},
@@ -60,6 +60,11 @@ func (c *Case) xpsMismatch(group []*path) (plan.Finding, bool) {
 		Claim:    fmt.Sprintf("%d of %d transmit queues of %s have their interrupt on a CPU that XPS sends to another queue", wrong, judged, d.Name),
 		Evidence: []plan.Evidence{{Metric: "xps_mismatched_queues", Value: float64(wrong), Unit: "queues", Threshold: float64(judged) / 2, Source: "xps_cpus, /proc/interrupts"}},
 	}
+	if choosesTxQueue(d.Driver) {
+		f.Severity = plan.Note
+		f.Operator = "the driver " + d.Driver + " chooses transmit queues itself (ndo_select_queue), so other masks would change little or nothing"
+		return f, true
+	}
 	for i, want := range c.xpsPartition(group) {
 		if want != masks[i] && !want.IsEmpty() {
 			f.Wants = append(f.Wants, plan.Want{Ref: knob.Tx(d.Name, group[i].queue.N, "xps.cpus"), Value: want.String(),
@@ -67,6 +72,13 @@ func (c *Case) xpsMismatch(group []*path) (plan.Finding, bool) {
 		}
 	}
 	return f, true
+}
+
+// choosesTxQueue reports whether a driver has an ndo_select_queue that does not
+// look at XPS, or not for all packets: netvsc_select_queue and mana_select_queue
+// go by the flow, ena_select_queue by the receive queue of forwarded packets.
+func choosesTxQueue(driver string) bool {
+	return driver == "hv_netvsc" || driver == "mana" || driver == "ena"
 }
 
 // xpsMasks reads the masks of all transmit queues; ok is false unless all are

@@ -1,0 +1,249 @@
+package rules_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/napitune/napitune/detect"
+	"github.com/napitune/napitune/detect/cpuset"
+	"github.com/napitune/napitune/detect/host"
+	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/profiles"
+	"github.com/napitune/napitune/rules/plan"
+)
+
+// furtherScenarios are the field problems that one line of a scene does not tell.
+var furtherScenarios = []scenario{
+	{8, "a ban list leaves half of the CPUs, and all queues are on one of them", sceneN(16, func(s *scene) {
+		s.nic("eth0", "physical", all(8, 2, 50_000), nil)
+		s.policy = func(p *profiles.Policy) { p.ForbiddenCPUs = cpuset.Range(8, 15) }
+	}), []string{"irq-stacked"}, []string{"irq.affinity"}, []string{"rps.cpus"}},
+	{9, "banned interrupts keep moving", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(4, 50_000), nil)
+		moved(s, 4)
+		s.snap.Processes = []host.Process{{PID: 9, Comm: "irqbalance"}}
+	}), []string{"irq-churn"}, nil, append([]string{"rps.cpus"}, neverBudget...)},
+	{11, "more vectors than housekeeping CPUs could take: the rest fire on isolated ones", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", even(8, 50_000), nil)
+		s.snap.Topo.Isolated = cpuset.Range(2, 7)
+	}), []string{"irq-on-isolated-cpu"}, []string{"rx-7/irq.affinity"}, []string{"channels.combined", "rps.cpus"}},
+	{12, "mask 0-1, fires on CPU 4, saturated", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", []fire{{4: 90_000}, {4: 90_000}}, nil)
+		s.mask("eth0", cpuset.Range(0, 1))
+		s.heat(4, 0.95)
+		s.set(knob.Device("eth0", "threaded"), "off")
+	}), []string{"affinity-not-honoured"}, []string{"eth0/threaded"}, []string{"irq.affinity"}},
+	{13, "the interrupt controller refuses to move interrupts, CPU 0 saturated", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", all(3, 0, 90_000), nil)
+		for i := range 3 {
+			s.snap.Knobs[knob.Rx("eth0", i, "irq.affinity")] = knob.State{Status: knob.Locked, Value: "0-7", Reason: "input/output error"}
+		}
+		s.heat(0, 0.97)
+		s.set(knob.Device("eth0", "threaded"), "off")
+	}), []string{"irq-stacked"}, []string{"eth0/threaded"}, []string{"irq.affinity"}},
+	{14, "the mask was changed, and the NAPI polls on where it was", scene4(func(s *scene) {
+		s.nic("eth0", "physical", []fire{{0: 40}}, nil)
+		s.mask("eth0", cpuset.Of(3))
+		s.obs.NetRx[0] = 50_000
+	}), nil, nil, []string{"irq.affinity", "threaded"}},
+	{17, "the database owns CPU 0 and 1, and the queues sit there", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", []fire{{0: 50_000}, {1: 50_000}}, nil)
+		s.policy = func(p *profiles.Policy) { p.ForbiddenCPUs = cpuset.Range(0, 1) }
+	}), []string{"irq-on-isolated-cpu"}, []string{"rx-0/irq.affinity", "rx-1/irq.affinity"}, []string{"channels.combined"}},
+	{19, "eight queues, all there are, saturate 8 of 64 CPUs", sceneN(64, func(s *scene) {
+		s.nic("eth0", "physical", even(8, 400_000), nil)
+		for i := range 8 {
+			s.heat(i, 0.95)
+		}
+	}), []string{"rps-needed"}, []string{"rx-7/rps.cpus"}, append([]string{"channels.combined", "irq.affinity"}, neverBudget...)},
+	{24, "a guest without irqbalance, well placed", scene4(func(s *scene) { s.nic("eth0", "virtio", even(4, 50_000), even(4, 50_000)) }),
+		nil, nil, []string{"irq.affinity"}},
+	{27, "cheap packets, an idle CPU, full polls, and the time limit ends the runs", scene4(func(s *scene) {
+		budgets(s)
+		s.set(knob.Global(budgetKnob), "65535")
+		s.squeezed(1, 500, "time", 0.9, 2)
+	}), []string{"budget-time"}, []string{usecsKnob}, []string{budgetKnob + "$"}},
+	{30, "the rule to keep doubling, at its end", scene4(func(s *scene) {
+		s.set(knob.Global(budgetKnob), "2400")
+		s.set(knob.Global(usecsKnob), "16000")
+		s.set(knob.Global(backlog), "10000")
+		s.squeezed(1, 500, "packets", 0.9, 60)
+		s.obs.Softnet[1] = detect.SoftnetDelta{Processed: 90_000, Squeezed: 500, Dropped: 400}
+	}), []string{"backlog-drops", "budget-packets"}, nil, append([]string{backlog}, neverBudget...)},
+	{32, "SYNs lost between nodes, no device counter moves", scene4(func(s *scene) {
+		budgets(s)
+		s.nic("eth0", "physical", even(4, 50_000), nil)
+		s.set(knob.Global(backlog), "1000")
+		s.obs.Softnet[2] = detect.SoftnetDelta{Processed: 90_000, Dropped: 30}
+	}), []string{"backlog-drops"}, []string{backlog}, append([]string{"ring.rx", "irq.affinity"}, neverBudget...)},
+	{35, "a veth pair on the CPU of its sender", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(2, 5000), nil)
+		s.veth("veth1", 3, 900_000)
+		s.heat(3, 0.8)
+	}), []string{"veth-softirq"}, []string{"veth1/rx-0/rps.cpus"}, []string{"irq.affinity", "channels.combined"}},
+	{40, "GRE or PPPoE on one queue", scene4(func(s *scene) {
+		oneFlow(s)
+		pppoe(s)
+	}), []string{"tunnel-hash"}, []string{"rx-0/rps.cpus"}, []string{"rss.table"}},
+	{41, "VXLAN of all pods on one queue, UDP hashed over addresses", sceneN(8, func(s *scene) {
+		d := spread(s, 900_000, 20_000, 20_000, 20_000, 10_000, 10_000, 10_000, 10_000)
+		d.HashFields = map[string]string{"udp4": "sd"}
+		s.set(knob.Device("eth0", "rss.hash.udp4"), "sd")
+		s.snap.Devices = append(s.snap.Devices, &detect.Device{Name: "vxlan0", Kind: "tunnel", Driver: "vxlan"})
+	}), []string{"rss-skew"}, []string{"rss.hash.udp4"}, neverBudget},
+	{47, "RPS wakes sleeping CPUs, and the site prefers latency", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(1, 90_000), nil)
+		s.heat(0, 0.9)
+		s.obs.NetRx[0] = 900_000
+		s.latency = true
+	}), []string{"softirq-imbalance"}, nil, []string{"rps.cpus"}},
+	{49, "pods transmit on one queue of an ENA: the driver chooses", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(4, 50_000), nil).Driver = "ena"
+		for i := range 4 {
+			s.set(knob.Tx("eth0", i, "xps.cpus"), fmt.Sprint(3-i))
+		}
+	}), nil, nil, []string{"xps.cpus"}},
+	{51, "the synthetic device of Azure idles, its virtual function works", scene4(func(s *scene) {
+		d := s.nic("eth0", "physical", even(4, 10), nil)
+		d.Driver, d.Kind = "hv_netvsc", "synthetic"
+		s.obs.Device["eth0"].Stats["vf_rx_packets"] = 900_000
+		s.nic("eth1", "physical", all(4, 1, 50_000), nil).Driver = "mlx5_core"
+	}), []string{"irq-stacked"}, []string{"eth1/rx-3/irq.affinity"}, []string{"eth0/rx-0/irq.affinity", "eth0/channels.combined"}},
+	{55, "a sensor has GRO off, and its policy keeps it so", scene4(func(s *scene) {
+		gro(s, host.Feature{})
+		s.policy = func(p *profiles.Policy) { p.Bans = []profiles.Ban{{Pattern: "feature.*", Why: "packets as sent"}} }
+	}), []string{"gro-off"}, nil, []string{"changed rx-gro"}},
+	{56, "busy polling in the application: softirqs away from the interrupts", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", even(2, 9000), nil)
+		s.obs.NetRx[5], s.obs.NetRx[6] = 400_000, 400_000
+	}), nil, nil, []string{"irq.affinity", "rps.cpus"}},
+	{59, "vmxnet3 with its default ring runs out of buffers", scene4(func(s *scene) {
+		d := s.nic("ens192", "physical", even(4, 9000), nil)
+		d.Driver, d.Rings.Rx = "vmxnet3", 256
+		s.set(knob.Device("ens192", "ring.rx"), "256")
+		s.obs.Device["ens192"].Stats["pkts rx out of buf"] = 5000
+	}), []string{"rx-ring-overrun"}, []string{"ring.rx"}, append([]string{backlog}, neverBudget...)},
+	{61, "ENA overruns while the CPU starves: the CPU first", scene4(func(s *scene) {
+		s.nic("eth0", "physical", all(4, 2, 90_000), nil).Driver = "ena"
+		s.obs.Device["eth0"].Stats["rx_overruns"] = 9000
+		s.heat(2, 0.95)
+	}), []string{"irq-stacked", "rx-ring-overrun"}, []string{"irq.affinity"}, []string{"ring.rx"}},
+	{64, "a fixed delay switches adaptive moderation off: both are named", scene4(func(s *scene) {
+		moderation(busyNIC(s, "physical", 100), true, 50)
+		s.set(knob.Device("eth0", "coalesce.adaptive-rx"), "on")
+		s.set(knob.Device("eth0", "coalesce.rx-usecs"), "50")
+		s.latency = true
+	}), []string{"coalescing-for-wrong-load"}, []string{"coalesce.adaptive-rx", "coalesce.rx-usecs"}, nil},
+	{67, "the device cannot moderate: asked and blocked", scene4(func(s *scene) {
+		moderation(busyNIC(s, "physical", 250_000), false, 0)
+		s.snap.Knobs[knob.Device("eth0", "coalesce.adaptive-rx")] = knob.State{Status: knob.Unsupported, Reason: "operation not supported"}
+	}), []string{"coalescing-off"}, nil, []string{"changed adaptive-rx"}},
+	{83, "queues cost vectors and memory: no more than CPUs", scene4(func(s *scene) {
+		s.nic("eth0", "virtio", even(1, 90_000), nil).Channels.MaxCombined = 16
+	}), []string{"virtio-queues-unused"}, []string{"channels.combined"}, []string{"value 16"}},
+	{87, "totals even, the present all on CPU 0", scene4(func(s *scene) {
+		s.nic("eth0", "physical", all(4, 0, 90_000), nil)
+		for i := range s.snap.IRQs.Rows {
+			s.snap.IRQs.Rows[i].Counts = []uint32{9_000_000, 9_000_000, 9_000_000, 9_000_000}
+		}
+	}), []string{"irq-stacked"}, []string{"irq.affinity"}, nil},
+}
+
+// capturedProblems are field problems that a captured host of TestCapturedHosts is.
+var capturedProblems = map[int]string{
+	21: "issues/irqbalance81_xen_vif_4cpu",
+	23: "netutils-linux/kvm.l3.masterconf",
+	79: "sysstat/root7",
+	80: "pcp/hpe_1152cpu_i40e",
+}
+
+// outside are the field problems that judging cannot answer, and who does.
+var outside = map[int]string{
+	10: "the answer is an error of the write (no vector left on the CPU): applying shows it and takes the change back",
+	18: "needs to know which program runs where; the remedy is to pin the program",
+	22: "a matter of naming: queues are found by the kernel's own edges, names come last (tests of detect)",
+	25: "memory of another program",
+	34: "the connection table is not measured: its overflow is in the kernel log",
+	50: "queueing disciplines are not measured",
+	54: "the answer is an error of the write (device busy): applying shows it and takes the change back",
+	63: "a cap of the cloud without a counter in the guest",
+	73: "settings lost at a link flap: the guard and the boot profile restore them",
+	74: "a boot script that fails: the boot unit's exit status tells",
+	75: "profiles are matched by driver and bus, not by name (tests of profiles)",
+	81: "how much is exported: findings and maps are by queue",
+	82: "the cost of measuring: the probes account for themselves",
+	85: "a kernel program of the application; nothing is recommended without repeated runs",
+	86: "counters that wrap: differences are taken modulo 2^32 (tests of detect)",
+}
+
+func allScenarios() []scenario {
+	return append(append([]scenario(nil), scenarios...), furtherScenarios...)
+}
+
+// TestFieldProblems: every numbered problem is a scenario, a captured host, or
+// outside with a reason, and only one of these.
+func TestFieldProblems(t *testing.T) {
+	rows := map[int]bool{}
+	for _, sc := range allScenarios() {
+		rows[sc.field] = true
+	}
+	for n := 1; n <= fieldProblems; n++ {
+		places := 0
+		if rows[n] {
+			places++
+		}
+		if name := capturedProblems[n]; name != "" {
+			places++
+			if _, judged := expectations[name]; !judged {
+				t.Errorf("problem %d: nothing is expected of the captured host %s", n, name)
+			}
+		}
+		if outside[n] != "" {
+			places++
+		}
+		if places != 1 {
+			t.Errorf("problem %d is in %d places, want one: a scenario, a captured host, or outside", n, places)
+		}
+	}
+}
+
+// wrongly says which of the wrong remedies of a scenario a plan asks for. A
+// remedy is a suffix of an address; "changed x" names only changes, not what
+// is blocked; "value x" a value; a closing $ makes no difference to a suffix.
+func wrongly(sc scenario, p plan.Plan) []string {
+	var out []string
+	for _, wrong := range sc.wrong {
+		value, isValue := strings.CutPrefix(wrong, "value ")
+		suffix, onlyChanged := strings.CutPrefix(strings.TrimSuffix(wrong, "$"), "changed ")
+		for _, c := range p.Changes {
+			if isValue && c.After == value || !isValue && strings.HasSuffix(c.Ref.String(), suffix) {
+				out = append(out, c.Ref.String()+" "+c.After)
+			}
+		}
+		for _, b := range p.Blocked {
+			if !isValue && !onlyChanged && strings.HasSuffix(b.Ref.String(), suffix) {
+				out = append(out, b.Ref.String()+" (blocked)")
+			}
+		}
+	}
+	return out
+}
+
+// mask gives all interrupts of a device one mask at both ends of the window.
+func (s *scene) mask(dev string, cpus cpuset.Set) {
+	for i := range s.snap.IRQs.Rows {
+		if row := &s.snap.IRQs.Rows[i]; row.Device == dev {
+			row.Affinity = cpus
+		}
+	}
+}
+
+// veth adds one end of a virtual link whose packets are taken on a CPU.
+func (s *scene) veth(name string, cpu int, packets uint64) {
+	s.snap.Devices = append(s.snap.Devices, &detect.Device{Name: name, Kind: "veth", Up: detect.Yes,
+		Queues: []detect.Queue{{N: 0, Rx: true, Tx: true, RxIRQ: -1, TxIRQ: -1, NAPI: -1, VMBusCPU: -1}}, QueuesKnown: true})
+	s.obs.Device[name] = detect.DeviceDelta{Known: true, Counters: detect.InterfaceCounters{Known: true, RxPackets: packets}}
+	s.obs.Softnet[cpu] = detect.SoftnetDelta{Processed: packets}
+	s.set(knob.Rx(name, 0, "rps.cpus"), "")
+}
