@@ -15,11 +15,13 @@ import (
 	"fmt"
 	"log/slog"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/napitune/napitune/detect/host"
 	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/detect/owner"
 	"github.com/napitune/napitune/rules/plan"
 )
 
@@ -49,6 +51,9 @@ type Machine struct {
 	Origin func() (plan.Origin, error)
 	// Writer changes the host.
 	Writer host.Writer
+	// Owners lists who else writes settings at this moment; nil if nobody is
+	// looked for.
+	Owners func() ([]owner.Owner, error)
 	// Privileges is what this process may do; nil if not known, which leaves
 	// finding out to the writes.
 	Privileges *Privileges
@@ -84,6 +89,9 @@ type Options struct {
 	// SkipDisruptive leaves out what exceeds MaxDisruption instead of refusing
 	// the whole plan.
 	SkipDisruptive bool
+	// Owners says by name what to do about those who write the same settings;
+	// "" is for all who are not named.
+	Owners map[string]Choice
 	// ConfirmWithin, if positive, leaves the transaction unconfirmed with a
 	// deadline: it must be confirmed until then or be rolled back by
 	// Applier.ConfirmWithin or by a timer that calls RollbackUnconfirmed.
@@ -172,7 +180,7 @@ func (a *Applier) Apply(ctx context.Context, p plan.Plan, o Options) (Result, er
 	if err != nil {
 		return Result{}, fmt.Errorf("apply: %w", err)
 	}
-	r.result.Skipped = checked.skipped
+	r.result.Skipped, r.result.Warnings = checked.skipped, checked.warnings
 	cause := r.carryOut(ctx, p, checked)
 	if cause == nil {
 		return r.finish()
@@ -287,6 +295,11 @@ func (r *run) next(ctx context.Context) (plan.Plan, checked, error) {
 		return p, checked{}, err
 	}
 	r.result.Skipped = append(r.result.Skipped, c.skipped...)
+	for _, w := range c.warnings {
+		if !slices.Contains(r.result.Warnings, w) {
+			r.result.Warnings = append(r.result.Warnings, w)
+		}
+	}
 	return p, c, r.j.append(record{Type: recordRound, Plan: &p})
 }
 

@@ -22,6 +22,8 @@ type checked struct {
 	view    knob.View
 	steps   []step // in the order of writing
 	skipped []Skipped
+	// warnings are about what will not last.
+	warnings []string
 }
 
 // Preflight does all checks of Apply and writes nothing, not even a lock. The
@@ -60,6 +62,7 @@ type inspection struct {
 	reasons  []Refusal
 	steps    []step
 	skipped  []Skipped
+	warnings []string
 	addressV map[string]step // by address: interrupts may serve several queues
 }
 
@@ -81,9 +84,12 @@ func (a *Applier) preflight(origin plan.Origin, p plan.Plan, o Options, open []*
 	for _, c := range p.Changes {
 		i.one(c)
 	}
+	if err := i.owners(); err != nil {
+		return checked{}, err
+	}
 	nothing := len(i.reasons) == 0 && len(i.steps) == 0
 	if nothing {
-		i.refuse("plan", "nothing is left to apply: %d changes exceed the allowed disruption (%s)", len(i.skipped), o.MaxDisruption)
+		i.refuse("plan", "nothing is left to apply: %s", i.leftOut())
 	}
 	if len(i.reasons) > 0 {
 		return checked{}, &Refused{Refusals: i.reasons, nothingLeft: nothing}
@@ -91,7 +97,21 @@ func (a *Applier) preflight(origin plan.Origin, p plan.Plan, o Options, open []*
 	slices.SortStableFunc(i.steps, func(x, y step) int {
 		return cmp.Or(cmp.Compare(x.kind.Stage, y.kind.Stage), cmp.Compare(x.change.Seq, y.change.Seq))
 	})
-	return checked{view: view, steps: i.steps, skipped: i.skipped}, nil
+	return checked{view: view, steps: i.steps, skipped: i.skipped, warnings: i.warnings}, nil
+}
+
+// leftOut says why nothing is left.
+func (i *inspection) leftOut() string {
+	owned := 0
+	for _, s := range i.skipped {
+		if s.Owner != "" {
+			owned++
+		}
+	}
+	if owned == 0 {
+		return fmt.Sprintf("%d changes exceed the allowed disruption (%s)", len(i.skipped), i.o.MaxDisruption)
+	}
+	return fmt.Sprintf("%d changes exceed the allowed disruption (%s), %d are left to those who write the settings as well", len(i.skipped)-owned, i.o.MaxDisruption, owned)
 }
 
 // whole judges the plan as a whole.

@@ -27,6 +27,11 @@ func (p *Privileges) missing(k *knob.Kind) string {
 	var lacks []string
 	file := p.Root || p.Override
 	switch k.Stage {
+	case knob.StageOwners:
+		// irqbalance.c, sock_handle: by user ID.
+		if !p.Root {
+			lacks = append(lacks, "root")
+		}
 	case knob.StageSysctl:
 		if !file && !p.NetAdmin {
 			lacks = append(lacks, "root or CAP_NET_ADMIN")

@@ -64,10 +64,13 @@ type Outcome struct {
 	Why   string            `json:"why,omitempty"`
 }
 
-// Skipped is a change that was left out because it disturbs traffic too much.
+// Skipped is a change that was left out because it disturbs traffic too much
+// or because its setting was left to its owner.
 type Skipped struct {
 	Ref        knob.Ref `json:"ref"`
 	Disruption string   `json:"disruption"`
+	// Owner is to whom the setting was left, "" for a change that disturbs too much.
+	Owner string `json:"owner,omitempty"`
 }
 
 // Fate is what a rollback did about one setting.

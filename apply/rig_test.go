@@ -19,6 +19,7 @@ import (
 	"github.com/napitune/napitune/detect/host"
 	"github.com/napitune/napitune/detect/host/hosttest"
 	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/detect/owner"
 	"github.com/napitune/napitune/rules/plan"
 )
 
@@ -204,6 +205,9 @@ func through(w host.Writer, gate func(what string, do func() error) error) host.
 		SetHashFields: func(dev, flow, fields string) error {
 			return gate("hash "+dev, func() error { return w.SetHashFields(dev, flow, fields) })
 		},
+		BanIRQs: func(irqs []int) error {
+			return gate("irqbalance", func() error { return w.BanIRQs(irqs) })
+		},
 		SetNAPI: func(n host.NAPI) error {
 			return gate("napi "+strconv.Itoa(n.ID), func() error { return w.SetNAPI(n) })
 		},
@@ -219,6 +223,7 @@ type rig struct {
 	origin func(plan.Origin) plan.Origin
 	gate   func(what string, do func() error) error
 	view   func(knob.View) knob.View
+	owners func() ([]owner.Owner, error)
 }
 
 func newRig(t testing.TB, spec hosttest.Spec) *rig {
@@ -236,8 +241,12 @@ func rigOf(t testing.TB, samples []*host.Host) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
+	m.RunIrqbalance(irqbalanceHas...)
 	return &rig{t: t, m: m, disk: newDisk()}
 }
+
+// irqbalanceHas is what the irqbalance of every rig leaves alone at first.
+var irqbalanceHas = []int{3, 7}
 
 func (r *rig) where() (plan.Origin, error) {
 	v := r.m.View()
@@ -275,7 +284,7 @@ func (r *rig) process(f *fuse) *Applier {
 				}
 				return r.m.View(), nil
 			},
-			Origin: r.where, Writer: writer,
+			Origin: r.where, Writer: writer, Owners: r.owners,
 		},
 		Files: r.disk.process(f), Dir: testDir, History: "var/lib/napitune/history.jsonl", Holder: "napitune apply, PID 4711",
 		Now: func() time.Time { return time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) },
@@ -384,6 +393,8 @@ func guess(rng *rand.Rand, kind *knob.Kind, state knob.State) string {
 			slots[i] = uint32(rng.Int64N(state.Bounds.Max + 1))
 		}
 		return knob.FormatTable(slots)
+	case "irqs":
+		return []string{"", "0,3,7", "45", "7,24,25,26"}[rng.IntN(4)]
 	default:
 		return []string{"sd", "sdfn"}[rng.IntN(2)]
 	}

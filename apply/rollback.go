@@ -341,6 +341,9 @@ func (u *undoing) primary(e *entry) bool {
 	case u.t.foreign[e.ref]:
 		u.tell(e.ref, Restoration{Want: e.before, Present: state.Value, Fate: FateForeign, By: u.author(e.ref, state.Value)})
 		return false
+	case ok && forgotten(e.ref, state):
+		u.tell(e.ref, Restoration{Want: e.before, Fate: FateAlready, Reason: state.Reason})
+		return false
 	case ok && !state.Has():
 		u.tell(e.ref, Restoration{Want: e.before, Fate: FateGone, Reason: state.Reason})
 		return false
@@ -356,6 +359,13 @@ func (u *undoing) primary(e *entry) bool {
 	state, _ = u.read(e.ref)
 	u.outcome(e.ref, e.before, state, err)
 	return true
+}
+
+// forgotten reports whether a program kept the setting and has ended since: what
+// it was told is undone by that.
+func forgotten(ref knob.Ref, state knob.State) bool {
+	kind, ok := knob.Lookup(ref.Kind)
+	return ok && kind.Asked && state.Status == knob.Unsupported
 }
 
 // fitTable puts the old RSS table back before the number of queues: the core
@@ -526,7 +536,7 @@ func (u *undoing) verify() {
 		state, ok := u.read(ref)
 		_, kept := u.t.keep[ref]
 		switch {
-		case ok && state.Has() && state.Value == original[ref], kept:
+		case ok && state.Has() && state.Value == original[ref], kept, ok && forgotten(ref, state):
 		case created[ref]:
 			// A queue that the transaction made is gone again, or has what the
 			// kernel gave it.

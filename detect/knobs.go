@@ -11,7 +11,7 @@ func (c *collector) knobs() {
 	view := c.s.View()
 	view.Host = c.h
 	for _, k := range knob.All() {
-		if k.Refs == nil || k.Read == nil {
+		if k.Refs == nil || k.Read == nil || k.Asked {
 			continue
 		}
 		for _, ref := range k.Refs(view) {

@@ -45,6 +45,7 @@ func advise(c *cli.Context, e env, formats []string) error {
 		return err
 	}
 	a := judge(result, o)
+	nameOwners(&a.Plan, m, result.Last)
 	a.Live = m.live
 	if m.live && e.Usage != nil {
 		a.Overhead = e.Usage()

@@ -11,6 +11,7 @@ import (
 	"github.com/napitune/napitune/detect"
 	"github.com/napitune/napitune/detect/host"
 	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/detect/owner"
 	"github.com/napitune/napitune/rules/plan"
 )
 
@@ -28,6 +29,7 @@ func applier(e env, m *machine, o options) (*apply.Applier, error) {
 		Machine: apply.Machine{
 			View:   func() (knob.View, error) { return currentView(m) },
 			Origin: func() (plan.Origin, error) { return currentOrigin(m) },
+			Owners: func() ([]owner.Owner, error) { return findOwners(m) },
 		},
 		Files: e.Files, Dir: journalDir, History: historyFile,
 		Holder:  fmt.Sprintf("napitune, process %d", os.Getpid()),

@@ -22,6 +22,7 @@ func applyCommand(e env) *cli.Command {
 		&cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: "do not ask; needed where nobody can be asked"},
 		&cli.StringFlag{Name: "confirm-within", Usage: "roll back unless confirmed within `TIME`, such as 60s; this process waits for it, and a timer of systemd does it if this process dies. Where there is no systemd, or this is another network namespace than its own, it says so: then only this process rolls back"},
 		&cli.StringFlag{Name: "max-disruption", Value: knob.DisruptsPackets.String(), Usage: "refuse a plan that does worse to traffic than `WORD`: none, packets (lost or reordered for moments), link (seconds without traffic)"},
+		ownerFlag(),
 	)
 	return &cli.Command{
 		Name:      "apply",
@@ -110,6 +111,10 @@ func parseLimits(c *cli.Context) (apply.Options, error) {
 	if !found {
 		return out, fmt.Errorf("--max-disruption %q: it is none, packets or link", word)
 	}
+	var err error
+	if out.Owners, err = parseOwners(c); err != nil {
+		return out, err
+	}
 	text := c.String("confirm-within")
 	if text == "" && !c.IsSet("confirm-within") {
 		return out, nil
@@ -157,6 +162,7 @@ func advice(ctx context.Context, e env, m *machine, o options) (report.Advice, e
 		return report.Advice{}, err
 	}
 	a := judge(measured, o)
+	nameOwners(&a.Plan, m, measured.Last)
 	a.Live = m.live
 	return a, nil
 }
@@ -257,6 +263,9 @@ func carryOut(ctx context.Context, e env, a *apply.Applier, p plan.Plan, limits 
 	}
 	if printed := printDocument(e, report.NewTransaction("apply", result), o); printed != nil {
 		err = errors.Join(err, printed)
+	}
+	if text := lastingBan(result, p.Origin); text != "" {
+		_, _ = fmt.Fprintln(e.Stderr, text)
 	}
 	return ending(result.ExitCode(), err)
 }

@@ -45,6 +45,9 @@ type Host struct {
 	Processes func() ([]Process, error)
 	Ethtool   Ethtool
 	Netdev    Netdev
+	// Irqbalance asks a running irqbalance what it was told. It may take half
+	// a minute; see package irqbalance.
+	Irqbalance func() (Irqbalance, error)
 	// Now is the time of a reading. A captured host answers with the recorded
 	// time, or the zero time if none was recorded.
 	Now func() time.Time
@@ -197,6 +200,12 @@ type QStat struct {
 	Counters map[string]uint64 `json:"counters"` // "rx-packets", "tx-stop", …: names of Documentation/netlink/specs/netdev.yaml
 }
 
+// Irqbalance is what a running irqbalance was told.
+type Irqbalance struct {
+	Interval int   // seconds between its rounds
+	Banned   []int // interrupts that it leaves alone, in ascending order
+}
+
 // Writer is everything napitune can change on one machine. Only cmd makes the
 // live one and only package apply accepts one, so that nothing else can write.
 type Writer struct {
@@ -210,6 +219,8 @@ type Writer struct {
 	SetRSS        func(dev string, table []uint32) error
 	SetHashFields func(dev, flow, fields string) error
 	SetNAPI       func(n NAPI) error
+	// BanIRQs replaces the list of interrupts that a running irqbalance leaves alone.
+	BanIRQs func(irqs []int) error
 }
 
 // Watched reports whether a process of this name matters to packet

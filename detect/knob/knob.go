@@ -169,7 +169,8 @@ type Stage uint8
 
 // Stages in the order of writing.
 const (
-	StageChannels Stage = iota
+	StageOwners Stage = iota // what other programs are told, before they could undo a change
+	StageChannels
 	StageRings
 	StageRSS
 	StageFeatures
@@ -181,7 +182,7 @@ const (
 )
 
 func (s Stage) String() string {
-	return [...]string{"channels", "rings", "rss", "features", "coalescing", "sysctl", "napi", "steering", "affinity"}[s]
+	return [...]string{"owners", "channels", "rings", "rss", "features", "coalescing", "sysctl", "napi", "steering", "affinity"}[s]
 }
 
 // Disruption is what a write does to traffic.
@@ -291,6 +292,13 @@ type Kind struct {
 	// back. It checks the form and not the range: a rollback must be able to
 	// restore what was there. Proposals are checked with Check.
 	Write func(v View, w host.Writer, r Ref, value string) error
+	// Asked: a program keeps the value and takes its time to tell it, so that
+	// only what changes it reads it. What the program forgot when it ended needs
+	// no undoing.
+	Asked bool
+	// Except gives the value that makes the program leave these settings alone
+	// besides those of the present value; nil for all other kinds.
+	Except func(v View, present string, refs []Ref) (string, error)
 	// Shell is the command a person would type; "" if there is none.
 	Shell func(v View, r Ref, value string) string
 }

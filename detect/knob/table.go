@@ -18,7 +18,7 @@ var (
 func table() []*Kind {
 	all := slices.Concat(
 		sysctls(), affinities(), steering(), channels(), rings(),
-		coalescing(), features(), hashing(), napi(),
+		coalescing(), features(), hashing(), napi(), owners(),
 	)
 	for _, k := range all {
 		guard(k)

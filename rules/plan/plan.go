@@ -97,6 +97,22 @@ type Change struct {
 	Why        string   `json:"why"`
 	Shell      string   `json:"shell,omitempty"`
 	Expect     Expect   `json:"expect"`
+	// Owners are those who write the setting as well.
+	Owners []Owner `json:"owners,omitempty"`
+}
+
+// Owner is a program or file that writes a setting besides napitune.
+type Owner struct {
+	Name string `json:"name"`
+	// Undoes says that it runs and changes the setting back by itself; others
+	// write at boot or on an event.
+	Undoes bool   `json:"undoes"`
+	When   string `json:"when"`            // "every 10 s"
+	Value  string `json:"value,omitempty"` // what it writes, if that is known
+	Source string `json:"source"`          // the file or process that says so
+	// Tellable says that it can be told to leave the setting alone (apply --owner ban).
+	Tellable bool   `json:"tellable"`
+	Remedy   string `json:"remedy"` // what takes the setting away from it
 }
 
 // Placement says what a proposed interrupt placement does to the CPUs.
@@ -166,4 +182,11 @@ type Plan struct {
 	Applyable bool `json:"applyable"`
 	// Errored: the plan must not be applied.
 	Errored bool `json:"errored"`
+}
+
+// NameOwners notes with each change who else writes the setting.
+func (p *Plan) NameOwners(of func(knob.Ref) []Owner) {
+	for i := range p.Changes {
+		p.Changes[i].Owners = of(p.Changes[i].Ref)
+	}
 }

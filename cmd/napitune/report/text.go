@@ -152,6 +152,46 @@ func (p *page) plan(a Advice) {
 		p.line(p.paint(bold, deviceHead(a.Host, dev)))
 		p.planLines(groups[dev])
 	}
+	p.owners(a.Plan)
+}
+
+// owners names once each of those who write settings of the plan as well.
+func (p *page) owners(pl plan.Plan) {
+	type key struct{ name, when string }
+	held := map[key][]plan.Change{}
+	var order []key
+	for _, c := range pl.Changes {
+		for _, o := range c.Owners {
+			k := key{o.Name, o.When}
+			if held[k] == nil {
+				order = append(order, k)
+			}
+			held[k] = append(held[k], c)
+		}
+	}
+	for _, k := range order {
+		first := held[k][0]
+		o := first.Owners[slices.IndexFunc(first.Owners, func(o plan.Owner) bool { return o.Name == k.name && o.When == k.when })]
+		p.hang("  !", yellow, 4, ownerText(o, first.Ref.String(), len(held[k])-1))
+	}
+}
+
+func ownerText(o plan.Owner, first string, more int) string {
+	text := o.Name + " writes " + first
+	if more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	text += " as well, " + o.When
+	if o.Value != "" && more == 0 {
+		text += " (to " + o.Value + ", " + o.Source + ")"
+	}
+	switch {
+	case o.Tellable:
+		text += ": apply with --owner ban, which tells it to leave them alone, or --owner leave or take"
+	case o.Undoes:
+		text += ": apply with --owner leave or take"
+	}
+	return text + "; lasting: " + o.Remedy
 }
 
 // deviceHead is the heading of a device: "eth0  virtio_net  8 queues  node 0".

@@ -80,7 +80,11 @@ func (t Transaction) Text(w io.Writer, style Style) error {
 		}
 	}
 	for _, s := range t.Skipped {
-		p.hang("  ?", cyan, 4, s.Ref.String()+": left out: it disturbs traffic ("+s.Disruption+")")
+		why := "it disturbs traffic (" + s.Disruption + ")"
+		if s.Owner != "" {
+			why = s.Owner + " writes it as well"
+		}
+		p.hang("  ?", cyan, 4, s.Ref.String()+": left out: "+why)
 	}
 	for _, r := range t.Restored {
 		if style.Verbose || t.Verb == "rollback" || r.Fate != apply.FateRestored && r.Fate != apply.FateAlready {

@@ -37,6 +37,8 @@ type Memory struct {
 	// managed maps interrupts that refuse to move to their error.
 	managed map[int]error
 	counts  *counters // parsed on first use
+	// irqbalance is what a running one was told; nil if none runs.
+	irqbalance *host.Irqbalance
 }
 
 type hashKey struct{ dev, flow string }
@@ -135,6 +137,7 @@ func (m *Memory) Host(i int) *host.Host {
 		defer m.mu.Unlock()
 		return m.hashFields(s, dev, flow)
 	}
+	h.Irqbalance = m.askIrqbalance
 	h.Netdev.NAPIs = func() ([]host.NAPI, error) {
 		m.mu.Lock()
 		defer m.mu.Unlock()

@@ -30,6 +30,7 @@ func (m *Memory) Writer() host.Writer {
 		SetRSS:        locked(m, m.setRSS),
 		SetHashFields: m.setHashFields,
 		SetNAPI:       m.setNAPI,
+		BanIRQs:       m.banIRQs,
 	}
 }
 

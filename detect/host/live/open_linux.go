@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/napitune/napitune/detect/host"
+	"github.com/napitune/napitune/detect/host/irqbalance"
 )
 
 // machine holds the descriptors behind a host.Host or host.Writer. They are
@@ -21,11 +22,13 @@ type machine struct {
 	coalesce coalescing
 	netdev   netdevSource
 	route    *conn
+	root     string
 	isSystem bool // the root is "/"
 }
 
 func openMachine(opts Options) (_ *machine, err error) {
-	m := &machine{isSystem: path.Clean(opts.root()) == "/"}
+	m := &machine{root: path.Clean(opts.root())}
+	m.isSystem = m.root == "/"
 	var closers []func()
 	defer func() {
 		if err != nil {
@@ -98,8 +101,23 @@ func Open(opts Options) (*host.Host, error) {
 			Queues: keeping(m, func() ([]host.Queue, error) { return m.netdev.queues() }),
 			QStats: keeping(m, func() ([]host.QStat, error) { return m.netdev.qstats() }),
 		},
-		Now: time.Now,
+		Irqbalance: keeping(m, m.irqbalance().Setup),
+		Now:        time.Now,
 	}, nil
+}
+
+// irqbalance reaches the one that runs at the time of a call.
+func (m *machine) irqbalance() irqbalance.Client {
+	return irqbalance.Client{Root: m.root, PIDs: func() ([]int, error) {
+		all, err := m.files.processes()
+		var pids []int
+		for _, p := range all {
+			if p.Comm == "irqbalance" {
+				pids = append(pids, p.PID)
+			}
+		}
+		return pids, err
+	}}
 }
 
 // keeping holds the machine's descriptors open during a call.

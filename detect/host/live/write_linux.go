@@ -56,7 +56,13 @@ func OpenWriter(opts Options) (*host.Writer, error) {
 			return m.change(dev, "hash fields", func() error { return m.nic.writeHashFields(dev, flow, fields) })
 		},
 		SetNAPI: m.setNAPI,
+		BanIRQs: m.banIRQs,
 	}, nil
+}
+
+func (m *machine) banIRQs(irqs []int) error {
+	defer runtime.KeepAlive(m)
+	return m.irqbalance().Ban(irqs)
 }
 
 func (m *machine) change(dev, what string, f func() error) error {

@@ -1,0 +1,161 @@
+package apply
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/detect/owner"
+	"github.com/napitune/napitune/rules/plan"
+)
+
+// Choice is what to do about a setting that somebody else writes as well.
+type Choice string
+
+// Choices. Without one, a change that its owner would soon undo is refused.
+const (
+	Leave Choice = "leave" // leave the change out
+	Ban   Choice = "ban"   // tell the owner to leave the setting alone, until the rollback
+	Take  Choice = "take"  // change it all the same
+)
+
+// choice is what holds for an owner: its own, or that for all.
+func (o Options) choice(name string) Choice {
+	if c, ok := o.Owners[name]; ok {
+		return c
+	}
+	return o.Owners[""]
+}
+
+// owners settles with everybody else who writes settings of the plan. It comes
+// when all changes are checked.
+func (i *inspection) owners() error {
+	if i.a.Owners == nil {
+		return nil
+	}
+	all, err := i.a.Owners()
+	if err != nil {
+		return fmt.Errorf("find out who else writes these settings: %w", err)
+	}
+	for _, o := range all {
+		if held := i.held(o); len(held) > 0 {
+			i.settle(o, held)
+		}
+	}
+	return nil
+}
+
+// held are the settings of the plan that an owner writes as well.
+func (i *inspection) held(o owner.Owner) []knob.Ref {
+	var out []knob.Ref
+	for _, s := range i.steps {
+		if _, ok := o.Claim(s.change.Ref); ok {
+			out = append(out, s.change.Ref)
+		}
+	}
+	return out
+}
+
+// settle does with one owner what was chosen.
+func (i *inspection) settle(o owner.Owner, held []knob.Ref) {
+	choice := i.o.choice(o.Name)
+	if o.Habit == owner.AtBoot {
+		i.warn(o, held)
+		return
+	}
+	switch choice {
+	case Leave:
+		i.leave(o)
+	case Ban:
+		i.ban(o, held)
+	case Take:
+		i.warn(o, held)
+	default:
+		i.ask(o, held)
+	}
+}
+
+func (i *inspection) warn(o owner.Owner, held []knob.Ref) {
+	i.warnings = append(i.warnings, fmt.Sprintf("%s writes %s as well, %s: what is set here lasts until then (to end that: %s)", o.Name, firstOf(held), o.When, o.Remedy))
+}
+
+// leave drops the changes of an owner's settings.
+func (i *inspection) leave(o owner.Owner) {
+	kept := i.steps[:0:0]
+	for _, s := range i.steps {
+		if _, held := o.Claim(s.change.Ref); held {
+			i.skipped = append(i.skipped, Skipped{Ref: s.change.Ref, Disruption: s.kind.DisruptionFor(i.view, s.change.Ref).String(), Owner: o.Name})
+			continue
+		}
+		kept = append(kept, s)
+	}
+	i.steps = kept
+}
+
+// ask refuses what the owner would soon undo, unless it has been told already.
+func (i *inspection) ask(o owner.Owner, held []knob.Ref) {
+	if o.Habit != owner.Always {
+		i.warn(o, held)
+		return
+	}
+	way := "--owner ban is not possible, since it cannot be told (" + o.Remedy + ")"
+	if o.Exceptions != "" {
+		if c, err := i.exception(o, held); err == nil && c.Before == c.After {
+			return
+		}
+		way = "--owner ban tells it to leave them alone"
+	}
+	i.refuse(o.Name, "it writes %s again, %s: %s, --owner leave leaves them out, --owner take changes them all the same", firstOf(held), o.When, way)
+}
+
+// ban adds the change that keeps the owner off, before all others. It is a
+// setting like any other: journalled, read back and rolled back.
+func (i *inspection) ban(o owner.Owner, held []knob.Ref) {
+	if o.Exceptions == "" {
+		i.refuse(o.Name, "it writes %s as well and cannot be told to leave them: %s, or choose --owner %s=leave or %s=take", firstOf(held), o.Remedy, o.Name, o.Name)
+		return
+	}
+	c, err := i.exception(o, held)
+	if err != nil {
+		i.refuse(o.Name, "it cannot be told to leave %s: %v", firstOf(held), err)
+		return
+	}
+	if c.Before != c.After {
+		i.one(c)
+	}
+}
+
+// exception is the change after which the owner leaves the settings alone.
+func (i *inspection) exception(o owner.Owner, held []knob.Ref) (plan.Change, error) {
+	kind, ok := knob.Lookup(o.Exceptions)
+	if !ok || kind.Except == nil {
+		return plan.Change{}, fmt.Errorf("napitune has no setting %q for it", o.Exceptions)
+	}
+	ref := knob.Global(kind.Name)
+	state := kind.Read(i.view, ref)
+	if state.Status != knob.Known {
+		return plan.Change{}, fmt.Errorf("%s: %s: %s", ref, state.Status, state.Reason)
+	}
+	after, err := kind.Except(i.view, state.Value, held)
+	if err != nil {
+		return plan.Change{}, err
+	}
+	return plan.Change{
+		Ref: ref, Before: state.Value, After: after, Stage: kind.Stage.String(),
+		Why: fmt.Sprintf("%s would write %s again", o.Name, firstOf(held)),
+	}, nil
+}
+
+// firstOf names the first of several settings.
+func firstOf(refs []knob.Ref) string {
+	const few = 3
+	names := make([]string, 0, few)
+	for _, ref := range refs[:min(few, len(refs))] {
+		names = append(names, ref.String())
+	}
+	text := strings.Join(names, ", ")
+	if more := len(refs) - len(names); more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
+}

@@ -1,0 +1,219 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/napitune/napitune/detect/host/hosttest"
+	"github.com/napitune/napitune/detect/owner"
+	"github.com/napitune/napitune/rules/plan"
+)
+
+const banned = "irqbalance.banned"
+
+// others are owners of settings: one that can be told, one that cannot, one
+// that writes at boot.
+func others() []owner.Owner {
+	return []owner.Owner{
+		{
+			Name: "irqbalance", Habit: owner.Always, When: "every 10 s", Remedy: "stop it", Exceptions: banned,
+			Claims: []owner.Claim{{Kind: "irq.affinity"}},
+		},
+		{
+			Name: "tuned", Habit: owner.OnEvent, When: "when its profile is applied", Remedy: "tuned-adm off",
+			Claims: []owner.Claim{{Kind: "net.core.netdev_budget"}},
+		},
+		{
+			Name: "sysctl.d", Habit: owner.AtBoot, When: "at boot", Remedy: "edit the file",
+			Claims: []owner.Claim{{Kind: "ring.rx", Dev: "eth0"}},
+		},
+	}
+}
+
+// ownedRig has the owners, and a plan that moves interrupts.
+func ownedRig(t *testing.T) (*rig, plan.Plan) {
+	t.Helper()
+	r := newRig(t, hosttest.Spec{CPUs: 4, Driver: "ice", QueuesPerNIC: 4, IRQStacked: true})
+	r.owners = func() ([]owner.Owner, error) { return others(), nil }
+	return r, r.plan("eth0/rx-1/irq.affinity", "1", "eth0/rx-2/irq.affinity", "2", "eth0/ring.rx", "1024")
+}
+
+func allowing(owners map[string]Choice) Options {
+	o := anything
+	o.Owners = owners
+	return o
+}
+
+// What an owner would undo is refused with every way out, and nothing is written.
+func TestOwnerRefused(t *testing.T) {
+	t.Parallel()
+	r, p := ownedRig(t)
+	before := r.dump(false)
+	_, err := r.process(nil).Apply(context.Background(), p, anything)
+	want := "irqbalance: it writes eth0/rx-1/irq.affinity, eth0/rx-2/irq.affinity again, every 10 s: " +
+		"--owner ban tells it to leave them alone, --owner leave leaves them out, --owner take changes them all the same"
+	if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), want) {
+		t.Errorf("%v\nwant %s", err, want)
+	}
+	if diff := cmp.Diff(before, r.dump(false)); diff != "" {
+		t.Errorf("written: %s", diff)
+	}
+	// One that writes on an event only is named.
+	p = r.plan("net.core.netdev_budget", "600")
+	result, err := r.process(nil).Apply(context.Background(), p, anything)
+	if err != nil || len(result.Warnings) != 1 || !strings.Contains(result.Warnings[0], "tuned writes net.core.netdev_budget as well, when its profile is applied") {
+		t.Errorf("%v %q", err, result.Warnings)
+	}
+}
+
+func TestOwnerChoices(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		owners           map[string]Choice
+		changes, skipped int
+		list             string // of banned interrupts afterwards
+		warns            string
+	}{
+		"ban":           {map[string]Choice{"": Ban}, 4, 0, "3,7,", "sysctl.d writes eth0/ring.rx"},
+		"leave":         {map[string]Choice{"": Leave}, 1, 2, "", "sysctl.d writes eth0/ring.rx"},
+		"take":          {map[string]Choice{"": Take}, 3, 0, "", "irqbalance writes eth0/rx-1/irq.affinity"},
+		"by name":       {map[string]Choice{"irqbalance": Leave, "": Ban}, 1, 2, "", "sysctl.d"},
+		"of no concern": {map[string]Choice{"irqbalance": Take, "": Leave}, 3, 0, "", "irqbalance writes"},
+	} {
+		r, p := ownedRig(t)
+		before := r.dump(false)
+		result, err := r.process(nil).Apply(context.Background(), p, allowing(test.owners))
+		if err != nil || len(result.Changes) != test.changes || len(result.Skipped) != test.skipped || !strings.Contains(strings.Join(result.Warnings, "\n"), test.warns) {
+			t.Errorf("%s: %v, %d changes, skipped %+v, warnings %q", name, err, len(result.Changes), result.Skipped, result.Warnings)
+			continue
+		}
+		list := r.read(banned)
+		if test.list != "" && (!strings.HasPrefix(list, test.list) || strings.Count(list, ",") != 3 || result.Changes[0].Ref.Kind != banned) {
+			t.Errorf("%s: banned are %s, first change %+v", name, list, result.Changes[0])
+		}
+		if test.list == "" && list != "3,7" {
+			t.Errorf("%s: banned are %s", name, list)
+		}
+		if back, err := r.process(nil).Rollback(context.Background(), ""); err != nil || back.State != RolledBack {
+			t.Errorf("%s: rollback: %s, %v", name, back.State, err)
+		}
+		if diff := cmp.Diff(before, r.dump(false)); diff != "" {
+			t.Errorf("%s: after the rollback: %s", name, diff)
+		}
+	}
+}
+
+// Told already, an owner is no obstacle and is not told again.
+func TestOwnerToldAlready(t *testing.T) {
+	t.Parallel()
+	r, p := ownedRig(t)
+	var irqs []int
+	v := r.m.View()
+	for q := range 4 {
+		irq, err := v.IRQ("eth0", false, q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		irqs = append(irqs, irq)
+	}
+	r.m.RunIrqbalance(irqs...)
+	for _, o := range []Options{anything, allowing(map[string]Choice{"": Ban})} {
+		result, err := r.process(nil).Apply(context.Background(), p, o)
+		if err != nil || len(result.Changes) != 3 {
+			t.Errorf("%v, %+v", err, result.Changes)
+		}
+		if _, err := r.process(nil).Rollback(context.Background(), ""); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// Who cannot be told, or not so much, is a refusal that names the remedy.
+func TestOwnerCannotBeTold(t *testing.T) {
+	t.Parallel()
+	r, p := ownedRig(t)
+	ban := allowing(map[string]Choice{"": Ban})
+	refused := func(p plan.Plan, want string) {
+		t.Helper()
+		if _, err := r.process(nil).Apply(context.Background(), p, ban); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v\nwant %s", err, want)
+		}
+	}
+	refused(r.plan("net.core.netdev_budget", "600"), "tuned: it writes net.core.netdev_budget as well and cannot be told to leave them: tuned-adm off, or choose --owner tuned=leave or tuned=take")
+	var many []int
+	for irq := range 200 {
+		many = append(many, 1000+irq)
+	}
+	r.m.RunIrqbalance(many...)
+	refused(p, "more interrupts than irqbalance takes at once: ban the device in a policy script instead")
+	r.m.StopIrqbalance()
+	refused(p, "irqbalance.banned: unsupported: irqbalance is not running")
+	r.owners = func() ([]owner.Owner, error) { return nil, errors.New("no processes") }
+	if _, err := r.process(nil).Apply(context.Background(), p, ban); err == nil || !strings.Contains(err.Error(), "no processes") {
+		t.Errorf("owners unknown: %v", err)
+	}
+}
+
+// A program that ended or began anew has forgotten what it was told: that is
+// undone, and what somebody else told it since is left alone.
+func TestOwnerRestarts(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		meanwhile func(*hosttest.Memory)
+		state     State
+		list      string
+	}{
+		"stopped":     {func(m *hosttest.Memory) { m.StopIrqbalance() }, RolledBack, "unsupported"},
+		"restarted":   {func(m *hosttest.Memory) { m.RunIrqbalance(irqbalanceHas...) }, RolledBack, "3,7"},
+		"told others": {func(m *hosttest.Memory) { m.RunIrqbalance(99) }, Dirty, "99"},
+	} {
+		r, p := ownedRig(t)
+		if _, err := r.process(nil).Apply(context.Background(), p, allowing(map[string]Choice{"": Ban})); err != nil {
+			t.Fatal(err)
+		}
+		test.meanwhile(r.m)
+		back, _ := r.process(nil).Rollback(context.Background(), "")
+		if back.State != test.state || r.read(banned) != test.list {
+			t.Errorf("%s: %s, banned are %q; %+v", name, back.State, r.read(banned), back.Restored)
+		}
+		if got := r.read("eth0/rx-1/irq.affinity"); got != p.Changes[0].Before {
+			t.Errorf("%s: the interrupt is on %s", name, got)
+		}
+	}
+}
+
+// Killed at any step of an apply that tells an owner, a rollback tells it back.
+func TestOwnerCrashAnywhere(t *testing.T) {
+	t.Parallel()
+	r, p := ownedRig(t)
+	before := r.dump(false)
+	whole := &fuse{torn: -1}
+	ban := allowing(map[string]Choice{"": Ban})
+	if _, err := r.process(whole).Apply(context.Background(), p, ban); err != nil {
+		t.Fatal(err)
+	}
+	told := 0
+	for at := 1; at <= whole.steps; at++ {
+		for _, after := range []bool{false, true} {
+			r, p := ownedRig(t)
+			_, _ = r.process(&fuse{at: at, after: after, torn: -1}).Apply(context.Background(), p, ban)
+			if r.read(banned) != "3,7" {
+				told++
+			}
+			r.disk.locks = map[string]string{}
+			if _, err := r.process(nil).Rollback(context.Background(), ""); err != nil && !errors.Is(err, ErrNoTransaction) {
+				t.Errorf("step %d %v: %v", at, after, err)
+			}
+			if diff := cmp.Diff(before, r.dump(false)); diff != "" {
+				t.Errorf("step %d %v (%s): %s", at, after, whole.log[at-1], diff)
+			}
+		}
+	}
+	if told < 5 {
+		t.Errorf("the owner was told in %d of %d crashes: nothing was tested", told, 2*whole.steps)
+	}
+}
