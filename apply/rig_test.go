@@ -181,39 +181,6 @@ func (d *memDisk) journals(suffix string) []string {
 	return out
 }
 
-// through passes every write by a gate that may fail it, before or after.
-func through(w host.Writer, gate func(what string, do func() error) error) host.Writer {
-	return host.Writer{
-		WriteFile: func(name string, data []byte) error {
-			return gate("write "+name, func() error { return w.WriteFile(name, data) })
-		},
-		SetChannels: func(dev string, c host.Channels) error {
-			return gate("channels "+dev, func() error { return w.SetChannels(dev, c) })
-		},
-		SetRings: func(dev string, r host.Rings) error {
-			return gate("rings "+dev, func() error { return w.SetRings(dev, r) })
-		},
-		SetCoalesce: func(dev string, c host.Coalesce) error {
-			return gate("coalesce "+dev, func() error { return w.SetCoalesce(dev, c) })
-		},
-		SetFeatures: func(dev string, on map[string]bool) error {
-			return gate("features "+dev, func() error { return w.SetFeatures(dev, on) })
-		},
-		SetRSS: func(dev string, table []uint32) error {
-			return gate("rss "+dev, func() error { return w.SetRSS(dev, table) })
-		},
-		SetHashFields: func(dev, flow, fields string) error {
-			return gate("hash "+dev, func() error { return w.SetHashFields(dev, flow, fields) })
-		},
-		BanIRQs: func(irqs []int) error {
-			return gate("irqbalance", func() error { return w.BanIRQs(irqs) })
-		},
-		SetNAPI: func(n host.NAPI) error {
-			return gate("napi "+strconv.Itoa(n.ID), func() error { return w.SetNAPI(n) })
-		},
-	}
-}
-
 // rig is a machine with a disk.
 type rig struct {
 	t    testing.TB
@@ -270,7 +237,7 @@ func (r *rig) where() (plan.Origin, error) {
 // process is a napitune on the machine. Its writes pass the rig's gate, then
 // the fuse.
 func (r *rig) process(f *fuse) *Applier {
-	writer := through(r.m.Writer(), func(what string, do func() error) error {
+	writer := hosttest.Gate(r.m.Writer(), func(what string, do func() error) error {
 		if r.gate == nil {
 			return f.step(what, do, nil)
 		}

@@ -612,7 +612,7 @@ func TestDeviceVanished(t *testing.T) {
 	gone := renamed{}
 	a := r.process(nil)
 	n := 0
-	a.Writer = through(a.Writer, func(what string, do func() error) error {
+	a.Writer = hosttest.Gate(a.Writer, func(what string, do func() error) error {
 		if n++; n == 3 { // the device leaves during the write of its queue
 			r.view, r.origin = gone.view, gone.origin
 			return syscall.ENODEV

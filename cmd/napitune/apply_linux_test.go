@@ -10,8 +10,6 @@ import (
 	"testing"
 	"time"
 
-	//nolint:depguard // makes devices in a namespace of its own
-
 	"github.com/napitune/napitune/apply"
 	"github.com/napitune/napitune/cmd/napitune/report"
 )

@@ -18,7 +18,7 @@ import (
 	"github.com/napitune/napitune/detect/host"
 	"github.com/napitune/napitune/detect/knob"
 	"github.com/napitune/napitune/rules/plan"
-	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink" //nolint:depguard // makes devices in a namespace of its own
 )
 
 // namespaceEnv marks a test binary that runs itself again in namespaces of its own.
