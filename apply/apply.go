@@ -38,6 +38,8 @@ var (
 	ErrNotTaken = errors.New("not taken")
 	// ErrNoTransaction: there is no such transaction in this boot.
 	ErrNoTransaction = errors.New("no such transaction")
+	// ErrElsewhere: the transaction belongs to another network namespace.
+	ErrElsewhere = errors.New("not of this network namespace")
 	// ErrUnconfirmed: the deadline passed without a confirmation.
 	ErrUnconfirmed = errors.New("not confirmed in time")
 )
@@ -172,7 +174,7 @@ func (a *Applier) Apply(ctx context.Context, p plan.Plan, o Options) (Result, er
 	if err != nil {
 		return Result{}, fmt.Errorf("apply: %w", err)
 	}
-	checked, err := a.preflight(origin, p, o, unfinished(all))
+	checked, err := a.preflight(origin, p, o, unfinished(local(all, origin)))
 	if err != nil {
 		return Result{}, fmt.Errorf("apply: %w", err)
 	}

@@ -41,7 +41,7 @@ func (a *Applier) Preflight(p plan.Plan, o Options) ([]Skipped, error) {
 	if err != nil {
 		return nil, fmt.Errorf("preflight: %w", err)
 	}
-	c, err := a.preflight(origin, p, o, unfinished(all))
+	c, err := a.preflight(origin, p, o, unfinished(local(all, origin)))
 	return c.skipped, err
 }
 

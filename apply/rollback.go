@@ -50,14 +50,18 @@ func (a *Applier) RollbackUnconfirmed(_ context.Context, id string) (Result, err
 const lockPatience = 2 * time.Minute
 
 func (a *Applier) rollback(id string, leave func(*transaction) bool) (Result, error) {
-	_, dir, release, err := a.open()
+	origin, dir, release, err := a.open()
 	if err != nil {
 		return Result{}, fmt.Errorf("roll back: %w", err)
 	}
 	defer func() { _ = release() }()
-	t, err := a.pick(dir, id)
+	t, err := a.pick(origin, dir, id)
 	if err != nil {
 		return Result{}, fmt.Errorf("roll back: %w", err)
+	}
+	if t.elsewhere(origin) {
+		return Result{}, fmt.Errorf("roll back %s: %w: it was made in network namespace %s and this is %s: run it there (lsns -t net, nsenter --net)",
+			t.id, ErrElsewhere, t.origin.NetNS, origin.NetNS)
 	}
 	if leave(t) || t.state == RolledBack || t.state == Forgotten {
 		return Result{ID: t.id, State: t.state}, nil
@@ -65,8 +69,9 @@ func (a *Applier) rollback(id string, leave func(*transaction) bool) (Result, er
 	return a.undo(&run{a: a, dir: dir, t: t, j: a.journalOf(dir, t), result: Result{ID: t.id}})
 }
 
-// pick finds a transaction by ID, or the last one that can be rolled back.
-func (a *Applier) pick(dir, id string) (*transaction, error) {
+// pick finds a transaction by ID, or the last one of this network namespace that
+// can be rolled back.
+func (a *Applier) pick(here plan.Origin, dir, id string) (*transaction, error) {
 	if id != "" {
 		if err := validID(id); err != nil {
 			return nil, err
@@ -78,6 +83,7 @@ func (a *Applier) pick(dir, id string) (*transaction, error) {
 	}
 	for _, t := range slices.Backward(all) {
 		switch {
+		case id == "" && t.elsewhere(here):
 		case id == "" && t.state != Planned && t.state != RolledBack && t.state != Forgotten, t.id == id:
 			return t, nil
 		}
@@ -139,7 +145,8 @@ func (u *undoing) try(r record) {
 // prepare reads the host and finds out what is somebody else's by now. What an
 // apply knows of the host is good enough where it cannot be read again.
 func (u *undoing) prepare(dir string) error {
-	if origin, err := u.a.Origin(); err != nil {
+	origin, err := u.a.Origin()
+	if err != nil {
 		u.errs = append(u.errs, fmt.Errorf("identify the host: %w", err))
 	} else {
 		u.rename(origin)
@@ -150,7 +157,7 @@ func (u *undoing) prepare(dir string) error {
 		u.errs = append(u.errs, err)
 	}
 	if all, err := u.a.load(dir, false); err == nil {
-		u.later = slices.DeleteFunc(all, func(t *transaction) bool { return t.number <= u.t.number })
+		u.later = slices.DeleteFunc(local(all, origin), func(t *transaction) bool { return t.number <= u.t.number })
 	}
 	u.collect()
 	for _, e := range u.t.entries {

@@ -2,12 +2,14 @@ package apply
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"slices"
 	"time"
 
 	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/rules/plan"
 )
 
 // Summary is one transaction of this boot.
@@ -23,6 +25,9 @@ type Summary struct {
 	Unfinished bool `json:"unfinished"`
 	// Damage says which records of the journal cannot be read; "" for none.
 	Damage string `json:"damage,omitempty"`
+	// NetNS is the network namespace of a transaction that was made in another
+	// one than this, where its device names mean other devices; "" for all others.
+	NetNS string `json:"netns,omitempty"`
 	// Drift compares each setting with what the transaction wrote; only from
 	// Status, and only for transactions that are not undone.
 	Drift []Drift `json:"drift,omitempty"`
@@ -36,8 +41,10 @@ type Drift struct {
 	Present string   `json:"present"`
 	Drifted bool     `json:"drifted"`
 	// By names the later transaction that wrote the present value, if one did.
-	By     string `json:"by,omitempty"`
-	Reason string `json:"reason,omitempty"` // why there is no present value
+	By string `json:"by,omitempty"`
+	// Suspects says in words what else may have changed it, likeliest first.
+	Suspects []string `json:"suspects,omitempty"`
+	Reason   string   `json:"reason,omitempty"` // why there is no present value
 }
 
 // Unfinished lists the transactions of this boot that a crash or a failed
@@ -48,31 +55,43 @@ func (a *Applier) Unfinished() ([]Summary, error) {
 }
 
 func (a *Applier) summaries() ([]Summary, error) {
-	all, err := a.transactions()
+	origin, all, err := a.transactions()
 	if err != nil {
 		return nil, err
 	}
 	out := make([]Summary, 0, len(all))
 	for _, t := range all {
-		out = append(out, t.summary())
+		out = append(out, t.summary(origin))
 	}
 	return out, nil
 }
 
 // transactions are those of this boot that are not archived, oldest first.
-func (a *Applier) transactions() ([]*transaction, error) {
+func (a *Applier) transactions() (plan.Origin, []*transaction, error) {
 	origin, err := a.Origin()
 	if err != nil {
-		return nil, fmt.Errorf("identify the host: %w", err)
+		return origin, nil, fmt.Errorf("identify the host: %w", err)
 	}
 	dir, err := a.directory(origin)
 	if err != nil {
-		return nil, err
+		return origin, nil, err
 	}
-	return a.load(dir, false)
+	all, err := a.load(dir, false)
+	return origin, all, err
 }
 
-func (t *transaction) summary() Summary {
+// elsewhere reports whether the transaction was made in another network
+// namespace: /run is often shared by them. What does not tell is from here.
+func (t *transaction) elsewhere(here plan.Origin) bool {
+	return t.origin.NetNS != "" && here.NetNS != "" && t.origin.NetNS != here.NetNS
+}
+
+// local leaves out transactions of other network namespaces.
+func local(all []*transaction, here plan.Origin) []*transaction {
+	return slices.DeleteFunc(slices.Clone(all), func(t *transaction) bool { return t.elsewhere(here) })
+}
+
+func (t *transaction) summary(here plan.Origin) Summary {
 	s := Summary{ID: t.id, At: t.at, State: t.state, Deadline: t.deadline, Changes: len(t.entries), Unfinished: t.unfinished()}
 	if t.plan != nil {
 		s.Profile = t.plan.Profile
@@ -80,13 +99,16 @@ func (t *transaction) summary() Summary {
 	if t.damage != nil {
 		s.Damage = t.damage.Error()
 	}
+	if t.elsewhere(here) {
+		s.NetNS = t.origin.NetNS
+	}
 	return s
 }
 
 // Status lists the transactions of this boot, oldest first, with the drift of
 // every setting that they wrote.
 func (a *Applier) Status() ([]Summary, error) {
-	all, err := a.transactions()
+	origin, all, err := a.transactions()
 	if err != nil || len(all) == 0 {
 		return nil, err
 	}
@@ -96,16 +118,16 @@ func (a *Applier) Status() ([]Summary, error) {
 	}
 	out := make([]Summary, 0, len(all))
 	for i, t := range all {
-		s := t.summary()
-		if t.state != RolledBack && t.state != Forgotten {
-			s.Drift = t.drift(view, all[i+1:])
+		s := t.summary(origin)
+		if t.state != RolledBack && t.state != Forgotten && s.NetNS == "" {
+			s.Drift = t.drift(newWitness(view, t.origin, origin), local(all[i+1:], origin))
 		}
 		out = append(out, s)
 	}
 	return out, nil
 }
 
-func (t *transaction) drift(v knob.View, later []*transaction) []Drift {
+func (t *transaction) drift(w witness, later []*transaction) []Drift {
 	var out []Drift
 	at := map[knob.Ref]int{}
 	for _, e := range t.entries {
@@ -126,11 +148,14 @@ func (t *transaction) drift(v knob.View, later []*transaction) []Drift {
 		if !ok {
 			continue
 		}
-		state := kind.Read(v, d.Ref)
+		state := kind.Read(w.view, d.Ref)
 		d.Present, d.Reason = state.Value, state.Reason
 		d.Drifted = !state.Has() || state.Value != d.Wrote
 		if d.Drifted && state.Has() {
 			d.By = writtenBy(later, d.Ref, state.Value)
+		}
+		if d.Drifted && d.By == "" {
+			d.Suspects = w.suspects(d.Ref, d.Wrote, state.Value)
 		}
 	}
 	return out
@@ -139,12 +164,12 @@ func (t *transaction) drift(v knob.View, later []*transaction) []Drift {
 // Confirm lets an unconfirmed transaction stay: the one with this ID, or with ""
 // the last. Confirming twice is no error.
 func (a *Applier) Confirm(id string) (Result, error) {
-	_, dir, release, err := a.open()
+	origin, dir, release, err := a.open()
 	if err != nil {
 		return Result{}, fmt.Errorf("confirm: %w", err)
 	}
 	defer func() { _ = release() }()
-	t, err := a.pick(dir, id)
+	t, err := a.pick(origin, dir, id)
 	if err != nil {
 		return Result{}, fmt.Errorf("confirm: %w", err)
 	}
@@ -166,29 +191,39 @@ func (a *Applier) Confirm(id string) (Result, error) {
 	return result, nil
 }
 
-// Forget takes a transaction that cannot be rolled back out of the way: the host
-// stays as it is. It is for people who have looked at it.
-func (a *Applier) Forget(id string) error {
-	_, dir, release, err := a.open()
+// Forget takes the transaction with this ID out of the way without touching the
+// host: it is not reported any more and cannot be rolled back. It is for people
+// who have looked at what a rollback could not restore, and also takes
+// transactions of network namespaces that are gone. Doing it again does nothing.
+func (a *Applier) Forget(id string) (Result, error) {
+	if id == "" {
+		return Result{}, errors.New("forget: no ID is given (napitune status lists them)")
+	}
+	origin, dir, release, err := a.open()
 	if err != nil {
-		return fmt.Errorf("forget: %w", err)
+		return Result{}, fmt.Errorf("forget: %w", err)
 	}
 	defer func() { _ = release() }()
-	t, err := a.pick(dir, id)
+	t, err := a.pick(origin, dir, id)
 	if err != nil {
-		return fmt.Errorf("forget: %w", err)
+		return Result{}, fmt.Errorf("forget: %w", err)
 	}
+	result := Result{ID: t.id, State: t.state}
 	if t.state == RolledBack || t.state == Forgotten {
-		return nil
+		return result, nil
 	}
 	if err := a.journalOf(dir, t).append(record{Type: recordForgotten}); err != nil {
-		return fmt.Errorf("forget %s: %w", t.id, err)
+		return result, fmt.Errorf("forget %s: %w", t.id, err)
 	}
+	t.state, result.State = Forgotten, Forgotten
 	name := path.Join(dir, t.id)
 	if err := a.Files.Rename(name+journalSuffix, name+undoneSuffix); err != nil {
-		return fmt.Errorf("forget %s: %w", t.id, err)
+		result.Warnings = append(result.Warnings, fmt.Sprintf("archive journal: %v", err))
 	}
-	return a.note(EventForgotten, t, Result{ID: t.id, State: Forgotten})
+	if err := a.note(EventForgotten, t, result); err != nil {
+		result.Warnings = append(result.Warnings, err.Error())
+	}
+	return result, nil
 }
 
 // confirmPoll is how often a waiting process looks for a confirmation that
@@ -202,7 +237,7 @@ const confirmPoll = 250 * time.Millisecond
 func (a *Applier) ConfirmWithin(ctx context.Context, id string, within time.Duration) (Result, error) {
 	// Without a directory nothing can be read until the deadline, which tries
 	// again and tells the error.
-	dir, _ := a.present()
+	origin, dir, _ := a.present()
 	end := time.NewTimer(within)
 	defer end.Stop()
 	poll := time.NewTicker(confirmPoll)
@@ -211,7 +246,7 @@ func (a *Applier) ConfirmWithin(ctx context.Context, id string, within time.Dura
 		select {
 		case <-poll.C:
 			// Reading may meet a record half written; the next look sees it whole.
-			if t, err := a.pick(dir, id); err == nil && t.state != Unconfirmed {
+			if t, err := a.pick(origin, dir, id); err == nil && t.state != Unconfirmed {
 				return Result{ID: t.id, State: t.state}, nil
 			}
 		case <-end.C:
@@ -232,10 +267,11 @@ func (a *Applier) ConfirmWithin(ctx context.Context, id string, within time.Dura
 
 // present is the directory of this boot's journals. The boot does not change
 // while a process runs, and identifying the host is too dear to do at each look.
-func (a *Applier) present() (string, error) {
+func (a *Applier) present() (plan.Origin, string, error) {
 	origin, err := a.Origin()
 	if err != nil {
-		return "", err
+		return origin, "", err
 	}
-	return a.directory(origin)
+	dir, err := a.directory(origin)
+	return origin, dir, err
 }

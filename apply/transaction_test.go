@@ -746,7 +746,7 @@ func TestStatusAndOrder(t *testing.T) {
 			t.Errorf("%+v", one)
 		}
 	}
-	if err := a.Forget(first.ID); err != nil {
+	if _, err := a.Forget(first.ID); err != nil {
 		t.Fatal(err)
 	}
 	if open, err := a.Unfinished(); err != nil || len(open) > 0 {

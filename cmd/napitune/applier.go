@@ -110,7 +110,7 @@ func changeable(e env, verb string, o options) (*machine, *apply.Applier, error)
 // rollback left. Verbs that deal with them tell themselves.
 func warnUnfinished(e env, verb string) {
 	switch verb {
-	case "confirm", "rollback", "status":
+	case "confirm", "rollback", "status", "forget":
 		return
 	}
 	list, err := unfinished(e)
@@ -145,13 +145,15 @@ func unfinished(e env) ([]apply.Summary, error) {
 	a := apply.Applier{Files: e.Files, Dir: journalDir}
 	a.Origin = func() (plan.Origin, error) {
 		ident, err := m.last().Ident()
-		return plan.Origin{BootID: ident.BootID}, err
+		return plan.Origin{BootID: ident.BootID, NetNS: ident.NetNS}, err
 	}
 	return a.Unfinished()
 }
 
 func unfinishedText(s apply.Summary) string {
 	switch {
+	case s.NetNS != "":
+		return fmt.Sprintf("transaction %s of another network namespace (%s) is unfinished (%s): napitune rollback in that one puts it back, napitune forget %s if that one is gone", s.ID, s.NetNS, s.State, s.ID)
 	case s.Damage != "":
 		return fmt.Sprintf("the journal of transaction %s is damaged (%s): napitune rollback %s undoes what it still tells", s.ID, s.Damage, s.ID)
 	case s.State == apply.Unconfirmed:

@@ -78,7 +78,7 @@ func (g *guard) arm(id string, within time.Duration) error {
 // settle takes the timer away when there is nothing left to guard. One that
 // cannot be stopped finds that out by itself.
 func (g *guard) settle(o options, r apply.Result) {
-	if g.alone != "" || r.ID == "" || r.State != apply.Confirmed && r.State != apply.RolledBack {
+	if g.alone != "" || r.ID == "" || r.State != apply.Confirmed && r.State != apply.RolledBack && r.State != apply.Forgotten {
 		return
 	}
 	if err := g.timer.Disarm(r.ID); err != nil {

@@ -148,6 +148,7 @@ func TestForeignChangeLive(t *testing.T) {
 	if !strings.Contains(errs, "is unfinished (dirty") {
 		t.Errorf("knobs does not tell of it: %s", errs)
 	}
+	forgetLive(t)
 }
 
 // The deadline rolls back, a confirmation from another process does not let
@@ -235,4 +236,39 @@ func TestAskLive(t *testing.T) {
 	}
 	mustEnd(t, 0, command("rollback"))
 	same(t, "after the rollback", before)
+}
+
+// forgetLive takes a dirty transaction out of the way: only yes does, nothing is
+// written, and nobody hears of it again.
+func forgetLive(t *testing.T) {
+	t.Helper()
+	before := settings(t)
+	out, _ := mustEnd(t, 0, command("status", "--format", "json"))
+	id := decode[report.Status](t, out).Transactions[0].ID
+	for _, test := range []struct {
+		answer string
+		code   int
+	}{{"n\n", exitError}, {"", exitError}, {"yes\n", exitDone}} {
+		e := process()
+		e.Stdin, e.StdinTTY, e.StderrTTY, e.Open = strings.NewReader(test.answer), true, true, openHost
+		code, out, errs := invoke(context.Background(), t, e, "forget", id)
+		if code != test.code || !strings.Contains(errs, "v0/rx-1/rps.cpus") || !strings.Contains(errs, "forget "+id+"? [y/N] ") {
+			t.Errorf("answer %q ended with %d:\n%s%s", test.answer, code, out, errs)
+		}
+	}
+	same(t, "after forgetting", before)
+	if out, errs := mustEnd(t, 0, command("status")); !strings.Contains(out, "Nothing that was applied") || errs != "" {
+		t.Errorf("status: %s%s", out, errs)
+	}
+	_, errs := mustEnd(t, 0, command("knobs", "--dev", "v0"))
+	if errs != "" {
+		t.Errorf("the next command: %s", errs)
+	}
+	if _, errs := mustEnd(t, exitError, command("forget", "--yes", "20200101-000000-001")); !strings.Contains(errs, "no such transaction") {
+		t.Errorf("an unknown one: %s", errs)
+	}
+	out, _ = mustEnd(t, 0, command("history"))
+	if !strings.Contains(out, id+"  forgotten") {
+		t.Errorf("history: %s", out)
+	}
 }

@@ -152,24 +152,40 @@ func keepSysctls(t *testing.T) {
 	})
 }
 
-// addVeth makes a pair v0/v1 with 4 queues each way and brings it up.
+// addVeth makes a pair v0/v1 and brings it up.
 func addVeth(t testing.TB) {
 	t.Helper()
+	addPair(t, "v0", "v1")
+	up(t, "lo")
+}
+
+// addPair makes a veth pair with 4 queues each way and brings it up.
+func addPair(t testing.TB, name, peer string) {
+	t.Helper()
+	addQueues(t, name, peer, 4)
+}
+
+func addQueues(t testing.TB, name, peer string, queues int) {
+	t.Helper()
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.NumRxQueues, attrs.NumTxQueues = "v0", 4, 4
+	attrs.Name, attrs.NumRxQueues, attrs.NumTxQueues = name, queues, queues
 	veth := netlink.NewVeth(attrs)
-	veth.PeerName, veth.PeerNumRxQueues, veth.PeerNumTxQueues = "v1", 4, 4
+	veth.PeerName, veth.PeerNumRxQueues, veth.PeerNumTxQueues = peer, uint32(queues), uint32(queues)
 	if err := netlink.LinkAdd(veth); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"lo", "v0", "v1"} {
-		link, err := netlink.LinkByName(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := netlink.LinkSetUp(link); err != nil {
-			t.Fatal(err)
-		}
+	up(t, name)
+	up(t, peer)
+}
+
+func up(t testing.TB, name string) {
+	t.Helper()
+	link, err := netlink.LinkByName(name)
+	if err == nil {
+		err = netlink.LinkSetUp(link)
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -300,6 +316,17 @@ func vethChanges() [][2]string {
 		{"v1/rx-2/rps.cpus", "0"}, {"v1/gro_flush_timeout", "50000"},
 		{"v0/tx-0/xps.cpus", "0"}, {"v0/tx-1/xps.cpus", "1"}, {"v1/channels.rx", "3"},
 	}
+}
+
+// queueChanges are three settings of every queue of a device.
+func queueChanges(dev string, queues int) [][2]string {
+	var out [][2]string
+	for q := range queues {
+		out = append(out, [2]string{fmt.Sprintf("%s/rx-%d/rps.cpus", dev, q), fmt.Sprint(q % 2)},
+			[2]string{fmt.Sprintf("%s/rx-%d/rps.flow_cnt", dev, q), "256"},
+			[2]string{fmt.Sprintf("%s/tx-%d/xps.cpus", dev, q), fmt.Sprint(q % 2)})
+	}
+	return out
 }
 
 // command runs napitune as a process, so that it can be killed.

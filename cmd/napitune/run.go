@@ -142,7 +142,7 @@ func newApp(e env) *cli.App {
 // verbs lists the commands in the order of the help text.
 func verbs(e env) []*cli.Command {
 	return []*cli.Command{
-		adviseCommand(e), applyCommand(e), confirmCommand(e), rollbackCommand(e), statusCommand(e), historyCommand(e),
+		adviseCommand(e), applyCommand(e), confirmCommand(e), rollbackCommand(e), forgetCommand(e), statusCommand(e), historyCommand(e),
 		mapCommand(e), knobsCommand(e), explainCommand(e), captureCommand(e),
 		doctorCommand(e), profileCommand(e), completionCommand(e), manCommand(e), versionCommand(e),
 	}

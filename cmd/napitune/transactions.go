@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 
 	"github.com/urfave/cli/v2"
 
@@ -57,7 +58,64 @@ func rollbackCommand(e env) *cli.Command {
 	}
 }
 
-// conclude confirms or rolls back.
+func forgetCommand(e env) *cli.Command {
+	return &cli.Command{
+		Name:      "forget",
+		Usage:     "take a transaction out of the way without touching the host",
+		ArgsUsage: "ID",
+		Description: "For what a rollback could not restore, once somebody has looked at it: the transaction is not reported any more\n" +
+			"and cannot be rolled back. Also for transactions of network namespaces that are gone.",
+		Flags: append(transactionFlags(),
+			&cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: "do not ask; needed where nobody can be asked"}),
+		Action: func(c *cli.Context) error { return forget(c, e) },
+	}
+}
+
+// forget shows what would be left as it is, and asks.
+func forget(c *cli.Context, e env) error {
+	id := c.Args().First()
+	switch {
+	case id == "":
+		return errors.New("forget needs the ID of a transaction (napitune status lists them)")
+	case !c.Bool("yes") && (!e.StdinTTY || !e.StderrTTY):
+		return errors.New("nobody can be asked, since standard input or error is no terminal: --yes forgets without asking, napitune status shows the transaction")
+	case !c.Bool("yes"):
+		if err := askToForget(c, e, id); err != nil {
+			return err
+		}
+	}
+	return conclude(c, e, func(a *apply.Applier, id string) (apply.Result, error) { return a.Forget(id) },
+		func(apply.Result) int { return exitDone })
+}
+
+func askToForget(c *cli.Context, e env, id string) error {
+	o, err := parseOptions(c, e, documentFormats()...)
+	if err != nil {
+		return err
+	}
+	_, a, err := changeable(e, c.Command.Name, o)
+	if err != nil {
+		return err
+	}
+	all, err := a.Status()
+	if err != nil {
+		return err
+	}
+	at := slices.IndexFunc(all, func(s apply.Summary) bool { return s.ID == id })
+	if at < 0 {
+		return fmt.Errorf("forget %s: %w (napitune status lists them)", id, apply.ErrNoTransaction)
+	}
+	if err := report.NewStatus(all[at:at+1]).Text(e.Stderr, o.style); err != nil {
+		return err
+	}
+	answer, err := newAudience(e).ask(c.Context, "Leave these settings as they are and forget "+id+"?")
+	if err == nil && answer != yes {
+		err = errors.New("not forgotten: the answer was not yes")
+	}
+	return err
+}
+
+// conclude ends a transaction: confirms, rolls back or forgets.
 func conclude(c *cli.Context, e env, act func(*apply.Applier, string) (apply.Result, error), code func(apply.Result) int) error {
 	verb := c.Command.Name
 	if c.NArg() > 1 {

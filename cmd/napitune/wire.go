@@ -40,7 +40,7 @@ func buildPlan(m measurement, findings []plan.Finding, o options) plan.Plan {
 
 // origin is the machine as far as the addresses in a plan depend on it.
 func origin(s *detect.Snapshot) plan.Origin {
-	o := plan.Origin{BootID: s.Ident.BootID, Release: s.Ident.Release, Devices: []plan.OriginDevice{}}
+	o := plan.Origin{BootID: s.Ident.BootID, Release: s.Ident.Release, NetNS: s.Ident.NetNS, Devices: []plan.OriginDevice{}}
 	for _, d := range s.Devices {
 		o.Devices = append(o.Devices, plan.OriginDevice{
 			Name: d.Name, Driver: d.Driver, Bus: d.Bus, Index: d.Index, Queues: len(d.Queues),

@@ -62,6 +62,10 @@ type Ident struct {
 	Virtualization string `json:"virtualization,omitempty"` // "none", "kvm", "vmware", "microsoft", "xen", "amazon", …; "" = unknown
 	Realtime       bool   `json:"realtime,omitempty"`       // PREEMPT_RT
 	Distribution   string `json:"distribution,omitempty"`   // PRETTY_NAME of os-release
+	// NetNS tells network namespaces of one boot apart: the inode number of
+	// /proc/thread-self/ns/net and, since those are used again, the cookie of the
+	// namespace (SO_NETNS_COOKIE, Linux 5.14). "" if unknown; captures have none.
+	NetNS string `json:"-"`
 }
 
 // Link is one network device as rtnetlink shows it.

@@ -10,8 +10,11 @@ import (
 // Origin is the machine that a plan was made on, as far as the addresses in
 // the plan depend on it. It says in words what the fingerprint only compares.
 type Origin struct {
-	BootID  string         `json:"boot_id"`
-	Release string         `json:"release"` // uname -r
+	BootID  string `json:"boot_id"`
+	Release string `json:"release"` // uname -r
+	// NetNS is the network namespace, in which device names mean something; ""
+	// if unknown. See host.Ident.
+	NetNS   string         `json:"netns,omitempty"`
 	Devices []OriginDevice `json:"devices"`
 }
 
@@ -28,10 +31,13 @@ type OriginDevice struct {
 
 // Fingerprint tells hosts, boots and device changes apart: a plan is good only
 // where it was made. It covers what the addresses in a plan depend on (boot,
-// kernel, devices with driver, bus and queues) and nothing that moves by itself.
+// kernel, network namespace, devices with driver, bus and queues) and nothing that moves by itself.
 func (o Origin) Fingerprint() string {
 	h := sha256.New()
 	_, _ = fmt.Fprintf(h, "%q %q\n", o.BootID, o.Release)
+	if o.NetNS != "" {
+		_, _ = fmt.Fprintf(h, "%q\n", o.NetNS)
+	}
 	for _, d := range o.Devices {
 		_, _ = fmt.Fprintf(h, "%q %q %q %d\n", d.Name, d.Driver, d.Bus, d.Queues)
 	}
@@ -49,6 +55,7 @@ func (o Origin) Differences(now Origin) []string {
 	}
 	say("the boot", o.BootID, now.BootID)
 	say("the kernel", o.Release, now.Release)
+	say("the network namespace", o.NetNS, now.NetNS)
 	for _, was := range o.Devices {
 		at := slices.IndexFunc(now.Devices, func(d OriginDevice) bool { return d.Name == was.Name })
 		if at < 0 {

@@ -288,10 +288,13 @@ func documents() map[string][]struct {
 	blindSnapshot := &detect.Snapshot{}
 	blindObservation := &detect.Observation{Last: blindSnapshot, Samples: 1}
 	return map[string][]doc{
-		"advice": {{"stacked", stackedAdvice()}, {"healthy", healthy()}, {"blind", blind()}},
-		"map":    {{"map", NewMap(stacked(), nil)}, {"map-blind", NewMap(blindObservation, nil)}},
-		"knobs":  {{"knobs", NewKnobs(stacked().Last, nil, func(r knob.Ref) (string, bool) { return "300", r.Dev == "" })}, {"knobs-blind", NewKnobs(blindSnapshot, nil, nil)}},
-		"doctor": {{"doctor", newTestDoctor()}, {"doctor-blind", NewDoctor(blindSnapshot, "", Privileges{UID: -1}, nil)}},
+		"advice":      {{"stacked", stackedAdvice()}, {"healthy", healthy()}, {"blind", blind()}},
+		"map":         {{"map", NewMap(stacked(), nil)}, {"map-blind", NewMap(blindObservation, nil)}},
+		"knobs":       {{"knobs", NewKnobs(stacked().Last, nil, func(r knob.Ref) (string, bool) { return "300", r.Dev == "" })}, {"knobs-blind", NewKnobs(blindSnapshot, nil, nil)}},
+		"transaction": {{"transaction", appliedTransaction()}, {"transaction-dirty", dirtyTransaction()}},
+		"status":      {{"status", testStatus()}, {"status-none", NewStatus(nil)}},
+		"history":     {{"history", testHistory()}, {"history-none", NewHistory(nil, 0)}},
+		"doctor":      {{"doctor", newTestDoctor()}, {"doctor-blind", NewDoctor(blindSnapshot, "", Privileges{UID: -1}, nil)}},
 	}
 }
 

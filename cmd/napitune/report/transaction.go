@@ -140,9 +140,9 @@ func (t Transaction) summary() string {
 	case apply.RolledBack:
 		return t.ID + " rolled back: the host is as it was."
 	case apply.Forgotten:
-		return t.ID + " was taken over by hand; nothing was done."
+		return t.ID + " forgotten: nothing was written, and the host stays as it is."
 	default:
-		return fmt.Sprintf("%s %s: the host is neither as wanted nor as it was; the journal is kept, and napitune rollback %s tries again.", t.ID, t.State, t.ID)
+		return fmt.Sprintf("%s %s: the host is neither as wanted nor as it was; the journal is kept, and napitune rollback %s tries again, napitune forget %s leaves it as it is.", t.ID, t.State, t.ID, t.ID)
 	}
 }
 
@@ -182,6 +182,10 @@ func (p *page) transaction(t apply.Summary) {
 	case t.State == apply.Unconfirmed && !t.Deadline.IsZero():
 		p.hang("  !", yellow, 4, "to be confirmed until "+t.Deadline.Local().Format(time.DateTime)+": napitune confirm "+t.ID)
 	}
+	if t.NetNS != "" {
+		p.hang("  !", yellow, 4, "made in another network namespace ("+t.NetNS+"): its settings are seen there only")
+		return
+	}
 	if t.Unfinished {
 		p.hang("  !", yellow, 4, "unfinished: napitune rollback "+t.ID+" puts the host back")
 	}
@@ -193,16 +197,23 @@ func (p *page) transaction(t apply.Summary) {
 func (p *page) drift(d apply.Drift) {
 	switch {
 	case d.Drifted && d.Reason != "":
-		p.hang("  x", red, 4, d.Ref.String()+": not readable ("+d.Reason+"), was set to "+told(d.Wrote))
+		p.hang("  x", red, 4, d.Ref.String()+": not readable ("+d.Reason+"), was set to "+told(d.Wrote)+suspicion(d))
 	case d.Drifted:
 		by := "somebody else"
 		if d.By != "" {
 			by = "transaction " + d.By
 		}
-		p.hang("  x", red, 4, d.Ref.String()+": is "+told(d.Present)+" and was set to "+told(d.Wrote)+": changed by "+by)
+		p.hang("  x", red, 4, d.Ref.String()+": is "+told(d.Present)+" and was set to "+told(d.Wrote)+": changed by "+by+suspicion(d))
 	case p.style.Verbose:
 		p.hang("  =", green, 4, d.Ref.String()+": "+told(d.Before)+" → "+told(d.Wrote))
 	}
+}
+
+func suspicion(d apply.Drift) string {
+	if len(d.Suspects) == 0 {
+		return ""
+	}
+	return "; " + strings.Join(d.Suspects, "; ")
 }
 
 // History is the answer of "napitune history".

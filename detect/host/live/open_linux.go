@@ -5,6 +5,7 @@ import (
 	"path"
 	"regexp"
 	"runtime"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -171,7 +172,28 @@ func (m *machine) ident() (host.Ident, error) {
 	}
 	id.Release = unix.ByteSliceToString(name.Release[:])
 	id.Arch = unix.ByteSliceToString(name.Machine[:])
+	id.NetNS = m.files.netNS()
 	return id, nil
+}
+
+// netNS names the network namespace of this thread, "" where procfs does not
+// tell.
+func (f *files) netNS() string {
+	target, err := f.ReadLink("proc/thread-self/ns/net")
+	if err != nil {
+		return ""
+	}
+	inode := strings.TrimSuffix(strings.TrimPrefix(target, "net:["), "]")
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return inode
+	}
+	defer unix.Close(fd)
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if err != nil {
+		return inode // before Linux 5.14
+	}
+	return fmt.Sprintf("%s/%d", inode, cookie)
 }
 
 // virtioName is the bus name of a virtio device (drivers/virtio/virtio.c,

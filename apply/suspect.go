@@ -1,0 +1,107 @@
+package apply
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/napitune/napitune/detect/cpuset"
+	"github.com/napitune/napitune/detect/host"
+	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/rules/plan"
+)
+
+// meddler is a daemon that sets what napitune sets.
+type meddler struct {
+	comm   string       // as in /proc/PID/comm, 15 characters at most
+	stages []knob.Stage // of the settings that it writes
+}
+
+// meddlers are known from their sources: irqbalance activate.c; the plugins net,
+// irq, sysctl and scheduler of tuned; the ethtool settings of connections in
+// NetworkManager and of .link files in systemd; the start scripts of Google's
+// guest agent, which set interrupts and XPS; CRI-O's irq-load-balancing and the
+// RPS masks that its hooks set.
+var meddlers = []meddler{
+	{"irqbalance", []knob.Stage{knob.StageAffinity}},
+	{"tuned", []knob.Stage{knob.StageChannels, knob.StageRings, knob.StageFeatures, knob.StageCoalesce, knob.StageSysctl, knob.StageAffinity}},
+	{"NetworkManager", []knob.Stage{knob.StageChannels, knob.StageRings, knob.StageFeatures, knob.StageCoalesce}},
+	{"systemd-network", []knob.Stage{knob.StageChannels, knob.StageRings, knob.StageFeatures, knob.StageCoalesce}},
+	{"google_guest_ag", []knob.Stage{knob.StageAffinity, knob.StageSteering}},
+	{"crio", []knob.Stage{knob.StageAffinity, knob.StageSteering}},
+	{"perftune.py", []knob.Stage{knob.StageSysctl, knob.StageSteering, knob.StageAffinity}},
+	{"bpftune", []knob.Stage{knob.StageSysctl}},
+}
+
+// witness knows what may have changed a setting since it was written.
+type witness struct {
+	view      knob.View
+	was, now  plan.Origin
+	processes []host.Process
+}
+
+// newWitness looks at the host. What it cannot see it does not suspect.
+func newWitness(v knob.View, was, now plan.Origin) witness {
+	w := witness{view: v, was: was, now: now}
+	if v.Host != nil && v.Host.Processes != nil {
+		w.processes, _ = v.Host.Processes()
+	}
+	return w
+}
+
+// suspects says in words what may have changed a setting from what was written
+// to what it is, likeliest first; none if nothing is known.
+func (w witness) suspects(ref knob.Ref, wrote, present string) []string {
+	kind, ok := knob.Lookup(ref.Kind)
+	if !ok {
+		return nil
+	}
+	out := w.device(ref.Dev)
+	if kind.Codec.Name == "cpus" && offline(w.view, wrote, present) {
+		out = append(out, "CPUs of the old value are offline")
+	}
+	for _, m := range meddlers {
+		at := slices.IndexFunc(w.processes, func(p host.Process) bool { return p.Comm == m.comm })
+		if at >= 0 && slices.Contains(m.stages, kind.Stage) {
+			out = append(out, fmt.Sprintf("%s runs (process %d) and sets such values", m.comm, w.processes[at].PID))
+		}
+	}
+	return out
+}
+
+// device tells what happened to the device itself.
+func (w witness) device(name string) []string {
+	find := func(o plan.Origin) (plan.OriginDevice, bool) {
+		at := slices.IndexFunc(o.Devices, func(d plan.OriginDevice) bool { return d.Name == name })
+		if name == "" || at < 0 {
+			return plan.OriginDevice{}, false
+		}
+		return o.Devices[at], true
+	}
+	was, known := find(w.was)
+	is, there := find(w.now)
+	switch {
+	case !known || !there:
+		return nil
+	case was.Index != 0 && is.Index != 0 && was.Index != is.Index:
+		return []string{fmt.Sprintf("the device was made anew since (interface index %d, now %d)", was.Index, is.Index)}
+	case was.Bus != is.Bus || was.Driver != is.Driver:
+		return []string{fmt.Sprintf("it is another device by now (%s %s, was %s %s)", is.Driver, is.Bus, was.Driver, was.Bus)}
+	default:
+		return nil
+	}
+}
+
+// offline reports whether the present CPUs are the written ones without those
+// that are offline: the kernel takes them out and does not put them back
+// (kernel/irq/cpuhotplug.c).
+func offline(v knob.View, wrote, present string) bool {
+	want, err := cpuset.ParseList(wrote)
+	is, presentErr := cpuset.ParseList(present)
+	online, onlineErr := cpuset.ParseList(v.OnlineCPUs)
+	if err != nil || presentErr != nil || onlineErr != nil || strings.TrimSpace(v.OnlineCPUs) == "" {
+		return false
+	}
+	lost := want.Minus(online)
+	return !lost.IsEmpty() && (want.Minus(lost).String() == is.String() || is.String() == online.String())
+}
