@@ -62,5 +62,5 @@ func (c *Case) threadedWants(d *detect.Device, cpu int) []plan.Want {
 	}
 	share := c.softirq(cpu)
 	return []plan.Want{{Ref: ref, Value: "on", Why: fmt.Sprintf("CPU %d is saturated and its interrupts cannot be moved", cpu),
-		Expect: plan.Expect{Metric: "max_cpu_softirq_share", Direction: "down", Predicted: rounded(share / 2), Unit: "of a CPU"}}}
+		Expect: expect("max_cpu_softirq_share", "down", share/2, "of a CPU")}}
 }

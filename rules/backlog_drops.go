@@ -75,7 +75,7 @@ func evalBacklog(c *Case) []plan.Finding {
 		f.Wants = append(f.Wants, plan.Want{
 			Ref: ref, Value: strconv.FormatInt(want, 10), Mode: plan.Raise,
 			Why:    fmt.Sprintf("%d backlog drops, CPU %d has time to spare", dropped, cpu),
-			Expect: plan.Expect{Metric: "backlog_dropped", Direction: "down", Unit: "packets"},
+			Expect: expect("backlog_dropped", "down", 0, "of packets"),
 		})
 	}
 	return []plan.Finding{f}

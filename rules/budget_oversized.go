@@ -45,7 +45,7 @@ var _ = register(Rule{
 			}
 			if standard > 0 {
 				f.Wants = []plan.Want{{Ref: usecs, Value: strconv.FormatInt(standard, 10), Mode: plan.Lower,
-					Why: "two jiffies are the kernel's default", Expect: plan.Expect{Metric: "softirq_latency", Direction: "down"}}}
+					Why: "two jiffies are the kernel's default", Expect: expect("softirq_latency", "down", 1000*float64(standard), "ns")}}
 			} else {
 				f.Missing = append(f.Missing, "CONFIG_HZ, to know the default of two jiffies")
 			}

@@ -59,7 +59,7 @@ func (c *Case) budgetPackets(s squeeze) plan.Finding {
 	case float64(2*now) <= c.At(budgetPacketLimit):
 		f.Wants = []plan.Want{{Ref: ref, Value: strconv.FormatInt(2*now, 10), Mode: plan.Raise,
 			Why:    fmt.Sprintf("%d runs on CPU %d ended at %d packets", s.count, s.cpu, now),
-			Expect: plan.Expect{Metric: "squeezed_by_packets", Direction: "down"}}}
+			Expect: expect("squeezed_by_packets", "down", c.rate(s.packets)/2, "1/s")}}
 	}
 	return f
 }

@@ -64,7 +64,7 @@ func (c *Case) budgetTime(s squeeze) plan.Finding {
 	case now+2*tick <= min(int64(c.At(budgetTimeLimit)), 4*tick):
 		f.Wants = []plan.Want{{Ref: ref, Value: strconv.FormatInt(now+2*tick, 10), Mode: plan.Raise,
 			Why:    fmt.Sprintf("%d runs on CPU %d ended by time with full polls and an idle CPU", s.count, s.cpu),
-			Expect: plan.Expect{Metric: "squeezed_by_time", Direction: "down"}}}
+			Expect: expect("squeezed_by_time", "down", c.rate(s.time)*float64(now)/float64(now+2*tick), "1/s")}}
 	}
 	return f
 }

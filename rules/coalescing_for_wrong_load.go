@@ -40,9 +40,9 @@ var _ = register(Rule{
 				Evidence: []plan.Evidence{{Metric: "rx_usecs", Value: float64(usecs), Unit: "µs", Threshold: c.At(latencyUsecs), Source: "ethtool -c " + d.Name}},
 			}
 			if adaptive {
-				f.Wants = append(f.Wants, plan.Want{Ref: knob.Device(d.Name, "coalesce.adaptive-rx"), Value: "off", Why: "the policy prefers latency", Expect: plan.Expect{Metric: "latency", Direction: "down"}})
+				f.Wants = append(f.Wants, plan.Want{Ref: knob.Device(d.Name, "coalesce.adaptive-rx"), Value: "off", Why: "the policy prefers latency", Expect: expect("rx_interrupt_delay", "down", 0, "µs")})
 			}
-			f.Wants = append(f.Wants, plan.Want{Ref: knob.Device(d.Name, "coalesce.rx-usecs"), Value: "0", Why: "the policy prefers latency", Expect: plan.Expect{Metric: "latency", Direction: "down"}})
+			f.Wants = append(f.Wants, plan.Want{Ref: knob.Device(d.Name, "coalesce.rx-usecs"), Value: "0", Why: "the policy prefers latency", Expect: expect("rx_interrupt_delay", "down", 0, "µs")})
 			out = append(out, f)
 		}
 		return out

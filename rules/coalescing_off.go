@@ -49,7 +49,7 @@ var _ = register(Rule{
 				Claim:    fmt.Sprintf("%s raises %.0f interrupts a second without moderation", d.Name, rate),
 				Evidence: []plan.Evidence{{Metric: "interrupts_per_second", Value: rate, Unit: "1/s", Threshold: c.At(coalesceRate), Source: "/proc/interrupts, ethtool -c " + d.Name}},
 				Wants: []plan.Want{{Ref: knob.Device(d.Name, "coalesce.adaptive-rx"), Value: "on", Why: fmt.Sprintf("%.0f interrupts/s", rate),
-					Expect: plan.Expect{Metric: "interrupts_per_second", Direction: "down"}}},
+					Expect: expect("interrupts_per_second", "down", rate/2, "1/s")}},
 			})
 		}
 		return out

@@ -55,7 +55,7 @@ var _ = register(Rule{
 				f.Severity = plan.Advice
 				f.Claim += "; without a receive hash GRO holds 8 flows per NAPI instead of 64"
 				f.Wants = []plan.Want{{Ref: knob.Device(d.Name, "feature.rx-hashing"), Value: "on", Why: "GRO finds flows by the receive hash",
-					Expect: plan.Expect{Metric: "gro_ratio", Direction: "up"}}}
+					Expect: expect("gro_ratio", "up", c.At(groRatio), "packets")}}
 			}
 			out = append(out, f)
 		}

@@ -35,10 +35,10 @@ var _ = register(Rule{
 				Severity: plan.Advice, Subject: d.Name,
 				Claim:    fmt.Sprintf("%s may hold packets for %d µs", d.Name, ns/1000),
 				Evidence: []plan.Evidence{{Metric: "gro_flush_timeout", Value: float64(ns), Unit: "ns", Threshold: 0, Source: "/sys/class/net/" + d.Name + "/gro_flush_timeout"}},
-				Wants:    []plan.Want{{Ref: timeout, Value: "0", Why: "the policy prefers latency", Expect: plan.Expect{Metric: "latency", Direction: "down"}}},
+				Wants:    []plan.Want{{Ref: timeout, Value: "0", Why: "the policy prefers latency", Expect: expect("rx_hold_time", "down", 0, "µs")}},
 			}
 			if n, ok := c.knobInt(count); ok && n > 0 {
-				f.Wants = append(f.Wants, plan.Want{Ref: count, Value: "0", Why: "the policy prefers latency", Expect: plan.Expect{Metric: "latency", Direction: "down"}})
+				f.Wants = append(f.Wants, plan.Want{Ref: count, Value: "0", Why: "the policy prefers latency", Expect: expect("rx_hold_time", "down", 0, "µs")})
 			}
 			out = append(out, f)
 		}

@@ -38,7 +38,7 @@ var _ = register(Rule{
 				Evidence: []plan.Evidence{{Metric: "rx-gro", Value: 0, Unit: "switch", Threshold: 1, Source: "ethtool -k " + d.Name}},
 				Missing:  []string{"the share of TCP and the merge ratio, which say how much it would save"},
 				Wants: []plan.Want{{Ref: knob.Device(d.Name, "feature.rx-gro"), Value: "on", Why: "segments are processed one by one",
-					Expect: plan.Expect{Metric: "softirq_share", Direction: "down"}}},
+					Expect: expect("gro_ratio", "up", c.At(groRatio), "packets")}},
 			})
 		}
 		return out

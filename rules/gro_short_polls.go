@@ -53,9 +53,10 @@ func (c *Case) deferInterrupts(d *detect.Device, claim string, p polling) plan.F
 		return f
 	}
 	why := fmt.Sprintf("%.1f packets per poll", p.perPoll())
+	interrupts, _ := c.interruptRate(d)
 	f.Wants = []plan.Want{
-		{Ref: count, Value: "2", Mode: plan.Raise, Why: why, Expect: plan.Expect{Metric: "packets_per_poll", Direction: "up"}},
-		{Ref: timeout, Value: "20000", Mode: plan.Raise, Why: why, Expect: plan.Expect{Metric: "interrupts_per_second", Direction: "down"}},
+		{Ref: count, Value: "2", Mode: plan.Raise, Why: why, Expect: expect("packets_per_poll", "up", 2*p.perPoll(), "packets")},
+		{Ref: timeout, Value: "20000", Mode: plan.Raise, Why: why, Expect: expect("interrupts_per_second", "down", interrupts/2, "1/s")},
 	}
 	return f
 }

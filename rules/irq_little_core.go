@@ -27,7 +27,7 @@ var _ = register(Rule{
 				Severity: plan.Advice, Subject: dev.Name,
 				Claim:    fmt.Sprintf("%d queue pairs of %s (%s) are served by slow cores such as CPU %d", len(group), dev.Name, pairNames(group), group[0].home()),
 				Evidence: []plan.Evidence{{Metric: "queue_pairs_on_slow_cores", Value: float64(len(group)), Unit: "queue pairs", Threshold: 1, Source: "cpu_capacity, /proc/interrupts"}},
-				Wants:    c.affinityWants(group, "slow core"),
+				Wants:    c.affinityWants(group, "slow core", c.moved("queue_pairs_on_slow_cores", 0, "queue pairs")),
 			})
 		}
 		return out

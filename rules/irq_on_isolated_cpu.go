@@ -29,17 +29,18 @@ var _ = register(Rule{
 			for _, p := range group {
 				homes = homes.Union(cpuset.Of(p.home()))
 			}
+			away := c.moved("queue_pairs_on_isolated", 0, "queue pairs")
 			f := plan.Finding{
 				Severity: plan.Advice,
 				Subject:  dev.Name,
 				Claim:    fmt.Sprintf("%d of %d queue pairs of %s fire on isolated or tickless CPUs %s", len(group), len(dev.Queues), dev.Name, homes),
 				Evidence: []plan.Evidence{{Metric: "queue_pairs_on_isolated", Value: float64(len(group)), Unit: "queue pairs", Threshold: 1, Source: "/proc/interrupts, cpu/isolated, cpu/nohz_full"}},
-				Wants:    c.affinityWants(group, "isolated CPU"),
+				Wants:    c.affinityWants(group, "isolated CPU", away),
 			}
 			if !homes.Overlaps(c.isolated()) {
 				f.Claim = fmt.Sprintf("%d of %d queue pairs of %s fire on CPUs %s, which the policy keeps free of network work", len(group), len(dev.Queues), dev.Name, homes)
 				f.Evidence[0].Source = "/proc/interrupts, the policy"
-				f.Wants = c.affinityWants(group, "not a CPU for network work")
+				f.Wants = c.affinityWants(group, "not a CPU for network work", away)
 			}
 			if c.Allowed.IsEmpty() {
 				f.Operator = "no housekeeping CPU is left for network work: give at least one back on the kernel command line"

@@ -30,7 +30,7 @@ var _ = register(Rule{
 				Claim: fmt.Sprintf("%d of %d queue pairs of %s (node %d) fire on other nodes: %s on CPU %d (node %d)",
 					len(group), len(dev.Queues), dev.Name, dev.Node, group[0].id(), group[0].home(), c.Last.Topo.NodeOf(group[0].home())),
 				Evidence: []plan.Evidence{{Metric: "remote_queue_pairs", Value: float64(len(group)), Unit: "queue pairs", Threshold: 1, Source: "/proc/interrupts, numa_node"}},
-				Wants:    c.affinityWants(group, fmt.Sprintf("device is on node %d", dev.Node)),
+				Wants:    c.affinityWants(group, fmt.Sprintf("device is on node %d", dev.Node), c.moved("remote_queue_pairs", 0, "queue pairs")),
 			})
 		}
 		return out

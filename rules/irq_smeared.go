@@ -40,7 +40,7 @@ var _ = register(Rule{
 				},
 				Operator: "if irqbalance or another balancer moves them, tell it to leave these interrupts alone (irqbalance --banirq or a policy script), " +
 					"or the pinning will not last",
-				Wants: c.affinityWants(group, fmt.Sprintf("fires on up to %.1f CPUs", worst)),
+				Wants: c.affinityWants(group, fmt.Sprintf("fires on up to %.1f CPUs", worst), c.moved("interrupt_spread", 1, "CPUs")),
 			}
 			out = append(out, f)
 		}

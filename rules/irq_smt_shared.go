@@ -31,7 +31,7 @@ var _ = register(Rule{
 				Claim: fmt.Sprintf("%s and %s are served by CPU %d and CPU %d, two threads of one core, while a core has no queue",
 					a.id(), b.id(), a.home(), b.home()),
 				Evidence: append(c.cpuEvidence(a.home()), c.cpuEvidence(b.home())...),
-				Wants:    c.affinityWants(shared, "two busy queues on one core"),
+				Wants:    c.affinityWants(shared, "two busy queues on one core", c.moved("queue_pairs_sharing_a_core", 0, "queue pairs")),
 			})
 		}
 		return out

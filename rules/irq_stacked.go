@@ -79,7 +79,7 @@ func (c *Case) stackFinding(s stack) plan.Finding {
 		f.Wants = c.threadedWants(s.movable[0].dev, s.cpu)
 		return f
 	}
-	f.Wants = c.affinityWants(s.movable, fmt.Sprintf("CPU %d takes %s of NIC interrupts", s.cpu, percent(s.share)))
+	f.Wants = c.affinityWants(s.movable, fmt.Sprintf("CPU %d takes %s of NIC interrupts", s.cpu, percent(s.share)), c.relief(s.cpu))
 	return f
 }
 

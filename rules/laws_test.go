@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -168,4 +169,59 @@ var generatedFaults = map[string]hosttest.Spec{
 	"ice isolated":          {CPUs: 16, NICs: 1, QueuesPerNIC: 8, Driver: "ice", Isolated: "4-15"},
 	"mlx5 2 of 16":          {CPUs: 32, NICs: 2, QueuesPerNIC: 2, MaxQueues: 16, Driver: "mlx5_core"},
 	"ixgbe 64":              {CPUs: 128, Nodes: 4, SMT: 2, NICs: 4, QueuesPerNIC: 16, Driver: "ixgbe", IRQStacked: true},
+}
+
+// TestExpectations: every change says what it should do to something that can
+// be measured again: what, in which direction, to which value. Where the finding
+// shows the present value of the same thing, the prediction lies beyond it.
+func TestExpectations(t *testing.T) {
+	for _, tc := range allCases() {
+		t.Run(tc.rule+"/"+tc.name, func(t *testing.T) { expects(t, tc.make()) })
+	}
+	for _, sc := range allScenarios() {
+		t.Run(sc.name, func(t *testing.T) { expects(t, sc.make()) })
+	}
+	everyHost(t, func(t *testing.T, samples []*host.Host) {
+		o := observe(t, samples)
+		for _, policy := range everyPolicy(t) {
+			findings, p := planFor(o, policy)
+			expectsOf(t, findings, p)
+		}
+	})
+}
+
+func expects(t *testing.T, s *scene) {
+	t.Helper()
+	for _, policy := range everyPolicy(t) {
+		if s.policy != nil {
+			s.policy(&policy)
+		}
+		findings, p := planFor(s.obs, policy)
+		expectsOf(t, findings, p)
+	}
+}
+
+func expectsOf(t *testing.T, findings []plan.Finding, p plan.Plan) {
+	t.Helper()
+	for _, c := range p.Changes {
+		e := c.Expect
+		if e.Metric == "" || e.Unit == "" || e.Predicted == nil || e.Direction != "up" && e.Direction != "down" {
+			t.Errorf("%s → %s expects %+v", c.Ref, c.After, e)
+			continue
+		}
+		for _, f := range findings {
+			for _, seen := range f.Evidence {
+				asks := slices.ContainsFunc(f.Wants, func(w plan.Want) bool { return w.Ref == c.Ref })
+				if !asks || seen.Metric != e.Metric {
+					continue
+				}
+				if e.Direction == "down" && *e.Predicted >= seen.Value || e.Direction == "up" && *e.Predicted <= seen.Value {
+					t.Errorf("%s → %s: %s should go %s from %g and is predicted as %g", c.Ref, c.After, e.Metric, e.Direction, seen.Value, *e.Predicted)
+				}
+			}
+		}
+	}
+	for _, c := range p.Conflicts {
+		t.Errorf("conflict: %+v", c)
+	}
 }

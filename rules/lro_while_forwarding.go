@@ -35,7 +35,7 @@ var _ = register(Rule{
 				Claim:    fmt.Sprintf("LRO is on while %s", why),
 				Evidence: []plan.Evidence{{Metric: "rx-lro", Value: 1, Unit: "switch", Threshold: 0, Source: "ethtool -k " + d.Name}},
 				Wants: []plan.Want{{Ref: knob.Device(d.Name, "feature.rx-lro"), Value: "off", Why: why,
-					Expect: plan.Expect{Metric: "tcp_retransmits", Direction: "down"}}},
+					Expect: expect("lro_merged_packets", "down", 0, "packets")}},
 			}
 			out = append(out, f)
 		}

@@ -155,6 +155,12 @@ func sortedByValue(m map[int]float64) []int {
 	return out
 }
 
+// rate is a count per second, 0 if the window has no length.
+func (c *Case) rate(n uint64) float64 {
+	rate, _ := c.PerSecond(n)
+	return rate
+}
+
 // packetRate is how many packets a device received per second in the window.
 func (c *Case) packetRate(d *detect.Device) (float64, bool) {
 	delta := c.Device[d.Name]

@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/napitune/napitune/detect/knob"
 	"github.com/napitune/napitune/detect/topo"
@@ -28,6 +29,12 @@ func (p *placement) predicted() float64 {
 		most = max(most, load)
 	}
 	return most
+}
+
+// lowers reports whether the busiest CPU gets less to do.
+func (p *placement) lowers() bool {
+	most := busiest(p.before)
+	return most >= 0 && p.predicted() < p.before[most]
 }
 
 var moveGain = threshold("move-gain", 0.1, "of the maximum load",
@@ -192,9 +199,29 @@ func (c *Case) core(cpu int) int {
 	return cpu
 }
 
-// affinityWants are the wishes that put a pair on its planned CPU. An
-// interrupt that already sits there is not touched.
-func (c *Case) affinityWants(paths []*path, why string) []plan.Want {
+// relief is what the placement does to a CPU that has too much: to the busiest
+// of all, or to this one where another one stays the busiest.
+func (c *Case) relief(cpu int) plan.Expect {
+	placed := c.place()
+	if placed.lowers() {
+		return expect(c.load.metric(), "down", placed.predicted(), c.load.unit())
+	}
+	return expect(strings.TrimPrefix(c.load.metric(), "max_"), "down", placed.after[cpu], c.load.unit()+", "+cpuName(cpu))
+}
+
+// moved is what moving queues to better CPUs does: less on the busiest of all, or,
+// where that is not so, nothing left of what was wrong.
+func (c *Case) moved(wrong string, left float64, unit string) plan.Expect {
+	if placed := c.place(); placed.lowers() {
+		return expect(c.load.metric(), "down", placed.predicted(), c.load.unit())
+	}
+	return expect(wrong, "down", left, unit)
+}
+
+// affinityWants are the wishes that put a pair on its planned CPU, with the
+// effect that is expected of them together. An interrupt that already sits
+// there is not touched.
+func (c *Case) affinityWants(paths []*path, why string, effect plan.Expect) []plan.Want {
 	placed := c.place()
 	var out []plan.Want
 	for _, p := range paths {
@@ -215,7 +242,7 @@ func (c *Case) affinityWants(paths []*path, why string) []plan.Want {
 			}
 			out = append(out, plan.Want{
 				Ref: ref, Value: strconv.Itoa(cpu), Why: why, Seen: side.f.cpus().String(),
-				Expect: plan.Expect{Metric: c.load.metric(), Direction: "down", Predicted: rounded(placed.predicted()), Unit: c.load.unit()},
+				Expect: effect,
 			})
 		}
 	}
@@ -237,6 +264,11 @@ func (c *Case) settled(f fired, cpu int) bool {
 		return fires && row.Effective.Has(cpu) && row.Effective.Len() == 1
 	}
 	return f.total > 0 && fires
+}
+
+// expect is what a change should do to something that can be measured again.
+func expect(metric, direction string, predicted float64, unit string) plan.Expect {
+	return plan.Expect{Metric: metric, Direction: direction, Predicted: rounded(predicted), Unit: unit}
 }
 
 func rounded(v float64) *float64 {

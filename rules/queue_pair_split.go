@@ -31,7 +31,7 @@ var _ = register(Rule{
 					len(group), len(p.dev.Queues), p.dev.Name, p.id(), p.rx.home, p.tx.home),
 				Evidence: []plan.Evidence{{Metric: "split_queue_pairs", Value: float64(len(group)), Unit: "queue pairs", Threshold: 1, Source: "/proc/interrupts"}},
 				Because:  c.stackedBecause(group),
-				Wants:    c.affinityWants(group, "receive and transmit side on different CPUs"),
+				Wants:    c.affinityWants(group, "receive and transmit side on different CPUs", c.moved("split_queue_pairs", 0, "queue pairs")),
 			})
 		}
 		return out

@@ -49,7 +49,7 @@ func (c *Case) unusedQueues(virtio bool) []plan.Finding {
 			Wants: []plan.Want{{
 				Ref: knob.Device(d.Name, "channels.combined"), Value: strconv.Itoa(want), Mode: plan.Raise,
 				Why:    fmt.Sprintf("%d of %d queue pairs in use", now, d.Channels.MaxCombined),
-				Expect: plan.Expect{Metric: "max_cpu_interrupt_share", Direction: "down"},
+				Expect: expect("max_cpu_interrupt_share", "down", 1/float64(want), "of NIC interrupts"),
 			}},
 		}
 		if !virtio && c.atRest(d) {

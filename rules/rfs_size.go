@@ -36,14 +36,14 @@ var _ = register(Rule{
 			switch {
 			case global == 0 && len(on) > 0:
 				out = append(out, halfRFS(d, fmt.Sprintf("%s has flow tables on %d receive queues, but the global table has no entries", d.Name, len(on)),
-					[]plan.Want{{Ref: knob.Global(rfsGlobal), Value: strconv.Itoa(rfsEntries), Mode: plan.Raise, Why: "rps_flow_cnt is set without it"}}))
+					[]plan.Want{{Ref: knob.Global(rfsGlobal), Value: strconv.Itoa(rfsEntries), Mode: plan.Raise, Why: "rps_flow_cnt is set without it", Expect: bothHalves()}}))
 			case global > 0 && len(on) == 0 && c.anyFlowTable():
 				continue // another device uses it
 			case global > 0 && len(on) == 0 && len(off) > 0 && c.forwards(d) == "":
 				per := strconv.Itoa(max(1, powerOfTwo(int(global)/len(off))))
 				var wants []plan.Want
 				for _, ref := range off {
-					wants = append(wants, plan.Want{Ref: ref, Value: per, Mode: plan.Raise, Why: fmt.Sprintf("global table of %d entries is unused", global)})
+					wants = append(wants, plan.Want{Ref: ref, Value: per, Mode: plan.Raise, Why: fmt.Sprintf("global table of %d entries is unused", global), Expect: bothHalves()})
 				}
 				out = append(out, halfRFS(d, fmt.Sprintf("the global flow table has %d entries, but no receive queue of %s has a table", global, d.Name), wants))
 			}
@@ -51,6 +51,10 @@ var _ = register(Rule{
 		return out
 	},
 })
+
+// bothHalves: what steering then does depends on where the readers run; that
+// both tables are there can be read back.
+func bothHalves() plan.Expect { return expect("rfs_halves", "up", 2, "of 2 tables") }
 
 func halfRFS(d *detect.Device, claim string, wants []plan.Want) plan.Finding {
 	return plan.Finding{

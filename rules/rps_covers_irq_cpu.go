@@ -64,7 +64,7 @@ func (c *Case) wrongRPS(p *path) (plan.Finding, bool) {
 		return f, true
 	}
 	if targets := c.rpsTargetCPUs(cpu); float64(targets.Len()) >= c.At(rpsTargets) {
-		f.Wants = []plan.Want{{Ref: ref, Value: targets.String(), Why: "RPS " + what, Expect: plan.Expect{Metric: "max_cpu_softirq_share", Direction: "down"}}}
+		f.Wants = []plan.Want{{Ref: ref, Value: targets.String(), Why: "RPS " + what, Expect: expect("max_cpu_softirq_share", "down", c.softirq(cpu)/2, "of a CPU")}}
 	}
 	return f, true
 }

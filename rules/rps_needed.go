@@ -81,7 +81,7 @@ func (c *Case) fewSaturatedQueues(d *detect.Device) (plan.Finding, bool) {
 		}
 		all = all.Union(targets)
 		wants = append(wants, plan.Want{Ref: ref, Value: targets.String(), Why: fmt.Sprintf("CPU %d is saturated, and the device has no more queues", cpu),
-			Expect: plan.Expect{Metric: "max_cpu_softirq_share", Direction: "down", Predicted: rounded(c.softirq(cpu) / 2), Unit: "of a CPU"}})
+			Expect: expect("max_cpu_softirq_share", "down", c.softirq(cpu)/2, "of a CPU")})
 	}
 	if least < c.At(saturatedSoftirq) || all.Len() < max(len(homes), int(c.At(rpsTargets))) {
 		return plan.Finding{}, false
@@ -111,7 +111,7 @@ func (c *Case) needsRPS(d *detect.Device, cpu int) (plan.Finding, bool) {
 			d.Name, cpu, percent(share), targets),
 		Evidence: c.cpuEvidence(cpu),
 		Wants: []plan.Want{{Ref: ref, Value: targets.String(), Why: fmt.Sprintf("CPU %d is saturated by one queue", cpu),
-			Expect: plan.Expect{Metric: "max_cpu_softirq_share", Direction: "down", Predicted: rounded(share / 2), Unit: "of a CPU"}}},
+			Expect: expect("max_cpu_softirq_share", "down", share/2, "of a CPU")}},
 	}, true
 }
 

@@ -37,7 +37,7 @@ var _ = register(Rule{
 				ref := knob.Rx(d.Name, d.Queues[i].N, "rps.cpus")
 				if now, ok := c.knob(ref); ok && d.Queues[i].Rx && now != "" {
 					f.Wants = append(f.Wants, plan.Want{Ref: ref, Value: "", Why: fmt.Sprintf("%d queues for %d cores", queues, cpus),
-						Expect: plan.Expect{Metric: "received_rps", Direction: "down"}})
+						Expect: expect("received_rps", "down", 0, "1/s")})
 				}
 			}
 			if len(f.Wants) > 0 {

@@ -115,7 +115,7 @@ func (c *Case) hashWants(d *detect.Device) []plan.Want {
 			continue
 		}
 		out = append(out, plan.Want{Ref: knob.Device(d.Name, "rss.hash."+flow), Value: "sdfn",
-			Why: "UDP is hashed over addresses only", Expect: plan.Expect{Metric: "max_queue_share", Direction: "down"}})
+			Why: "UDP is hashed over addresses only", Expect: expect("max_queue_share", "down", min(1, c.At(skewFactor)/float64(max(1, rxQueues(d)))), "of packets")})
 	}
 	return out
 }

@@ -55,7 +55,7 @@ var _ = register(Rule{
 				Evidence: []plan.Evidence{{Metric: "rss_queues_used", Value: float64(len(used)), Unit: "queues", Threshold: float64(queues), Source: "ethtool -x " + d.Name}},
 				Wants: []plan.Want{{Ref: knob.Device(d.Name, "rss.table"), Value: knob.EvenTable(len(d.RSS.Table), queues),
 					Why:    fmt.Sprintf("%d queues get nothing", queues-len(used)),
-					Expect: plan.Expect{Metric: "max_queue_share", Direction: "down", Predicted: rounded(1 / float64(queues))}}},
+					Expect: expect("max_queue_share", "down", 1/float64(queues), "of packets")}},
 			})
 		}
 		return out

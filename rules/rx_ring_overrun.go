@@ -88,7 +88,7 @@ func (c *Case) ringOverrun(d *detect.Device) (plan.Finding, bool) {
 	if want > d.Rings.Rx {
 		f.Wants = []plan.Want{{Ref: ref, Value: strconv.Itoa(want), Mode: plan.Raise,
 			Why:    fmt.Sprintf("%d packets lost in the ring", lost),
-			Expect: plan.Expect{Metric: "rx_ring_lost", Direction: "down", Unit: "packets"}}}
+			Expect: expect("rx_ring_lost", "down", 0, "packets/s")}}
 	}
 	return f, true
 }

@@ -48,7 +48,7 @@ func (c *Case) tunnelHash(d *detect.Device, tunnels []string) (plan.Finding, boo
 		Claim:    fmt.Sprintf("queue %d of %s gets %s of the packets and saturates CPU %d; the host has tunnels (%s) that the NIC cannot look into", queue, d.Name, percent(share), cpu, strings.Join(tunnels, ", ")),
 		Evidence: append([]plan.Evidence{{Metric: "max_queue_share", Value: share, Unit: "of received packets", Threshold: c.At(flowShare), Source: "queue statistics of " + d.Name}}, c.cpuEvidence(cpu)...),
 	}
-	half := plan.Expect{Metric: "max_cpu_softirq_share", Direction: "down", Predicted: rounded(c.softirq(cpu) / 2), Unit: "of a CPU"}
+	half := expect("max_cpu_softirq_share", "down", c.softirq(cpu)/2, "of a CPU")
 	if guards := c.wireGuards(); len(guards) == len(tunnels) {
 		f.Operator = "RPS cannot look into WireGuard either; its packets leave one NAPI per peer, and a thread for each lets the scheduler use other CPUs"
 		for _, name := range guards {

@@ -50,7 +50,7 @@ var _ = register(Rule{
 			now, known := c.knob(ref)
 			if known && now == "" && !c.Policy.Latency && float64(targets.Len()) >= c.At(rpsTargets) && len(out) == 0 {
 				f.Wants = []plan.Want{{Ref: ref, Value: targets.String(), Why: fmt.Sprintf("CPU %d receives what it sends", cpu),
-					Expect: plan.Expect{Metric: "max_cpu_softirq_share", Direction: "down", Predicted: rounded(c.softirq(cpu) / 2), Unit: "of a CPU"}}}
+					Expect: expect("max_cpu_softirq_share", "down", c.softirq(cpu)/2, "of a CPU")}}
 			}
 			out = append(out, f)
 		}

@@ -69,7 +69,7 @@ func (c *Case) fewerInterrupts(d *detect.Device, per float64) plan.Finding {
 			Severity: plan.Advice, Subject: d.Name, Claim: claim,
 			Evidence: []plan.Evidence{{Metric: "interrupts_per_packet", Value: per, Unit: "interrupts", Threshold: c.At(interruptPerPacket), Source: "/proc/interrupts, /proc/net/dev"}},
 			Wants: []plan.Want{{Ref: ref, Value: coalesceUsecs, Mode: plan.Raise, Why: fmt.Sprintf("%.2f interrupts per packet", per),
-				Expect: plan.Expect{Metric: "interrupts_per_packet", Direction: "down"}}},
+				Expect: expect("interrupts_per_packet", "down", per/2, "interrupts")}},
 		}
 	}
 	p, _ := c.devicePolling(d)

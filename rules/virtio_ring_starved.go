@@ -47,7 +47,7 @@ var _ = register(Rule{
 				f.Because = c.stackedAt(cpu)
 			case d.Rings != nil && d.Rings.Rx < d.Rings.MaxRx:
 				f.Wants = []plan.Want{{Ref: knob.Device(d.Name, "ring.rx"), Value: strconv.Itoa(min(2*d.Rings.Rx, d.Rings.MaxRx)), Mode: plan.Raise,
-					Why: "the host runs out of buffers", Expect: plan.Expect{Metric: "ring_starved", Direction: "down"}}}
+					Why: "the host runs out of buffers", Expect: expect("ring_starved", "down", 0, "of looks")}}
 			default:
 				f.Operator = "ask the hypervisor's owner for a larger receive ring (QEMU: rx_queue_size=1024)"
 			}

@@ -68,7 +68,7 @@ func (c *Case) xpsMismatch(group []*path) (plan.Finding, bool) {
 	for i, want := range c.xpsPartition(group) {
 		if want != masks[i] && !want.IsEmpty() {
 			f.Wants = append(f.Wants, plan.Want{Ref: knob.Tx(d.Name, group[i].queue.N, "xps.cpus"), Value: want.String(),
-				Why: fmt.Sprintf("interrupt on CPU %d", c.plannedCPU(group[i])), Expect: plan.Expect{Metric: "xps_mismatched_queues", Direction: "down", Predicted: rounded(0)}})
+				Why: fmt.Sprintf("interrupt on CPU %d", c.plannedCPU(group[i])), Expect: expect("xps_mismatched_queues", "down", 0, "queues")})
 		}
 	}
 	return f, true
