@@ -39,6 +39,9 @@ type coreCpuState struct {
 	VirtioUsed      uint32
 	Primed          uint32
 	_               [4]byte
+	Softnet         uint64
+	Squeezed        uint32
+	SqueezedKnown   uint32
 	Count           [10]uint64
 	TimeNs          [10]uint64
 	TimedWeight     [10]uint64
@@ -55,17 +58,19 @@ type coreCpuState struct {
 		SumNs  uint64
 		Bucket [28]uint64
 	}
-	RxRuns         uint64
-	RxWork         uint64
-	RxPolls        uint64
-	RxFull         uint64
-	SqueezePackets uint64
-	SqueezeTime    uint64
-	SqueezeBoth    uint64
-	MaxPolls       uint64
-	PollsPerRun    [16]uint64
-	WorkPerRun     [16]uint64
-	Threaded       struct {
+	RxRuns             uint64
+	RxWork             uint64
+	RxPolls            uint64
+	RxFull             uint64
+	SqueezePackets     uint64
+	SqueezeTime        uint64
+	SqueezeBoth        uint64
+	SqueezeUnexplained uint64
+	Inferred           uint64
+	MaxPolls           uint64
+	PollsPerRun        [16]uint64
+	WorkPerRun         [16]uint64
+	Threaded           struct {
 		_     structs.HostLayout
 		Polls uint64
 		Work  uint64
@@ -141,34 +146,38 @@ type coreVirtioSlot struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	coreMapCpuStates        = "cpu_states"
-	coreMapIrqFilter        = "irq_filter"
-	coreMapIrqSlots         = "irq_slots"
-	coreMapNapiSlots        = "napi_slots"
-	coreMapVirtioSlots      = "virtio_slots"
-	coreProgBareIrqEntry    = "bare_irq_entry"
-	coreProgBareNapiPoll    = "bare_napi_poll"
-	coreProgBtfIrqEntry     = "btf_irq_entry"
-	coreProgBtfIrqExit      = "btf_irq_exit"
-	coreProgBtfNapiPoll     = "btf_napi_poll"
-	coreProgBtfSoftirqEntry = "btf_softirq_entry"
-	coreProgBtfSoftirqExit  = "btf_softirq_exit"
-	coreProgBtfSoftirqRaise = "btf_softirq_raise"
-	coreProgRawIrqEntry     = "raw_irq_entry"
-	coreProgRawIrqExit      = "raw_irq_exit"
-	coreProgRawNapiPoll     = "raw_napi_poll"
-	coreProgRawSoftirqEntry = "raw_softirq_entry"
-	coreProgRawSoftirqExit  = "raw_softirq_exit"
-	coreProgRawSoftirqRaise = "raw_softirq_raise"
-	coreVarBudgetJiffies    = "budget_jiffies"
-	coreVarBudgetPackets    = "budget_packets"
-	coreVarCounting         = "counting"
-	coreVarExactPerJiffy    = "exact_per_jiffy"
-	coreVarSampleMask       = "sample_mask"
-	coreVarWithBacklog      = "with_backlog"
-	coreVarWithNapi         = "with_napi"
-	coreVarWithRaise        = "with_raise"
-	coreVarWithVirtio       = "with_virtio"
+	coreMapCpuStates         = "cpu_states"
+	coreMapIrqFilter         = "irq_filter"
+	coreMapIrqSlots          = "irq_slots"
+	coreMapNapiSlots         = "napi_slots"
+	coreMapVirtioSlots       = "virtio_slots"
+	coreProgBareIrqEntry     = "bare_irq_entry"
+	coreProgBareNapiPoll     = "bare_napi_poll"
+	coreProgBareSoftirqEntry = "bare_softirq_entry"
+	coreProgBareSoftirqExit  = "bare_softirq_exit"
+	coreProgBtfIrqEntry      = "btf_irq_entry"
+	coreProgBtfIrqExit       = "btf_irq_exit"
+	coreProgBtfNapiPoll      = "btf_napi_poll"
+	coreProgBtfSoftirqEntry  = "btf_softirq_entry"
+	coreProgBtfSoftirqExit   = "btf_softirq_exit"
+	coreProgBtfSoftirqRaise  = "btf_softirq_raise"
+	coreProgRawIrqEntry      = "raw_irq_entry"
+	coreProgRawIrqExit       = "raw_irq_exit"
+	coreProgRawNapiPoll      = "raw_napi_poll"
+	coreProgRawSoftirqEntry  = "raw_softirq_entry"
+	coreProgRawSoftirqExit   = "raw_softirq_exit"
+	coreProgRawSoftirqRaise  = "raw_softirq_raise"
+	coreVarBudgetJiffies     = "budget_jiffies"
+	coreVarBudgetPackets     = "budget_packets"
+	coreVarCounting          = "counting"
+	coreVarExactPerJiffy     = "exact_per_jiffy"
+	coreVarSampleMask        = "sample_mask"
+	coreVarSoftnetDistance   = "softnet_distance"
+	coreVarSoftnetKnown      = "softnet_known"
+	coreVarWithBacklog       = "with_backlog"
+	coreVarWithNapi          = "with_napi"
+	coreVarWithRaise         = "with_raise"
+	coreVarWithVirtio        = "with_virtio"
 )
 
 // loadCore returns the embedded CollectionSpec for core.
@@ -213,20 +222,22 @@ type coreSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type coreProgramSpecs struct {
-	BareIrqEntry    *ebpf.ProgramSpec `ebpf:"bare_irq_entry"`
-	BareNapiPoll    *ebpf.ProgramSpec `ebpf:"bare_napi_poll"`
-	BtfIrqEntry     *ebpf.ProgramSpec `ebpf:"btf_irq_entry"`
-	BtfIrqExit      *ebpf.ProgramSpec `ebpf:"btf_irq_exit"`
-	BtfNapiPoll     *ebpf.ProgramSpec `ebpf:"btf_napi_poll"`
-	BtfSoftirqEntry *ebpf.ProgramSpec `ebpf:"btf_softirq_entry"`
-	BtfSoftirqExit  *ebpf.ProgramSpec `ebpf:"btf_softirq_exit"`
-	BtfSoftirqRaise *ebpf.ProgramSpec `ebpf:"btf_softirq_raise"`
-	RawIrqEntry     *ebpf.ProgramSpec `ebpf:"raw_irq_entry"`
-	RawIrqExit      *ebpf.ProgramSpec `ebpf:"raw_irq_exit"`
-	RawNapiPoll     *ebpf.ProgramSpec `ebpf:"raw_napi_poll"`
-	RawSoftirqEntry *ebpf.ProgramSpec `ebpf:"raw_softirq_entry"`
-	RawSoftirqExit  *ebpf.ProgramSpec `ebpf:"raw_softirq_exit"`
-	RawSoftirqRaise *ebpf.ProgramSpec `ebpf:"raw_softirq_raise"`
+	BareIrqEntry     *ebpf.ProgramSpec `ebpf:"bare_irq_entry"`
+	BareNapiPoll     *ebpf.ProgramSpec `ebpf:"bare_napi_poll"`
+	BareSoftirqEntry *ebpf.ProgramSpec `ebpf:"bare_softirq_entry"`
+	BareSoftirqExit  *ebpf.ProgramSpec `ebpf:"bare_softirq_exit"`
+	BtfIrqEntry      *ebpf.ProgramSpec `ebpf:"btf_irq_entry"`
+	BtfIrqExit       *ebpf.ProgramSpec `ebpf:"btf_irq_exit"`
+	BtfNapiPoll      *ebpf.ProgramSpec `ebpf:"btf_napi_poll"`
+	BtfSoftirqEntry  *ebpf.ProgramSpec `ebpf:"btf_softirq_entry"`
+	BtfSoftirqExit   *ebpf.ProgramSpec `ebpf:"btf_softirq_exit"`
+	BtfSoftirqRaise  *ebpf.ProgramSpec `ebpf:"btf_softirq_raise"`
+	RawIrqEntry      *ebpf.ProgramSpec `ebpf:"raw_irq_entry"`
+	RawIrqExit       *ebpf.ProgramSpec `ebpf:"raw_irq_exit"`
+	RawNapiPoll      *ebpf.ProgramSpec `ebpf:"raw_napi_poll"`
+	RawSoftirqEntry  *ebpf.ProgramSpec `ebpf:"raw_softirq_entry"`
+	RawSoftirqExit   *ebpf.ProgramSpec `ebpf:"raw_softirq_exit"`
+	RawSoftirqRaise  *ebpf.ProgramSpec `ebpf:"raw_softirq_raise"`
 }
 
 // coreMapSpecs contains maps before they are loaded into the kernel.
@@ -244,15 +255,17 @@ type coreMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type coreVariableSpecs struct {
-	BudgetJiffies *ebpf.VariableSpec `ebpf:"budget_jiffies"`
-	BudgetPackets *ebpf.VariableSpec `ebpf:"budget_packets"`
-	Counting      *ebpf.VariableSpec `ebpf:"counting"`
-	ExactPerJiffy *ebpf.VariableSpec `ebpf:"exact_per_jiffy"`
-	SampleMask    *ebpf.VariableSpec `ebpf:"sample_mask"`
-	WithBacklog   *ebpf.VariableSpec `ebpf:"with_backlog"`
-	WithNapi      *ebpf.VariableSpec `ebpf:"with_napi"`
-	WithRaise     *ebpf.VariableSpec `ebpf:"with_raise"`
-	WithVirtio    *ebpf.VariableSpec `ebpf:"with_virtio"`
+	BudgetJiffies   *ebpf.VariableSpec `ebpf:"budget_jiffies"`
+	BudgetPackets   *ebpf.VariableSpec `ebpf:"budget_packets"`
+	Counting        *ebpf.VariableSpec `ebpf:"counting"`
+	ExactPerJiffy   *ebpf.VariableSpec `ebpf:"exact_per_jiffy"`
+	SampleMask      *ebpf.VariableSpec `ebpf:"sample_mask"`
+	SoftnetDistance *ebpf.VariableSpec `ebpf:"softnet_distance"`
+	SoftnetKnown    *ebpf.VariableSpec `ebpf:"softnet_known"`
+	WithBacklog     *ebpf.VariableSpec `ebpf:"with_backlog"`
+	WithNapi        *ebpf.VariableSpec `ebpf:"with_napi"`
+	WithRaise       *ebpf.VariableSpec `ebpf:"with_raise"`
+	WithVirtio      *ebpf.VariableSpec `ebpf:"with_virtio"`
 }
 
 // coreObjects contains all objects after they have been loaded into the kernel.
@@ -296,41 +309,47 @@ func (m *coreMaps) Close() error {
 //
 // It can be passed to loadCoreObjects or ebpf.CollectionSpec.LoadAndAssign.
 type coreVariables struct {
-	BudgetJiffies *ebpf.Variable `ebpf:"budget_jiffies"`
-	BudgetPackets *ebpf.Variable `ebpf:"budget_packets"`
-	Counting      *ebpf.Variable `ebpf:"counting"`
-	ExactPerJiffy *ebpf.Variable `ebpf:"exact_per_jiffy"`
-	SampleMask    *ebpf.Variable `ebpf:"sample_mask"`
-	WithBacklog   *ebpf.Variable `ebpf:"with_backlog"`
-	WithNapi      *ebpf.Variable `ebpf:"with_napi"`
-	WithRaise     *ebpf.Variable `ebpf:"with_raise"`
-	WithVirtio    *ebpf.Variable `ebpf:"with_virtio"`
+	BudgetJiffies   *ebpf.Variable `ebpf:"budget_jiffies"`
+	BudgetPackets   *ebpf.Variable `ebpf:"budget_packets"`
+	Counting        *ebpf.Variable `ebpf:"counting"`
+	ExactPerJiffy   *ebpf.Variable `ebpf:"exact_per_jiffy"`
+	SampleMask      *ebpf.Variable `ebpf:"sample_mask"`
+	SoftnetDistance *ebpf.Variable `ebpf:"softnet_distance"`
+	SoftnetKnown    *ebpf.Variable `ebpf:"softnet_known"`
+	WithBacklog     *ebpf.Variable `ebpf:"with_backlog"`
+	WithNapi        *ebpf.Variable `ebpf:"with_napi"`
+	WithRaise       *ebpf.Variable `ebpf:"with_raise"`
+	WithVirtio      *ebpf.Variable `ebpf:"with_virtio"`
 }
 
 // corePrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to loadCoreObjects or ebpf.CollectionSpec.LoadAndAssign.
 type corePrograms struct {
-	BareIrqEntry    *ebpf.Program `ebpf:"bare_irq_entry"`
-	BareNapiPoll    *ebpf.Program `ebpf:"bare_napi_poll"`
-	BtfIrqEntry     *ebpf.Program `ebpf:"btf_irq_entry"`
-	BtfIrqExit      *ebpf.Program `ebpf:"btf_irq_exit"`
-	BtfNapiPoll     *ebpf.Program `ebpf:"btf_napi_poll"`
-	BtfSoftirqEntry *ebpf.Program `ebpf:"btf_softirq_entry"`
-	BtfSoftirqExit  *ebpf.Program `ebpf:"btf_softirq_exit"`
-	BtfSoftirqRaise *ebpf.Program `ebpf:"btf_softirq_raise"`
-	RawIrqEntry     *ebpf.Program `ebpf:"raw_irq_entry"`
-	RawIrqExit      *ebpf.Program `ebpf:"raw_irq_exit"`
-	RawNapiPoll     *ebpf.Program `ebpf:"raw_napi_poll"`
-	RawSoftirqEntry *ebpf.Program `ebpf:"raw_softirq_entry"`
-	RawSoftirqExit  *ebpf.Program `ebpf:"raw_softirq_exit"`
-	RawSoftirqRaise *ebpf.Program `ebpf:"raw_softirq_raise"`
+	BareIrqEntry     *ebpf.Program `ebpf:"bare_irq_entry"`
+	BareNapiPoll     *ebpf.Program `ebpf:"bare_napi_poll"`
+	BareSoftirqEntry *ebpf.Program `ebpf:"bare_softirq_entry"`
+	BareSoftirqExit  *ebpf.Program `ebpf:"bare_softirq_exit"`
+	BtfIrqEntry      *ebpf.Program `ebpf:"btf_irq_entry"`
+	BtfIrqExit       *ebpf.Program `ebpf:"btf_irq_exit"`
+	BtfNapiPoll      *ebpf.Program `ebpf:"btf_napi_poll"`
+	BtfSoftirqEntry  *ebpf.Program `ebpf:"btf_softirq_entry"`
+	BtfSoftirqExit   *ebpf.Program `ebpf:"btf_softirq_exit"`
+	BtfSoftirqRaise  *ebpf.Program `ebpf:"btf_softirq_raise"`
+	RawIrqEntry      *ebpf.Program `ebpf:"raw_irq_entry"`
+	RawIrqExit       *ebpf.Program `ebpf:"raw_irq_exit"`
+	RawNapiPoll      *ebpf.Program `ebpf:"raw_napi_poll"`
+	RawSoftirqEntry  *ebpf.Program `ebpf:"raw_softirq_entry"`
+	RawSoftirqExit   *ebpf.Program `ebpf:"raw_softirq_exit"`
+	RawSoftirqRaise  *ebpf.Program `ebpf:"raw_softirq_raise"`
 }
 
 func (p *corePrograms) Close() error {
 	return _CoreClose(
 		p.BareIrqEntry,
 		p.BareNapiPoll,
+		p.BareSoftirqEntry,
+		p.BareSoftirqExit,
 		p.BtfIrqEntry,
 		p.BtfIrqExit,
 		p.BtfNapiPoll,

@@ -298,12 +298,31 @@ func (s *Session) judge() []counters.Status {
 		if s.wants(p.name) {
 			s.objects[p.object].judge(p, &st)
 		}
-		if p.name == "budget" && st.State == counters.Attached && s.budget.assumed {
-			st.Reason = joinNotes(st.Reason, fmt.Sprintf(
+		if st.State == counters.Attached {
+			st.Reason = joinNotes(append([]string{st.Reason}, s.notes(p.name)...)...)
+		}
+		out = append(out, st)
+	}
+	return out
+}
+
+// notes say what an attached probe does not know here.
+func (s *Session) notes(probe string) []string {
+	var out []string
+	switch probe {
+	case "budget":
+		if s.budget.assumed {
+			out = append(out, fmt.Sprintf(
 				"netdev_budget and netdev_budget_usecs cannot be read in this network namespace: causes assume %d packets and %d ticks",
 				int32(s.budget.packets), s.budget.jiffies))
 		}
-		out = append(out, st)
+		if exit := s.objects["core"].find("softirq_exit"); exit.rung.loss == "" && !s.knowsKernelCounters() {
+			out = append(out, "squeezes are inferred until a packet passes a backlog: the one sent over loopback did not")
+		}
+	case "drops":
+		if s.objects["drops"].find("csd_function_entry") != nil && s.rpsTrigger == 0 {
+			out = append(out, "RPS interrupts unknown: /proc/kallsyms hides rps_trigger_softirq (CAP_SYSLOG shows it)")
+		}
 	}
 	return out
 }

@@ -145,7 +145,7 @@ func (s *Session) resume() error {
 	}
 	for cpu := range states {
 		st := &states[cpu]
-		st.EntryNs, st.InRx, st.Primed, st.LastIrqSlot = 0, 0, 0, 0
+		st.EntryNs, st.InRx, st.Primed, st.LastIrqSlot, st.SqueezedKnown = 0, 0, 0, 0, 0
 		st.RaiseChoice = [2]uint32{}
 	}
 	if err := core.maps["cpu_states"].Put(uint32(0), states); err != nil {

@@ -102,10 +102,14 @@ func (s *Session) readDrops(out *counters.Counters) error {
 		w.Events += st.Brake.Events
 		w.Skipped += st.Brake.Skipped
 		w.SwitchedOff += st.Brake.SwitchedOff
-		row := counters.Drop{CPU: cpu, Backlog: st.Backlog, Other: st.Other, RPSInterrupts: st.RpsInterrupts}
-		if row != (counters.Drop{CPU: cpu}) {
-			out.Drops = append(out.Drops, row)
+		if st.Backlog+st.Other+st.RpsInterrupts == 0 {
+			continue
 		}
+		row := counters.Drop{CPU: cpu, Backlog: st.Backlog, Other: st.Other}
+		if s.rpsTrigger != 0 && obj.find("csd_function_entry") != nil {
+			row.RPSInterrupts = &states[cpu].RpsInterrupts
+		}
+		out.Drops = append(out.Drops, row)
 	}
 	out.Windows = append(out.Windows, w)
 	return nil

@@ -22,6 +22,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"os"
 	"slices"
 	"strconv"
@@ -77,6 +78,9 @@ type Session struct {
 	statuses []counters.Status
 	irqs     []int // interrupt number of each slot
 	budget   limits
+	// rpsTrigger is the address of the function by which RPS interrupts other
+	// CPUs, 0 if the kernel does not tell.
+	rpsTrigger uint64
 	// attachedNs is how long the core object was attached before
 	// attachedSince, which is 0 while it is not.
 	attachedNs, attachedSince uint64
@@ -117,11 +121,40 @@ func Open(o Options) (*Session, error) {
 	for _, d := range objectTable() {
 		s.objects[d.name] = openObject(d, s.wantedHooks(d), s.tune, cache)
 	}
-	s.statuses = s.judge()
 	if s.objects["core"].loaded() {
 		s.attachedSince = monotonicNs()
+		s.findKernelCounters()
 	}
+	s.statuses = s.judge()
 	return s, nil
+}
+
+// findKernelCounters sends one packet to itself over loopback: it is received
+// through the backlog of this CPU, whose poll shows the programs where the
+// kernel keeps its own count of squeezes, on all CPUs. Where that fails the
+// next packet through any backlog does as well, so nothing is an error here.
+func (s *Session) findKernelCounters() {
+	if s.knowsKernelCounters() {
+		return
+	}
+	socket, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		return // no loopback in this network namespace
+	}
+	defer socket.Close()
+	if _, err := socket.WriteTo([]byte("napitune"), socket.LocalAddr()); err != nil {
+		return // loopback is down
+	}
+	if err := socket.SetReadDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
+		return // never seen
+	}
+	_, _, _ = socket.ReadFrom(make([]byte, 16)) // received or not, the programs know what they saw
+}
+
+// knowsKernelCounters is true once squeezes are read and not inferred.
+func (s *Session) knowsKernelCounters() bool {
+	known, ok := s.objects["core"].variable("softnet_known")
+	return ok && known != 0
 }
 
 func (o Options) withDefaults() (Options, error) {
@@ -210,7 +243,8 @@ func (s *Session) tune(spec *ebpf.CollectionSpec) error {
 		"latency_one_in":  latencyOneIn,
 	}
 	if v := spec.Variables["rps_trigger_addr"]; v != nil {
-		if err := v.Set(symbolAddress("rps_trigger_softirq")); err != nil {
+		s.rpsTrigger = symbolAddress("rps_trigger_softirq")
+		if err := v.Set(s.rpsTrigger); err != nil {
 			return fmt.Errorf("set rps_trigger_addr: %w", err)
 		}
 	}

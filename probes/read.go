@@ -97,6 +97,7 @@ func cpuRow(cpu int, st *coreCpuState) (counters.CPU, bool) {
 	row.Budget = counters.Budget{
 		Runs: st.RxRuns, Polls: st.RxPolls, Work: st.RxWork, Full: st.RxFull,
 		SqueezedPackets: st.SqueezePackets, SqueezedTime: st.SqueezeTime, SqueezedBoth: st.SqueezeBoth,
+		SqueezedUnexplained: st.SqueezeUnexplained, InferredRuns: st.Inferred,
 		MaxPolls:    st.MaxPolls,
 		PollsPerRun: counters.NewHist(st.PollsPerRun[:], 0).Buckets,
 		WorkPerRun:  counters.NewHist(st.WorkPerRun[:], st.RxWork),

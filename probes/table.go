@@ -52,7 +52,11 @@ type probe struct {
 	windowed  bool
 }
 
-const noTypes = "no BTF: devices and NAPI ids are unknown"
+// What rungs without types cannot tell.
+const (
+	noTypes   = "no BTF: devices and NAPI ids are unknown"
+	noCounter = "no BTF: squeezes are inferred, not read from the kernel's own counter"
+)
 
 // tracepoint is the usual ladder: typed, then raw.
 func tracepoint(name, suffix string, more ...rung) hook {
@@ -73,11 +77,13 @@ func objectTable() []objectDecl {
 			tracepoint("irq_handler_exit", "irq_exit"),
 			tracepoint("irq_handler_entry", "irq_entry",
 				rung{program: "bare_irq_entry", how: rawTracepoint, target: "irq_handler_entry", loss: noTypes}),
-			tracepoint("softirq_exit", "softirq_exit"),
+			tracepoint("softirq_exit", "softirq_exit",
+				rung{program: "bare_softirq_exit", how: rawTracepoint, target: "softirq_exit", loss: noCounter}),
 			tracepoint("softirq_raise", "softirq_raise"),
 			tracepoint("napi_poll", "napi_poll",
 				rung{program: "bare_napi_poll", how: rawTracepoint, target: "napi_poll", loss: noTypes}),
-			tracepoint("softirq_entry", "softirq_entry"),
+			tracepoint("softirq_entry", "softirq_entry",
+				rung{program: "bare_softirq_entry", how: rawTracepoint, target: "softirq_entry", loss: noCounter}),
 		},
 		modules: []string{"virtio_ring", "virtio_net"},
 	}, {
@@ -133,7 +139,7 @@ func probeTable() []probe {
 		object: "core", needs: []string{"softirq_raise", "softirq_entry", "softirq_exit"}, byDefault: true,
 	}, {
 		name:   "budget",
-		doc:    "What every run of net_rx_action did and why it stopped early: netdev_budget (packets), netdev_budget_usecs (time) or both. From napi:napi_poll between irq:softirq_entry and irq:softirq_exit; the sum over causes equals time_squeeze in /proc/net/softnet_stat. Polls outside softirqs (NAPI threads, busy polling, netpoll) are told apart.",
+		doc:    "What every run of net_rx_action did and why it stopped early: netdev_budget (packets), netdev_budget_usecs (time) or both. From napi:napi_poll between irq:softirq_entry and irq:softirq_exit, and from the kernel's own time_squeeze of the CPU at the end of each run, so the sum over causes equals /proc/net/softnet_stat exactly. Polls outside softirqs (NAPI threads, busy polling, netpoll) are told apart.",
 		object: "core", needs: []string{"softirq_entry", "softirq_exit", "napi_poll"}, byDefault: true,
 	}, {
 		name:   "napi",

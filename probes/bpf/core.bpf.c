@@ -62,6 +62,16 @@ volatile __u32 budget_jiffies = 2;
  */
 volatile __u32 counting = 1;
 
+/*
+ * Address of struct softnet_data of a CPU minus that of its struct cpu_state:
+ * the same on every CPU, because all per-CPU memory of the kernel lies at the
+ * same offsets from one base per CPU (include/linux/percpu-defs.h). Learned
+ * from the first poll of any backlog, which is a member of softnet_data. The
+ * symbol would tell it too, but only where CONFIG_KALLSYMS_ALL is set.
+ */
+volatile __u64 softnet_distance = 0;
+volatile __u32 softnet_known = 0;
+
 struct outside {
 	__u64 polls;
 	__u64 work;
@@ -102,6 +112,10 @@ struct cpu_state {
 	__u32 virtio_used;
 	/* scratch: a NET_RX entry was seen since the programs were attached */
 	__u32 primed;
+	/* scratch: softnet_data of this CPU, and its time_squeeze when last read */
+	__u64 softnet;
+	__u32 squeezed;
+	__u32 squeezed_known;
 
 	/* totals */
 	__u64 count[NR_SOFTIRQS];
@@ -120,6 +134,8 @@ struct cpu_state {
 	__u64 squeeze_packets;
 	__u64 squeeze_time;
 	__u64 squeeze_both;
+	__u64 squeeze_unexplained; /* the kernel counted it and no limit was seen exceeded */
+	__u64 inferred;		   /* runs judged without the kernel's own counter */
 	__u64 max_polls;
 	__u64 polls_per_run[POLL_BUCKETS];
 	__u64 work_per_run[QUEUE_BUCKETS];
@@ -326,7 +342,40 @@ static __always_inline __u32 net_entry(struct cpu_state *s, __u64 v, __u64 now_j
 	return choose(s, now_jiffies);
 }
 
-static __always_inline int softirq_entry(__u64 vec)
+/*
+ * The verifier forbids arithmetic on typed pointers; what has been through
+ * memory that it does not track is a number.
+ */
+static __always_inline __u64 address(struct cpu_state *s, void *p)
+{
+	*(volatile __u64 *)&s->napi = (__u64)p;
+	return *(volatile __u64 *)&s->napi;
+}
+
+/* Every backlog is a member of the softnet_data of its CPU. */
+static __always_inline void learn_softnet(struct cpu_state *s, struct napi_struct *napi)
+{
+	__u64 self = address(s, s);
+
+	softnet_distance = address(s, napi) - core_field_offset(struct softnet_data, backlog) - self;
+	softnet_known = 1;
+}
+
+/* The kernel's own count of squeezes on this CPU; false if not known where. */
+static __always_inline int read_squeezed(struct cpu_state *s, __u32 *squeezed)
+{
+	struct softnet_data *sd = (void *)s->softnet;
+
+	if (!sd) {
+		if (!softnet_known)
+			return 0; /* no backlog was polled yet */
+		s->softnet = address(s, s) + softnet_distance;
+		sd = (void *)s->softnet;
+	}
+	return !core_read(squeezed, &sd->time_squeeze);
+}
+
+static __always_inline int softirq_entry(__u64 vec, int mode)
 {
 	__u64 now_jiffies = bpf_jiffies64();
 	struct cpu_state *s = this_cpu();
@@ -351,6 +400,8 @@ static __always_inline int softirq_entry(__u64 vec)
 		s->run_work = 0;
 		s->entry_jiffies = now_jiffies;
 		s->last_jiffies = now_jiffies;
+		if (mode != READ_NONE && !s->squeezed_known)
+			s->squeezed_known = read_squeezed(s, &s->squeezed);
 	}
 	s->weight = weight;
 	s->entry_ns = 0;
@@ -364,12 +415,60 @@ static __always_inline int softirq_entry(__u64 vec)
 	return 0;
 }
 
-/* The kernel's own test after the last poll: net_rx_action in net/core/dev.c. */
-static __always_inline void close_run(struct cpu_state *s)
+/* How often the kernel squeezed since it was last asked, in this run or in one that was not seen. */
+static __always_inline __u32 squeezes(struct cpu_state *s)
+{
+	__u32 before = s->squeezed;
+
+	if (!read_squeezed(s, &s->squeezed))
+		s->squeezed_known = 0; /* the memory is gone: never seen */
+	return s->squeezed - before;
+}
+
+/*
+ * Why the kernel squeezed. It tests two limits after each poll (net_rx_action
+ * in net/core/dev.c), so one of them was exceeded. A tick between the last poll
+ * and that test, or a CPU taken away there, shows by the end of the run.
+ */
+static __always_inline void explain(struct cpu_state *s, __u32 count)
 {
 	__u32 packets = s->run_work >= (__s64)(__s32)budget_packets;
 	__u32 time = s->last_jiffies - s->entry_jiffies >= budget_jiffies;
+
+	if (!packets && bpf_jiffies64() - s->entry_jiffies >= budget_jiffies)
+		time = 1;
+	if (packets && time)
+		s->squeeze_both++;
+	else if (packets)
+		s->squeeze_packets++;
+	else if (time)
+		s->squeeze_time++;
+	else
+		s->squeeze_unexplained++;
+	s->squeeze_unexplained += count - 1; /* runs that no program saw */
+}
+
+/* The kernel's own test after the last poll, repeated from outside. */
+static __always_inline void infer(struct cpu_state *s)
+{
+	__u32 packets = s->run_work >= (__s64)(__s32)budget_packets;
+	__u32 time = s->last_jiffies - s->entry_jiffies >= budget_jiffies;
+
+	s->inferred++;
+	if (!s->run_polls)
+		return; /* nothing was polled, so the kernel tested nothing */
+	if (packets && time)
+		s->squeeze_both++;
+	else if (packets)
+		s->squeeze_packets++;
+	else if (time)
+		s->squeeze_time++;
+}
+
+static __always_inline void close_run(struct cpu_state *s, int mode)
+{
 	__u64 polls = s->run_polls, b;
+	__u32 count;
 
 	s->in_rx = 0;
 	if (!counting)
@@ -386,17 +485,16 @@ static __always_inline void close_run(struct cpu_state *s)
 	b = log2_bucket(s->run_work, QUEUE_BUCKETS - 1);
 	if (b < QUEUE_BUCKETS)
 		s->work_per_run[b]++;
-	if (!polls)
-		return; /* nothing was polled, so the kernel tested nothing */
-	if (packets && time)
-		s->squeeze_both++;
-	else if (packets)
-		s->squeeze_packets++;
-	else if (time)
-		s->squeeze_time++;
+	if (mode == READ_NONE || !s->squeezed_known) {
+		infer(s);
+		return; /* the kernel's own count is out of reach */
+	}
+	count = squeezes(s);
+	if (count)
+		explain(s, count);
 }
 
-static __always_inline int softirq_exit(__u64 vec)
+static __always_inline int softirq_exit(__u64 vec, int mode)
 {
 	struct cpu_state *s = this_cpu();
 	__u64 v = pair_index(vec);
@@ -405,7 +503,7 @@ static __always_inline int softirq_exit(__u64 vec)
 	if (!s || vec >= NR_SOFTIRQS)
 		return 0; /* a vector newer than this program */
 	if (vec == NET_RX_SOFTIRQ && s->in_rx)
-		close_run(s); /* else: attached in the middle of this run */
+		close_run(s, mode); /* else: attached in the middle of this run */
 	if (!s->entry_ns)
 		return 0; /* not timed, or attached in the middle of this run */
 	spent = bpf_ktime_get_ns() - s->entry_ns;
@@ -505,16 +603,6 @@ static __always_inline void adopt_virtio(struct cpu_state *s, struct napi_slot *
 	}
 	slot->kind = NAPI_VIRTIO;
 	slot->virtio_slot = 1 + slot_nr;
-}
-
-/*
- * The verifier forbids arithmetic on typed pointers; what has been through
- * memory that it does not track is a number.
- */
-static __always_inline __u64 address(struct cpu_state *s, void *p)
-{
-	*(volatile __u64 *)&s->napi = (__u64)p;
-	return *(volatile __u64 *)&s->napi;
 }
 
 static __always_inline struct napi_slot *find_slot(struct cpu_state *s, struct napi_struct *napi,
@@ -724,8 +812,6 @@ static __always_inline int napi_poll(struct napi_struct *napi, int work, int bud
 	} else if (!count_outside(s, work)) {
 		return 0; /* perhaps in a run whose entry was not seen */
 	}
-	if (!with_napi)
-		return 0;
 	if (mode == READ_BTF) {
 		dev = napi->dev;
 		napi_id = napi->napi_id;
@@ -737,6 +823,10 @@ static __always_inline int napi_poll(struct napi_struct *napi, int work, int bud
 		if (dev)
 			core_read(&ifindex, &dev->ifindex);
 	}
+	if (mode != READ_NONE && !softnet_known && !dev && !napi_id)
+		learn_softnet(s, napi);
+	if (!with_napi)
+		return 0;
 	slot = find_slot(s, napi, ifindex, napi_id, mode);
 	if (slot)
 		poll_slot(s, slot, (void *)s->napi, work, budget, mode);
@@ -812,25 +902,37 @@ int raw_softirq_raise(__u64 *ctx)
 SEC("tp_btf/softirq_entry")
 int btf_softirq_entry(__u64 *ctx)
 {
-	return softirq_entry(ctx[0]);
+	return softirq_entry(ctx[0], READ_BTF);
 }
 
 SEC("raw_tp/softirq_entry")
 int raw_softirq_entry(__u64 *ctx)
 {
-	return softirq_entry(ctx[0]);
+	return softirq_entry(ctx[0], READ_PROBE);
+}
+
+SEC("raw_tp/softirq_entry")
+int bare_softirq_entry(__u64 *ctx)
+{
+	return softirq_entry(ctx[0], READ_NONE);
 }
 
 SEC("tp_btf/softirq_exit")
 int btf_softirq_exit(__u64 *ctx)
 {
-	return softirq_exit(ctx[0]);
+	return softirq_exit(ctx[0], READ_BTF);
 }
 
 SEC("raw_tp/softirq_exit")
 int raw_softirq_exit(__u64 *ctx)
 {
-	return softirq_exit(ctx[0]);
+	return softirq_exit(ctx[0], READ_PROBE);
+}
+
+SEC("raw_tp/softirq_exit")
+int bare_softirq_exit(__u64 *ctx)
+{
+	return softirq_exit(ctx[0], READ_NONE);
 }
 
 SEC("tp_btf/napi_poll")

@@ -99,6 +99,7 @@ struct sk_buff_head {
 
 struct softnet_data {
 	struct sk_buff_head process_queue;
+	unsigned int time_squeeze;
 	struct sk_buff_head input_pkt_queue;
 	struct napi_struct backlog;
 };

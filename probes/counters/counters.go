@@ -126,17 +126,26 @@ type Budget struct {
 	SqueezedPackets uint64 `json:"squeezed_packets"`
 	SqueezedTime    uint64 `json:"squeezed_time"`
 	SqueezedBoth    uint64 `json:"squeezed_both"`
+	// SqueezedUnexplained is squeezes that the kernel counted although neither
+	// limit was seen exceeded: the limits were changed in between, or the run
+	// was one that the programs did not see.
+	SqueezedUnexplained uint64 `json:"squeezed_unexplained,omitempty"`
+	// InferredRuns is runs judged by their packets and time alone, because the
+	// kernel's own counter was out of reach: no types (BTF), or no backlog
+	// polled yet since the probes were attached. A squeeze among them may be
+	// missed or be one too many where a CPU was taken away in the middle.
+	InferredRuns uint64 `json:"inferred_runs,omitempty"`
 	// MaxPolls is the most NAPIs polled in one run since the probes were
 	// attached (not only in this difference). Below ceil(netdev_budget/64) the
 	// packet budget cannot have been the limit.
-	MaxPolls    uint64   `json:"max_polls"`
+	MaxPolls    uint64   `json:"max_polls" sub:"keep"`
 	PollsPerRun []uint64 `json:"polls_per_run,omitempty"` // index = polls; the last means "that many or more"
 	WorkPerRun  Hist     `json:"work_per_run,omitzero"`
 }
 
 // Squeezes is the sum over all causes.
 func (b Budget) Squeezes() uint64 {
-	return b.SqueezedPackets + b.SqueezedTime + b.SqueezedBoth
+	return b.SqueezedPackets + b.SqueezedTime + b.SqueezedBoth + b.SqueezedUnexplained
 }
 
 // Unexplained is how many squeezes of the kernel's own counter have no cause
@@ -218,8 +227,8 @@ type Virtio struct {
 	PendingEighths []uint64 `json:"pending_eighths,omitempty"`
 	// MaxPending and MaxUnfilled are the most since the probes were attached:
 	// buffers waiting for the driver, descriptors not given to the host.
-	MaxPending  uint64 `json:"max_pending"`
-	MaxUnfilled uint64 `json:"max_unfilled"`
+	MaxPending  uint64 `json:"max_pending" sub:"keep"`
+	MaxUnfilled uint64 `json:"max_unfilled" sub:"keep"`
 }
 
 // Coverage is the part of a difference's time in which the default probes were
@@ -262,16 +271,16 @@ func (c *Counters) Sub(earlier *Counters) (*Counters, error) {
 		BudgetJiffies: c.BudgetJiffies,
 		BudgetChanged: c.BudgetPackets != earlier.BudgetPackets || c.BudgetJiffies != earlier.BudgetJiffies,
 		Probes:        append([]Status(nil), c.Probes...),
-		CPUs:          rows(c.CPUs, earlier.CPUs, func(x CPU) int { return x.CPU }, s.cpu),
-		NAPIs:         rows(c.NAPIs, earlier.NAPIs, NAPI.key, s.napi),
-		IRQs:          rows(c.IRQs, earlier.IRQs, IRQ.key, s.irq),
-		Virtio:        rows(c.Virtio, earlier.Virtio, Virtio.key, s.virtio),
-		GRO:           rows(c.GRO, earlier.GRO, GRO.key, s.gro),
-		Windows:       rows(c.Windows, earlier.Windows, func(x Window) string { return x.Probe }, s.window),
-		Drops:         rows(c.Drops, earlier.Drops, func(x Drop) int { return x.CPU }, s.drop),
-		Latency:       rows(c.Latency, earlier.Latency, func(x Latency) int { return x.CPU }, s.latency),
-		Control:       rows(c.Control, earlier.Control, func(x Control) int { return x.CPU }, s.control),
-		Cost:          rows(c.Cost, earlier.Cost, func(x ProgCost) string { return x.Program }, s.cost),
+		CPUs:          rows(s, c.CPUs, earlier.CPUs, func(x CPU) int { return x.CPU }),
+		NAPIs:         rows(s, c.NAPIs, earlier.NAPIs, NAPI.key),
+		IRQs:          rows(s, c.IRQs, earlier.IRQs, IRQ.key),
+		Virtio:        rows(s, c.Virtio, earlier.Virtio, Virtio.key),
+		GRO:           rows(s, c.GRO, earlier.GRO, GRO.key),
+		Windows:       rows(s, c.Windows, earlier.Windows, func(x Window) string { return x.Probe }),
+		Drops:         rows(s, c.Drops, earlier.Drops, func(x Drop) int { return x.CPU }),
+		Latency:       rows(s, c.Latency, earlier.Latency, func(x Latency) int { return x.CPU }),
+		Control:       rows(s, c.Control, earlier.Control, func(x Control) int { return x.CPU }),
+		Cost:          rows(s, c.Cost, earlier.Cost, func(x ProgCost) string { return x.Program }),
 		CostWindowNs:  s.n("cost window", c.CostWindowNs, earlier.CostWindowNs),
 	}
 	if s.backwards != "" {

@@ -26,7 +26,8 @@ func reading(session, taken, scale uint64) *Counters {
 			Rx:      NetSoftirq{RaiseToEntryNs: hist(0, 1, 2), RunNs: hist(1), KsoftirqdRuns: scale},
 			Budget: Budget{
 				Runs: 10 * scale, Polls: 20 * scale, Work: 30 * scale, Full: scale,
-				SqueezedPackets: scale, SqueezedTime: 2 * scale, SqueezedBoth: 3 * scale, MaxPolls: 5,
+				SqueezedPackets: scale, SqueezedTime: 2 * scale, SqueezedBoth: 3 * scale,
+				SqueezedUnexplained: scale, InferredRuns: 2 * scale, MaxPolls: 5,
 				PollsPerRun: []uint64{0, scale, scale}, WorkPerRun: hist(0, 4),
 			},
 			Outside: Outside{ThreadedPolls: scale, ThreadedWork: 2 * scale},
@@ -39,7 +40,7 @@ func reading(session, taken, scale uint64) *Counters {
 		Virtio:  []Virtio{{IfIndex: 2, CPU: 3, IRQ: 38, RingSize: 256, ArmedPolls: 6 * scale, UnarmedPolls: scale, RingReads: 7 * scale, PendingEighths: []uint64{7 * scale}, MaxPending: 4}},
 		GRO:     []GRO{{IfIndex: 2, Device: "eth0", In: 40 * scale, Merged: 30 * scale, Held: 10 * scale, Delivered: 10 * scale, Segments: 40 * scale, TCPSegments: 40 * scale, SegmentsPerSKB: hist(0, 0, 0, 10)}},
 		Windows: []Window{{Probe: "gro", AttachedNs: 5 * scale, Events: 50 * scale, LimitPerJiffy: 2000}},
-		Drops:   []Drop{{CPU: 3, Backlog: scale, Other: scale, RPSInterrupts: scale}},
+		Drops:   []Drop{{CPU: 3, Backlog: scale, Other: scale, RPSInterrupts: &scale}},
 		Latency: []Latency{{CPU: 3, PollToSocketNs: hist(1), SocketToReadNs: hist(2)}},
 		Control: []Control{{CPU: 3, CommandNs: hist(3)}},
 		Cost:    []ProgCost{{Program: "btf_napi_poll", Hook: "tp_btf/napi_poll", Runs: 20 * scale, TimeNs: 800 * scale}}, CostWindowNs: 9 * scale,
@@ -102,7 +103,7 @@ func TestJSON(t *testing.T) {
 }
 
 func TestUnexplained(t *testing.T) {
-	b := Budget{SqueezedPackets: 3, SqueezedTime: 2, SqueezedBoth: 1}
+	b := Budget{SqueezedPackets: 2, SqueezedTime: 2, SqueezedBoth: 1, SqueezedUnexplained: 1}
 	for squeezes, want := range map[uint64]int64{6: 0, 8: 2, 5: -1} {
 		if got := b.Unexplained(squeezes); got != want {
 			t.Errorf("of %d squeezes %d unexplained, want %d", squeezes, got, want)

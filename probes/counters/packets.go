@@ -69,7 +69,7 @@ type Window struct {
 	Skipped uint64 `json:"skipped"`
 	// LimitPerJiffy is the rate, per CPU, above which it switches itself off;
 	// SwitchedOff how many times (CPUs and windows) that happened.
-	LimitPerJiffy uint64 `json:"limit_per_jiffy"`
+	LimitPerJiffy uint64 `json:"limit_per_jiffy" sub:"keep"`
 	SwitchedOff   uint64 `json:"switched_off"`
 	// Overflow is events of devices that found no free slot.
 	Overflow uint64 `json:"overflow,omitempty"`
@@ -84,8 +84,9 @@ type Drop struct {
 	// Other is all other drops seen by skb:kfree_skb on this CPU.
 	Other uint64 `json:"other"`
 	// RPSInterrupts is inter-processor interrupts of RPS handled by this CPU:
-	// the delta of received_rps.
-	RPSInterrupts uint64 `json:"rps_interrupts"`
+	// the delta of received_rps. Nil if this kernel does not show them
+	// (csd:csd_function_entry, 6.4 and later): not known, which is not zero.
+	RPSInterrupts *uint64 `json:"rps_interrupts,omitempty"`
 }
 
 // Latency is the path beyond the softirq, on one CPU, sampled.
