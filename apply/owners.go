@@ -2,6 +2,7 @@ package apply
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/napitune/napitune/detect/knob"
@@ -27,29 +28,66 @@ func (o Options) choice(name string) Choice {
 	return o.Owners[""]
 }
 
+// others are those who write settings of a plan besides napitune. Those that can
+// be told something are asked once: a daemon answers between its rounds, so that
+// what is read after this stays as it is until the next.
+func (a *Applier) others(p plan.Plan) ([]owner.Owner, error) {
+	if a.Owners == nil {
+		return nil, nil
+	}
+	all, err := a.Owners()
+	if err != nil {
+		return nil, fmt.Errorf("find out who else writes these settings: %w", err)
+	}
+	all = slices.DeleteFunc(all, func(o owner.Owner) bool {
+		return !slices.ContainsFunc(p.Changes, func(c plan.Change) bool { return claims(o, c.Ref) })
+	})
+	for _, o := range all {
+		kind, ok := knob.Lookup(o.Exceptions)
+		if !ok {
+			continue
+		}
+		view, err := a.View()
+		if err != nil {
+			return nil, fmt.Errorf("read the host: %w", err)
+		}
+		kind.Read(view, knob.Global(kind.Name))
+	}
+	return all, nil
+}
+
+func claims(o owner.Owner, ref knob.Ref) bool {
+	_, ok := o.Claim(ref)
+	return ok
+}
+
 // owners settles with everybody else who writes settings of the plan. It comes
 // when all changes are checked.
-func (i *inspection) owners() error {
-	if i.a.Owners == nil {
-		return nil
-	}
-	all, err := i.a.Owners()
-	if err != nil {
-		return fmt.Errorf("find out who else writes these settings: %w", err)
-	}
-	for _, o := range all {
+func (i *inspection) owners(others []owner.Owner, p plan.Plan) {
+	for _, o := range others {
 		if held := i.held(o); len(held) > 0 {
-			i.settle(o, held)
+			i.settle(o, held, alike(o, p))
 		}
 	}
-	return nil
+}
+
+// alike are the owner's settings that the plan finds as they should be: they are
+// to stay so, too.
+func alike(o owner.Owner, p plan.Plan) []knob.Ref {
+	var out []knob.Ref
+	for _, k := range p.Kept {
+		if claims(o, k.Ref) {
+			out = append(out, k.Ref)
+		}
+	}
+	return out
 }
 
 // held are the settings of the plan that an owner writes as well.
 func (i *inspection) held(o owner.Owner) []knob.Ref {
 	var out []knob.Ref
 	for _, s := range i.steps {
-		if _, ok := o.Claim(s.change.Ref); ok {
+		if claims(o, s.change.Ref) {
 			out = append(out, s.change.Ref)
 		}
 	}
@@ -57,7 +95,7 @@ func (i *inspection) held(o owner.Owner) []knob.Ref {
 }
 
 // settle does with one owner what was chosen.
-func (i *inspection) settle(o owner.Owner, held []knob.Ref) {
+func (i *inspection) settle(o owner.Owner, held, alike []knob.Ref) {
 	choice := i.o.choice(o.Name)
 	if o.Habit == owner.AtBoot {
 		i.warn(o, held)
@@ -67,11 +105,11 @@ func (i *inspection) settle(o owner.Owner, held []knob.Ref) {
 	case Leave:
 		i.leave(o)
 	case Ban:
-		i.ban(o, held)
+		i.ban(o, held, alike)
 	case Take:
 		i.warn(o, held)
 	default:
-		i.ask(o, held)
+		i.ask(o, held, alike)
 	}
 }
 
@@ -83,7 +121,7 @@ func (i *inspection) warn(o owner.Owner, held []knob.Ref) {
 func (i *inspection) leave(o owner.Owner) {
 	kept := i.steps[:0:0]
 	for _, s := range i.steps {
-		if _, held := o.Claim(s.change.Ref); held {
+		if claims(o, s.change.Ref) {
 			i.skipped = append(i.skipped, Skipped{Ref: s.change.Ref, Disruption: s.kind.DisruptionFor(i.view, s.change.Ref).String(), Owner: o.Name})
 			continue
 		}
@@ -93,14 +131,14 @@ func (i *inspection) leave(o owner.Owner) {
 }
 
 // ask refuses what the owner would soon undo, unless it has been told already.
-func (i *inspection) ask(o owner.Owner, held []knob.Ref) {
+func (i *inspection) ask(o owner.Owner, held, alike []knob.Ref) {
 	if o.Habit != owner.Always {
 		i.warn(o, held)
 		return
 	}
 	way := "--owner ban is not possible, since it cannot be told (" + o.Remedy + ")"
 	if o.Exceptions != "" {
-		if c, err := i.exception(o, held); err == nil && c.Before == c.After {
+		if c, err := i.exception(o, append(held, alike...)); err == nil && c.Before == c.After {
 			return
 		}
 		way = "--owner ban tells it to leave them alone"
@@ -110,12 +148,12 @@ func (i *inspection) ask(o owner.Owner, held []knob.Ref) {
 
 // ban adds the change that keeps the owner off, before all others. It is a
 // setting like any other: journalled, read back and rolled back.
-func (i *inspection) ban(o owner.Owner, held []knob.Ref) {
+func (i *inspection) ban(o owner.Owner, held, alike []knob.Ref) {
 	if o.Exceptions == "" {
 		i.refuse(o.Name, "it writes %s as well and cannot be told to leave them: %s, or choose --owner %s=leave or %s=take", firstOf(held), o.Remedy, o.Name, o.Name)
 		return
 	}
-	c, err := i.exception(o, held)
+	c, err := i.exception(o, append(held, alike...))
 	if err != nil {
 		i.refuse(o.Name, "it cannot be told to leave %s: %v", firstOf(held), err)
 		return

@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/napitune/napitune/detect/host/hosttest"
+	"github.com/napitune/napitune/detect/knob"
 	"github.com/napitune/napitune/detect/owner"
 	"github.com/napitune/napitune/rules/plan"
 )
@@ -104,6 +105,19 @@ func TestOwnerChoices(t *testing.T) {
 		if diff := cmp.Diff(before, r.dump(false)); diff != "" {
 			t.Errorf("%s: after the rollback: %s", name, diff)
 		}
+	}
+}
+
+// What is as it should be already is to stay so.
+func TestOwnerLeavesKept(t *testing.T) {
+	t.Parallel()
+	r, p := ownedRig(t)
+	p.Kept = []plan.Kept{{Ref: knob.Rx("eth0", 0, "irq.affinity")}, {Ref: knob.Device("eth0", "ring.rx")}}
+	if _, err := r.process(nil).Apply(context.Background(), p, allowing(map[string]Choice{"": Ban})); err != nil {
+		t.Fatal(err)
+	}
+	if list := r.read(banned); strings.Count(list, ",") != 4 {
+		t.Errorf("banned are %s, want 3, 7 and three queues", list)
 	}
 }
 

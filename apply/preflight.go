@@ -72,6 +72,10 @@ func (i *inspection) refuse(subject, format string, args ...any) {
 
 // preflight finds every reason not to apply the plan before anything is written.
 func (a *Applier) preflight(origin plan.Origin, p plan.Plan, o Options, open []*transaction) (checked, error) {
+	others, err := a.others(p)
+	if err != nil {
+		return checked{}, err
+	}
 	view, err := a.View()
 	if err != nil {
 		return checked{}, fmt.Errorf("read the host: %w", err)
@@ -84,9 +88,7 @@ func (a *Applier) preflight(origin plan.Origin, p plan.Plan, o Options, open []*
 	for _, c := range p.Changes {
 		i.one(c)
 	}
-	if err := i.owners(); err != nil {
-		return checked{}, err
-	}
+	i.owners(others, p)
 	nothing := len(i.reasons) == 0 && len(i.steps) == 0
 	if nothing {
 		i.refuse("plan", "nothing is left to apply: %s", i.leftOut())

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -245,10 +246,13 @@ func refusal(err error) error {
 func carryOut(ctx context.Context, e env, a *apply.Applier, p plan.Plan, limits apply.Options, o options, people *audience, g *guard) error {
 	release := hold()
 	defer release()
-	done := 0
+	done, all := 0, len(p.Changes)
 	limits.Progress = func(out apply.Outcome) {
 		done++
-		_, _ = fmt.Fprintln(e.Stderr, report.Step(done, len(p.Changes), out))
+		if !slices.ContainsFunc(p.Changes, func(c plan.Change) bool { return c.Ref == out.Ref }) {
+			all++ // what an owner is told
+		}
+		_, _ = fmt.Fprintln(e.Stderr, report.Step(done, max(done, all), out))
 	}
 	limits.Arm = g.arm
 	result, err := a.Apply(ctx, p, limits)
