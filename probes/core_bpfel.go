@@ -173,7 +173,6 @@ const (
 	coreVarExactPerJiffy     = "exact_per_jiffy"
 	coreVarSampleMask        = "sample_mask"
 	coreVarSoftnetDistance   = "softnet_distance"
-	coreVarSoftnetKnown      = "softnet_known"
 	coreVarWithBacklog       = "with_backlog"
 	coreVarWithNapi          = "with_napi"
 	coreVarWithRaise         = "with_raise"
@@ -261,7 +260,6 @@ type coreVariableSpecs struct {
 	ExactPerJiffy   *ebpf.VariableSpec `ebpf:"exact_per_jiffy"`
 	SampleMask      *ebpf.VariableSpec `ebpf:"sample_mask"`
 	SoftnetDistance *ebpf.VariableSpec `ebpf:"softnet_distance"`
-	SoftnetKnown    *ebpf.VariableSpec `ebpf:"softnet_known"`
 	WithBacklog     *ebpf.VariableSpec `ebpf:"with_backlog"`
 	WithNapi        *ebpf.VariableSpec `ebpf:"with_napi"`
 	WithRaise       *ebpf.VariableSpec `ebpf:"with_raise"`
@@ -315,7 +313,6 @@ type coreVariables struct {
 	ExactPerJiffy   *ebpf.Variable `ebpf:"exact_per_jiffy"`
 	SampleMask      *ebpf.Variable `ebpf:"sample_mask"`
 	SoftnetDistance *ebpf.Variable `ebpf:"softnet_distance"`
-	SoftnetKnown    *ebpf.Variable `ebpf:"softnet_known"`
 	WithBacklog     *ebpf.Variable `ebpf:"with_backlog"`
 	WithNapi        *ebpf.Variable `ebpf:"with_napi"`
 	WithRaise       *ebpf.Variable `ebpf:"with_raise"`

@@ -274,7 +274,8 @@ func (o *object) setVariable(name string, value uint32) error {
 	return nil
 }
 
-func (o *object) variable(name string) (uint32, bool) {
+// variable reads a 32-bit or 64-bit variable of a loaded object.
+func (o *object) variable(name string) (uint64, bool) {
 	if o == nil || o.spec == nil || o.spec.Variables[name] == nil {
 		return 0, false
 	}
@@ -284,10 +285,14 @@ func (o *object) variable(name string) (uint32, bool) {
 		return 0, false
 	}
 	data, err := m.LookupBytes(uint32(0))
-	if err != nil || int(v.Offset)+4 > len(data) {
+	if err != nil || int(v.Offset)+len(v.Value) > len(data) {
 		return 0, false
 	}
-	return o.spec.ByteOrder.Uint32(data[v.Offset:]), true
+	data = data[v.Offset:]
+	if len(v.Value) == 8 {
+		return o.spec.ByteOrder.Uint64(data), true
+	}
+	return uint64(o.spec.ByteOrder.Uint32(data)), true
 }
 
 // judge turns what happened to hooks into the state of every probe.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
@@ -39,6 +40,42 @@ func needRoot(t testing.TB) {
 		t.Fatal("this test needs root, and CI=true promises it")
 	}
 	t.Skip("skipped: loading eBPF programs and making network namespaces needs root")
+}
+
+// skipBefore skips on kernels older than the release that brought a feature,
+// and fails on newer ones: there the feature is missing for another reason.
+func skipBefore(t testing.TB, major, minor int, what string) {
+	t.Helper()
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		t.Fatal(err)
+	}
+	release := unix.ByteSliceToString(name.Release[:])
+	var haveMajor, haveMinor int
+	if _, err := fmt.Sscanf(release, "%d.%d", &haveMajor, &haveMinor); err != nil {
+		t.Fatalf("release %q: %v", release, err)
+	}
+	if haveMajor > major || haveMajor == major && haveMinor >= minor {
+		t.Fatalf("%s, although Linux %s is not older than %d.%d", what, release, major, minor)
+	}
+	t.Skipf("skipped: %s: Linux %s is older than %d.%d", what, release, major, minor)
+}
+
+// hasTracepoint asks the kernel's types: each tracepoint has one of its own.
+func hasTracepoint(t testing.TB, name string) bool {
+	t.Helper()
+	types, err := btf.LoadKernelSpec()
+	if err != nil {
+		t.Fatal(err)
+	}
+	find := func(name string) bool {
+		var found *btf.Typedef
+		return types.TypeByName("btf_trace_"+name, &found) == nil
+	}
+	if !find("softirq_entry") {
+		t.Fatal("the types of this kernel do not even name irq:softirq_entry")
+	}
+	return find(name)
 }
 
 // runAlone keeps two test processes from measuring each other: bursts of both
@@ -160,7 +197,7 @@ func clockRead(t testing.TB) time.Duration {
 	const spins = 1000
 	prog := spinningXDP(t, spins)
 	shortest := time.Second
-	for range 20 {
+	for range 200 {
 		_, took, err := prog.Benchmark(udpFrame(), 1, nil)
 		if err != nil {
 			t.Fatalf("time the XDP program: %v", err)
@@ -301,7 +338,7 @@ func readKernel(t testing.TB) kernelTotals {
 	for _, line := range fileLines(t, "/proc/net/softnet_stat") {
 		f := strings.Fields(line)
 		if len(f) < 13 {
-			t.Skipf("skipped: softnet_stat of this kernel has %d columns and no CPU number", len(f))
+			skipBefore(t, 5, 10, fmt.Sprintf("softnet_stat has %d columns and no CPU number", len(f)))
 		}
 		cpu := int(parse(t, f[12], 16))
 		k.processed[cpu], k.squeezed[cpu] = parse(t, f[0], 16), parse(t, f[2], 16)
@@ -548,9 +585,9 @@ func TestSqueezeCauses(t *testing.T) {
 		{name: "six full NAPIs", napis: 6, each: 100, limit: time.Second, bursts: 300,
 			want: counters.Budget{SqueezedPackets: 1}},
 		// Below the weight of a poll, so that the run ends with it.
-		{name: "one slow NAPI", napis: 1, each: 60, slow: tick / 15, limit: 2 * tick, bursts: 20,
+		{name: "one slow NAPI", napis: 1, each: 60, slow: tick / 7, limit: 2 * tick, bursts: 20,
 			want: counters.Budget{SqueezedTime: 1}},
-		{name: "four fast and one slow NAPI", napis: 5, each: 63, slow: tick / 5, limit: 10 * tick, bursts: 20,
+		{name: "four fast and one slow NAPI", napis: 5, each: 63, slow: tick / 3, limit: 10 * tick, bursts: 20,
 			want: counters.Budget{SqueezedBoth: 1}},
 	}
 	for _, tt := range tests {
@@ -586,7 +623,7 @@ func TestSqueezeCauses(t *testing.T) {
 					pairs: pairs, bursts: uint64(bursts), each: uint64(tt.each), causes: tt.want, witness: w,
 				})
 				// The fewer, the sooner no other packet comes between.
-				bursts = max(bursts/2, 20)
+				bursts = max(bursts/2, 1)
 				return o
 			})
 		})
@@ -627,7 +664,7 @@ func judgeBursts(t *testing.T, first, last edge, p planned) outcome {
 	}
 	differences = slices.Concat(compareCauses(want, got), compareNAPIs(t, d, p.pairs, p.bursts*p.each))
 	processed := delta(last.kernel.processed, first.kernel.processed)[lastCPU()]
-	if processed == packets {
+	if processed == packets || got.Work == processed {
 		return outcome{differences: slices.Concat(differences, compareWork(got, processed))}
 	}
 	for _, d := range differences {

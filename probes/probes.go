@@ -153,8 +153,8 @@ func (s *Session) findKernelCounters() {
 
 // knowsKernelCounters is true once squeezes are read and not inferred.
 func (s *Session) knowsKernelCounters() bool {
-	known, ok := s.objects["core"].variable("softnet_known")
-	return ok && known != 0
+	distance, ok := s.objects["core"].variable("softnet_distance")
+	return ok && distance != 0
 }
 
 func (o Options) withDefaults() (Options, error) {

@@ -1,7 +1,6 @@
 package probes
 
 import (
-	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
@@ -20,7 +20,7 @@ import (
 // rig runs raw tracepoint programs by hand, on one CPU and attached to
 // nothing, so that only the test's events are counted.
 type rig struct {
-	maps     map[string]*ebpf.Map
+	*object
 	programs map[string]*ebpf.Program
 	cpu      int
 }
@@ -61,7 +61,7 @@ func newRig(t *testing.T, o Options, change ...func(*ebpf.CollectionSpec) error)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{maps: created, programs: map[string]*ebpf.Program{}, cpu: lastCPU()}
+	r := &rig{object: &object{maps: created, spec: spec}, programs: map[string]*ebpf.Program{}, cpu: lastCPU()}
 	l := loader{spec: spec, maps: created, cache: btf.NewCache()}
 	for _, name := range []string{"raw_softirq_raise", "raw_softirq_entry", "raw_softirq_exit", "bare_napi_poll", "bare_irq_entry", "raw_irq_exit"} {
 		p, err := l.load(name)
@@ -273,7 +273,7 @@ func counterInScratch(spec *ebpf.CollectionSpec) error {
 		return fmt.Errorf("softnet_data has no time_squeeze: %w", btf.ErrNotFound)
 	}
 	distance := uint64(unsafe.Offsetof(coreCpuState{}.Pad0)) - uint64(softnet.Members[i].Offset.Bytes())
-	return errors.Join(spec.Variables["softnet_distance"].Set(distance), spec.Variables["softnet_known"].Set(uint32(1)))
+	return spec.Variables["softnet_distance"].Set(distance)
 }
 
 // change rewrites this CPU's state; nothing is attached, so nobody else does.
@@ -323,6 +323,80 @@ func TestOutsideProgram(t *testing.T) {
 	want := counters.Outside{BusyPolls: 1, BusyWork: 8, NetpollPolls: 1, NetpollWork: 3}
 	if diff := cmp.Diff(want, r.cpuRow(t).Outside); diff != "" {
 		t.Errorf("outside (-want +got):\n%s", diff)
+	}
+}
+
+// TestDetachingProgram: from the moment when user space says that it will
+// detach, no run is judged by a part of its polls, and no poll of a softirq
+// whose entry is gone already is taken for busy polling.
+func TestDetachingProgram(t *testing.T) {
+	r := newRig(t, Options{})
+	r.replay(t, []poll{{work: 1, budget: 64}}, 0, 0)
+	before := r.cpuRow(t)
+	r.event(t, "raw_softirq_entry", vectorRx)
+	r.event(t, "bare_napi_poll", 0xffff888000003000, 64, 64)
+	if err := r.setVariable("counting", 0); err != nil {
+		t.Fatal(err)
+	}
+	r.event(t, "bare_napi_poll", 0xffff888000003000, 300, 64) // judged, this would be a squeeze
+	r.event(t, "raw_softirq_exit", vectorRx)
+	// softirq_entry is the first program to go.
+	r.event(t, "bare_napi_poll", 0xffff888000003000, 64, 64)
+	r.event(t, "raw_softirq_exit", vectorRx)
+	after := r.cpuRow(t)
+	if diff := cmp.Diff(before.Budget, after.Budget); diff != "" {
+		t.Errorf("judged while detaching (-before +after):\n%s", diff)
+	}
+	if after.Outside != (counters.Outside{}) {
+		t.Errorf("polls of a softirq were taken for %+v", after.Outside)
+	}
+	if err := r.setVariable("counting", 1); err != nil {
+		t.Fatal(err)
+	}
+	r.replay(t, []poll{{work: 1, budget: 64}}, 0, 0)
+	if got := r.cpuRow(t).Budget.Runs; got != before.Budget.Runs+1 {
+		t.Errorf("%d runs after counting was switched on again, want %d", got, before.Budget.Runs+1)
+	}
+}
+
+// closing tells when a link is closed.
+type closing struct {
+	link.Link
+	told func()
+}
+
+func (c closing) Close() error {
+	c.told()
+	return c.Link.Close()
+}
+
+// TestPauseOrder: counting stops before the first program goes, and starts
+// before the first comes back.
+func TestPauseOrder(t *testing.T) {
+	needRoot(t)
+	s := openSession(t, Options{})
+	requireAttached(t, s, "budget")
+	core := s.objects["core"]
+	closed := 0
+	for _, p := range core.programs {
+		p.link = closing{Link: p.link, told: func() {
+			closed++
+			if counting, known := core.variable("counting"); !known || counting != 0 {
+				t.Errorf("%s is detached while runs are being judged", p.hook)
+			}
+		}}
+	}
+	if err := s.pause(); err != nil {
+		t.Fatal(err)
+	}
+	if closed != len(core.programs) {
+		t.Errorf("%d of %d programs detached", closed, len(core.programs))
+	}
+	if err := s.resume(); err != nil {
+		t.Fatal(err)
+	}
+	if counting, _ := core.variable("counting"); counting != 1 {
+		t.Error("nothing is counted after the pause")
 	}
 }
 

@@ -67,10 +67,10 @@ volatile __u32 counting = 1;
  * the same on every CPU, because all per-CPU memory of the kernel lies at the
  * same offsets from one base per CPU (include/linux/percpu-defs.h). Learned
  * from the first poll of any backlog, which is a member of softnet_data. The
- * symbol would tell it too, but only where CONFIG_KALLSYMS_ALL is set.
+ * symbol would tell it too, but only where CONFIG_KALLSYMS_ALL is set. 0: not
+ * known. In a section of its own, for user space writes the others as a whole.
  */
-volatile __u64 softnet_distance = 0;
-volatile __u32 softnet_known = 0;
+volatile __u64 softnet_distance SEC(".data.softnet") = 0;
 
 struct outside {
 	__u64 polls;
@@ -358,7 +358,6 @@ static __always_inline void learn_softnet(struct cpu_state *s, struct napi_struc
 	__u64 self = address(s, s);
 
 	softnet_distance = address(s, napi) - core_field_offset(struct softnet_data, backlog) - self;
-	softnet_known = 1;
 }
 
 /* The kernel's own count of squeezes on this CPU; false if not known where. */
@@ -367,9 +366,11 @@ static __always_inline int read_squeezed(struct cpu_state *s, __u32 *squeezed)
 	struct softnet_data *sd = (void *)s->softnet;
 
 	if (!sd) {
-		if (!softnet_known)
+		__u64 distance = softnet_distance;
+
+		if (!distance)
 			return 0; /* no backlog was polled yet */
-		s->softnet = address(s, s) + softnet_distance;
+		s->softnet = address(s, s) + distance;
 		sd = (void *)s->softnet;
 	}
 	return !core_read(squeezed, &sd->time_squeeze);
@@ -823,7 +824,7 @@ static __always_inline int napi_poll(struct napi_struct *napi, int work, int bud
 		if (dev)
 			core_read(&ifindex, &dev->ifindex);
 	}
-	if (mode != READ_NONE && !softnet_known && !dev && !napi_id)
+	if (mode != READ_NONE && !softnet_distance && !dev && !napi_id)
 		learn_softnet(s, napi);
 	if (!with_napi)
 		return 0;
