@@ -398,12 +398,13 @@ func (j *judge) figure(k Key) Figure {
 	if e, ok := j.promised[k]; ok {
 		f.Promised, f.Predicted = e.Direction, e.Predicted
 	}
-	if spec.scaled && j.ratio > 0 && !math.IsInf(j.ratio, 0) && j.ratio != 1 {
+	if spec.scaled && !j.grew && !j.fell && j.ratio != 1 {
 		after, f.Scaled = after.scaled(1/j.ratio), true
 	}
 	f.Before, f.After, f.Noise = before.median(), after.median(), before.noise()
 	relative := max(spec.relative, matters)
 	if spec.class != throughput {
+		// Packets are cheaper by the dozen: cost follows load only about.
 		relative += min(comparable, math.Abs(j.ratio-1))
 	}
 	f.Needed = max(spec.floor, relative*math.Abs(f.Before), noises*f.Noise)

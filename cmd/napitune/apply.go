@@ -22,6 +22,7 @@ func applyCommand(e env) *cli.Command {
 		&cli.BoolFlag{Name: "dry-run", Usage: "show the plan, check it against this machine, and write nothing"},
 		&cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: "do not ask; needed where nobody can be asked"},
 		&cli.StringFlag{Name: "confirm-within", Usage: "roll back unless confirmed within `TIME`, such as 60s; this process waits for it, and a timer of systemd does it if this process dies. Where there is no systemd, or this is another network namespace than its own, it says so: then only this process rolls back"},
+		measureFlag(),
 		&cli.StringFlag{Name: "max-disruption", Value: knob.DisruptsPackets.String(), Usage: "refuse a plan that does worse to traffic than `WORD`: none, packets (lost or reordered for moments), link (seconds without traffic)"},
 		ownerFlag(),
 	)
@@ -32,6 +33,7 @@ func applyCommand(e env) *cli.Command {
 		Description: "Without a file it measures and plans like advise; a file is what advise -o wrote on this machine since it was\n" +
 			"booted, and - is standard input. Everything is checked before the first write, every write is in a journal in\n" +
 			journalDir + " before it is made, and every setting is read back. An error or Ctrl-C rolls back.\n" +
+			measureDescription +
 			"Ends with 0 if the changes are made, 3 if they were rolled back, 4 if the host is neither as wanted nor as it was.",
 		Flags:  flags,
 		Action: func(c *cli.Context) error { return applyPlan(c, e) },
@@ -58,10 +60,14 @@ func applyPlan(c *cli.Context, e env) error {
 	if err != nil {
 		return err
 	}
+	interactive := e.StdinTTY && e.StderrTTY
+	window, err := parseMeasure(c, limits, interactive)
+	if err != nil {
+		return err
+	}
 	if c.Bool("dry-run") {
 		return rehearse(c, e, o, limits)
 	}
-	interactive := e.StdinTTY && e.StderrTTY
 	switch {
 	case o.host != "":
 		return fmt.Errorf("--host %s: a captured host cannot be changed; --dry-run shows its plan", o.host)
@@ -96,7 +102,14 @@ func applyPlan(c *cli.Context, e env) error {
 		}
 	}
 	limits.Replan = p.again
-	return carryOut(c.Context, e, a, p.plan, limits, o, people, newGuard(e, m.last()))
+	t := newTrial(e, m, o, p, window)
+	if !c.Bool("yes") {
+		t.people = people
+	}
+	if err := t.before(c.Context); err != nil {
+		return err
+	}
+	return carryOut(c.Context, e, a, p.plan, t.watch(limits), o, people, newGuard(e, m.last()), t)
 }
 
 // parseLimits reads the options of a transaction.
@@ -243,7 +256,7 @@ func refusal(err error) error {
 
 // carryOut applies, waits for the confirmation if there is to be one, and says
 // what became of it.
-func carryOut(ctx context.Context, e env, a *apply.Applier, p plan.Plan, limits apply.Options, o options, people *audience, g *guard) error {
+func carryOut(ctx context.Context, e env, a *apply.Applier, p plan.Plan, limits apply.Options, o options, people *audience, g *guard, t *trial) error {
 	release := hold()
 	defer release()
 	done, all := 0, len(p.Changes)
@@ -265,7 +278,10 @@ func carryOut(ctx context.Context, e env, a *apply.Applier, p plan.Plan, limits 
 	if limits.ConfirmWithin > 0 {
 		g.settle(o, result)
 	}
-	if printed := printDocument(e, report.NewTransaction("apply", result), o); printed != nil {
+	t.note(a, &result)
+	document := report.NewTransaction("apply", result)
+	document.Measured = t.found
+	if printed := printDocument(e, document, o); printed != nil {
 		err = errors.Join(err, printed)
 	}
 	if text := lastingBan(result, p.Origin); text != "" {

@@ -226,7 +226,7 @@ func TestAskLive(t *testing.T) {
 		e := process()
 		e.Stdin, e.StdinTTY, e.StderrTTY = strings.NewReader(test.answer), true, true
 		e.Open = openHost
-		code, _, errs := invoke(context.Background(), t, e, "apply", file)
+		code, _, errs := invoke(context.Background(), t, e, "apply", "--measure", "off", file)
 		if code != test.code || !strings.Contains(errs, "rx-0 rps.cpus") || !strings.Contains(errs, "Apply this plan? [y/N] ") {
 			t.Errorf("answer %q ended with %d:\n%s", test.answer, code, errs)
 		}

@@ -134,13 +134,16 @@ func sample(h *host.Host, p prober) (*detect.Snapshot, *counters.Counters, error
 // pass lets the window pass, with the probes counting if there are any, and
 // tells how far it is. It ends at once, with the cause, if ctx does.
 func pass(ctx context.Context, e env, p prober, o options) error {
-	line := newProgress(e, o)
+	return passing(ctx, p, o.window, newProgress(e, o))
+}
+
+func passing(ctx context.Context, p prober, window time.Duration, line *progress) error {
 	if p == nil {
-		return wait(ctx, o.window, line)
+		return wait(ctx, window, line)
 	}
 	counted := make(chan error, 1)
-	go func() { counted <- p.Watch(ctx, o.window) }()
-	waited := wait(ctx, o.window, line)
+	go func() { counted <- p.Watch(ctx, window) }()
+	waited := wait(ctx, window, line)
 	return errors.Join(<-counted, waited)
 }
 

@@ -18,6 +18,10 @@ type progress struct {
 	quiet    bool
 	began    bool
 	last     string
+	// what is measured, "measuring" if empty; in windows that follow each
+	// other, passed are over and whole is all of them.
+	what          string
+	passed, whole time.Duration
 }
 
 // newProgress is silent for windows of up to a second unless -v is given:
@@ -30,15 +34,22 @@ func (p *progress) show(elapsed, window time.Duration) {
 	if p.quiet {
 		return
 	}
+	if p.whole > 0 {
+		elapsed, window = p.passed+elapsed, p.whole
+	}
+	what := p.what
+	if what == "" {
+		what = "measuring"
+	}
 	if !p.terminal {
 		if !p.began {
-			_, _ = fmt.Fprintf(p.w, "measuring for %s …\n", window)
+			_, _ = fmt.Fprintf(p.w, "%s for %s …\n", what, window)
 		}
 		p.began = true
 		return
 	}
 	p.began = true
-	text := fmt.Sprintf("measuring: %d of %s", int(elapsed.Seconds()), window)
+	text := fmt.Sprintf("%s: %d of %s", what, int(elapsed.Seconds()), window)
 	if text != p.last {
 		// Return to the first column and erase to the end (ECMA-48 EL).
 		_, _ = fmt.Fprint(p.w, "\r\x1b[K"+text)

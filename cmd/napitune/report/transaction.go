@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/napitune/napitune/apply"
+	"github.com/napitune/napitune/apply/measure"
 	"github.com/napitune/napitune/rules/plan"
 )
 
@@ -63,6 +64,8 @@ type Transaction struct {
 	Schema string `json:"schema"`
 	Verb   string `json:"verb"`
 	apply.Result
+	// Measured is what measuring before and after found; nil if nobody measured.
+	Measured *measure.Report `json:"measured,omitempty"`
 }
 
 // NewTransaction makes the document of a result.
@@ -93,6 +96,9 @@ func (t Transaction) Text(w io.Writer, style Style) error {
 	}
 	for _, warning := range t.Warnings {
 		p.hang("  !", yellow, 4, warning)
+	}
+	if t.Measured != nil {
+		p.measured(*t.Measured)
 	}
 	p.hang("", plain, 0, t.summary())
 	return p.err
