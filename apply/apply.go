@@ -108,6 +108,10 @@ type Options struct {
 	// a plan is not complete; at most maxRounds plans are carried out. nil
 	// leaves the rest undone.
 	Replan func(ctx context.Context) (plan.Plan, error)
+	// LeaveOut, if set, is told of every change that the host does not take, and
+	// the others are made all the same: half of a boot profile is better than
+	// none. What could not be read back, or was half done, rolls back as ever.
+	LeaveOut func(ref knob.Ref, err error)
 	// Progress is called after every change.
 	Progress func(Outcome)
 }
@@ -247,7 +251,7 @@ func (r *run) carryOut(ctx context.Context, p plan.Plan, c checked) error {
 			if err := ctx.Err(); err != nil {
 				return fmt.Errorf("stopped: %w", context.Cause(ctx))
 			}
-			if err := r.change(s); err != nil {
+			if err := r.tolerate(s, r.change(s)); err != nil {
 				return err
 			}
 		}
@@ -274,6 +278,25 @@ func (r *run) carryOut(ctx context.Context, p plan.Plan, c checked) error {
 	}
 	return nil
 }
+
+// tolerate tells of a change that left its setting as it was, where that is
+// wanted. Any other error stays one.
+func (r *run) tolerate(s step, err error) error {
+	var left *untouched
+	if r.o.LeaveOut == nil || !errors.As(err, &left) {
+		return err
+	}
+	r.o.LeaveOut(s.change.Ref, err)
+	return nil
+}
+
+// untouched is the error of a change whose setting has the value that it had,
+// with the journal saying so.
+type untouched struct{ err error }
+
+func (u *untouched) Error() string { return u.err.Error() }
+
+func (u *untouched) Unwrap() error { return u.err }
 
 // next plans and checks the following round.
 func (r *run) next(ctx context.Context) (plan.Plan, checked, error) {

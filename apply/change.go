@@ -15,7 +15,7 @@ func (r *run) change(s step) error {
 	at := address(r.view, ref)
 	now, err := r.present(s, at)
 	if err != nil {
-		return err
+		return &untouched{err}
 	}
 	out := Outcome{Ref: ref, Before: now, After: s.change.After, Observed: now, Verdict: VerdictApplied, Why: s.change.Why}
 	if at != ref.String() {
@@ -102,17 +102,22 @@ func (r *run) look(s step, e *entry, out Outcome, writeErr error) error {
 		Moved: refTexts(e.moved), Lost: setTexts(e.lost),
 	})
 	r.report(out)
+	var failed error
 	switch {
 	case writeErr != nil:
-		return errors.Join(writeErr, err)
+		failed = writeErr
 	case fresh != nil:
-		return errors.Join(fresh, err)
-	case out.Verdict == VerdictRefused:
-		return errors.Join(fmt.Errorf("%s: %w: it is still %q and should be %q", describe(e.ref, at), ErrNotTaken, e.before, e.after), err)
+		failed = fresh
 	case !state.Has():
-		return errors.Join(fmt.Errorf("%s: read back: %s: %s", describe(e.ref, at), state.Status, state.Reason), err)
+		failed = fmt.Errorf("%s: read back: %s: %s", describe(e.ref, at), state.Status, state.Reason)
+	case out.Verdict == VerdictRefused:
+		failed = fmt.Errorf("%s: %w: it is still %q and should be %q", describe(e.ref, at), ErrNotTaken, e.before, e.after)
 	}
-	return err
+	asBefore := state.Has() && state.Value == e.before && len(e.moved)+len(e.lost) == 0
+	if failed != nil && err == nil && fresh == nil && asBefore {
+		return &untouched{failed}
+	}
+	return errors.Join(failed, err)
 }
 
 func (r *run) report(out Outcome) {

@@ -37,6 +37,37 @@ func refusals(err error) []string {
 	return out
 }
 
+// What a host does not take is told and left out where that is wanted; all
+// else is made, and can be taken back.
+func TestLeaveOut(t *testing.T) {
+	t.Parallel()
+	for _, refusal := range []error{syscall.EINVAL, nil} { // said so, or silently nothing done
+		r := newRig(t, small)
+		before := r.m.Dump()
+		r.gate = func(what string, do func() error) error {
+			if strings.Contains(what, "netdev_max_backlog") {
+				return refusal
+			}
+			return do()
+		}
+		left := map[string]error{}
+		result, err := r.process(nil).Apply(background, r.plan("net.core.netdev_budget", "600", "net.core.netdev_max_backlog", "2000", "eth0/rx-0/rps.cpus", "1"),
+			Options{MaxDisruption: knob.DisruptsLink, LeaveOut: func(ref knob.Ref, err error) { left[ref.String()] = err }})
+		if err != nil || result.State != Confirmed {
+			t.Fatalf("%s, %v", result.State, err)
+		}
+		if left["net.core.netdev_max_backlog"] == nil || len(left) != 1 {
+			t.Errorf("left out: %v", left)
+		}
+		if r.read("net.core.netdev_budget") != "600" || r.read("eth0/rx-0/rps.cpus") != "1" || r.read("net.core.netdev_max_backlog") != "1000" {
+			t.Error("the others were not made")
+		}
+		if back, err := r.process(nil).Rollback(background, ""); err != nil || back.State != RolledBack || r.m.Dump() != before {
+			t.Errorf("rollback: %s, %v", back.State, err)
+		}
+	}
+}
+
 // All reasons are known together, and none of these plans writes anything.
 func TestPreflightRefuses(t *testing.T) {
 	t.Parallel()
