@@ -84,7 +84,7 @@ func candidates(app *cli.App, command *cli.Command, before []string, current str
 			return m.Names()
 		}
 	case command.Name == "profile":
-		return []string{"list", "show", "check"}
+		return profileActionNames()
 	case command.Name == "completion":
 		return []string{"bash", "zsh", "fish"}
 	}
@@ -97,6 +97,10 @@ func optionValues(command *cli.Command, name string) []string {
 	switch name {
 	case "profile":
 		return profileNames()
+	case "cpus":
+		return []string{"fixed", "solve"}
+	case "match":
+		return strings.Split(wayList(), ", ")
 	case "max-disruption":
 		return []string{"none", "packets", "link"}
 	case "confirm-within":

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"os"
+	"os/exec"
 	"os/signal"
 	"syscall"
 
@@ -41,6 +42,9 @@ func process() env {
 		Writer:    func() (*host.Writer, error) { return live.OpenWriter(live.Options{}) },
 		Systemd:   deadline.Connect,
 		Files:     disk.Open("/"),
+		Command: func(ctx context.Context, name string, args ...string) ([]byte, error) {
+			return exec.CommandContext(ctx, name, args...).CombinedOutput()
+		},
 	}
 }
 

@@ -116,7 +116,7 @@ func TestComplete(t *testing.T) {
 	for line, want := range map[string][]string{
 		"kn":                       {"knobs"},
 		"--format ":                {"text", "json", "yaml", "shell", "sysctl", "link"},
-		"profile ":                 {"list", "show", "check"},
+		"profile ":                 {"list", "show", "check", "save", "install", "remove"},
 		"map --format ":            {"text", "json", "yaml"},
 		"map --fo":                 {"--for", "--format"},
 		"completion ":              {"bash", "zsh", "fish"},

@@ -26,7 +26,8 @@ const manTemplate = `% {{ .App.Name }} {{ .SectionNum }}
 # DESCRIPTION
 
 napitune measures how this host receives and sends packets, says what is wrong and why, and proposes the exact
-kernel and NIC settings that would mend it. Only **apply** and **rollback** change settings; all else is advice.
+kernel and NIC settings that would mend it. Only **apply**, **rollback** and **boot** change settings; all else is
+advice.
 
 Without a command, napitune advises. It reads the running machine or, with **--host**, a captured one.
 Options may stand before or after the command.
@@ -63,6 +64,12 @@ Options may stand before or after the command.
 **/var/lib/napitune/history.jsonl**
 : what was ever applied and rolled back, one JSON document a line
 
+**/etc/napitune/profile.yaml**
+: the boot profile in force; napitune profile install puts it there
+
+**/var/lib/napitune/profiles/**
+: boot profiles that were saved
+
 # ENVIRONMENT
 
 **NO_COLOR**
@@ -92,6 +99,11 @@ Keep a plan, apply it after a look, and be put back if the connection to the hos
     napitune advise -o plan.json
     napitune apply --confirm-within 60s plan.json
     napitune confirm
+
+Keep what was applied and confirmed over boots:
+
+    napitune profile save edge
+    napitune profile install edge
 
 # SEE ALSO
 

@@ -15,27 +15,63 @@ import (
 	"github.com/napitune/napitune/detect"
 	"github.com/napitune/napitune/detect/knob"
 	"github.com/napitune/napitune/profiles"
+	"github.com/napitune/napitune/profiles/boot"
 	"github.com/napitune/napitune/rules"
 	"github.com/napitune/napitune/rules/plan"
 )
 
-// profileActions are what "napitune profile" can do, with the arguments each takes.
-var profileActions = map[string]string{"list": "", "show": "NAME|FILE", "check": "FILE"}
+// profileAction is one thing that "napitune profile" can do.
+type profileAction struct {
+	name string
+	// argument is what it takes, "" for none; in brackets it may be missing.
+	argument string
+	// options are those that have a meaning for it.
+	options []string
+}
+
+func profileActions() []profileAction {
+	return []profileAction{
+		{"list", "", []string{"format", "no-color"}},
+		{"show", "NAME|FILE", []string{"format", "no-color"}},
+		{"check", "FILE", []string{"format", "no-color"}},
+		{"save", "NAME", []string{"from", "plan", "cpus", "match", "description", "output", "o", "root", "force", "dry-run", "host"}},
+		{"install", "NAME|FILE", []string{"guard", "no-units", "root", "force", "dry-run"}},
+		{"remove", "[NAME]", []string{"no-units", "root", "dry-run"}},
+	}
+}
+
+func profileActionNames() []string {
+	var out []string
+	for _, a := range profileActions() {
+		out = append(out, a.name)
+	}
+	return out
+}
 
 func profileCommand(e env) *cli.Command {
 	formats := documentFormats()
+	flags := []cli.Flag{
+		&cli.StringFlag{Name: "format", Value: formats[0], Usage: "list, show, check: print as `WORD`: " + strings.Join(formats, ", ")},
+		&cli.BoolFlag{Name: "no-color", Usage: "print without colours"},
+		&cli.StringFlag{Name: "host", Usage: "save: the plan is for the captured host `PATH`"},
+	}
 	return &cli.Command{
 		Name:      "profile",
-		Usage:     "list, show and check the policies that findings are judged by",
-		ArgsUsage: "list|show NAME|check FILE",
+		Usage:     "policies that findings are judged by, and boot profiles that keep settings over boots",
+		ArgsUsage: "list|show NAME|check FILE|save NAME|install NAME|remove",
 		Description: "A policy sets thresholds, CPU roles and what may be changed. Those that come with napitune have a name;\n" +
-			"a site's own is a YAML file that extends one of them. Here and for --profile, a value with a slash\n" +
-			"or the ending .yaml is a file, anything else a name. check ends with 1 and names the line if the file\n" +
-			"has a mistake.",
-		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "format", Value: formats[0], Usage: "print as `WORD`: " + strings.Join(formats, ", ")},
-			&cli.BoolFlag{Name: "no-color", Usage: "print without colours"},
-		},
+			"a site's own is a YAML file that extends one of them. A boot profile is a YAML file with desired values, matched to\n" +
+			"devices by driver, bus, queues, name or address, which napitune boot makes stand. A value with a slash or the ending\n" +
+			".yaml is a file, anything else a name.\n\n" +
+			"napitune profile list                            the policies\n" +
+			"napitune profile check FILE                      ends with 1 and names the line of every mistake, of either kind of file\n" +
+			"napitune profile save edge                       a boot profile of what was applied and confirmed last\n" +
+			"napitune profile save edge --plan plan.json      of a reviewed plan\n" +
+			"napitune profile save fleet --cpus solve --match driver\n" +
+			"                                                 one for hosts of all sizes: CPUs are chosen on each\n" +
+			"napitune profile install edge                    in force at every boot; changes nothing now\n" +
+			"napitune profile remove                          no more; changes nothing now either",
+		Flags:  append(append(flags, saveFlags()...), installFlags()...),
 		Action: func(c *cli.Context) error { return profile(c, e, formats) },
 	}
 }
@@ -45,11 +81,21 @@ func profile(c *cli.Context, e env, formats []string) error {
 	if !slices.Contains(formats, o.format) {
 		return fmt.Errorf("--format %q: profile prints %s", o.format, strings.Join(formats, ", "))
 	}
-	action, args, err := profileAction(c.Args().Slice())
+	action, args, err := parseProfileAction(c.Args().Slice())
 	if err != nil {
 		return err
 	}
-	switch action {
+	if err := checkProfileOptions(c, action); err != nil {
+		return err
+	}
+	switch action.name {
+	case "save":
+		o.log = logger(e, false)
+		return saveProfile(c, e, args[0], o)
+	case "install":
+		return installProfile(c, e, args[0])
+	case "remove":
+		return removeProfile(c, e, strings.Join(args, ""))
 	case "list":
 		list, err := everyPolicy()
 		if err != nil {
@@ -67,30 +113,47 @@ func profile(c *cli.Context, e env, formats []string) error {
 	}
 }
 
-// profileAction takes the arguments apart; without any, it lists.
-func profileAction(args []string) (action string, rest []string, err error) {
+// parseProfileAction takes the arguments apart; without any, it lists.
+func parseProfileAction(args []string) (action profileAction, rest []string, err error) {
+	all := profileActions()
 	if len(args) == 0 {
-		return "list", nil, nil
+		return all[0], nil, nil
 	}
-	action, rest = args[0], args[1:]
-	wants, ok := profileActions[action]
-	switch {
-	case !ok:
-		hint := "there is list, show and check"
-		if near := report.Near(action, []string{"list", "show", "check"}); len(near) > 0 {
+	name, rest := args[0], args[1:]
+	at := slices.IndexFunc(all, func(a profileAction) bool { return a.name == name })
+	if at < 0 {
+		hint := "there is " + strings.Join(profileActionNames(), ", ")
+		if near := report.Near(name, profileActionNames()); len(near) > 0 {
 			hint = "did you mean " + near[0] + "?"
 		}
-		return "", nil, fmt.Errorf("profile cannot %q; %s", action, hint)
-	case wants == "" && len(rest) > 0:
-		return "", nil, fmt.Errorf("profile %s takes no argument %q", action, rest[0])
-	case wants != "" && len(rest) != 1:
-		return "", nil, fmt.Errorf("profile %s needs one argument, %s", action, wants)
+		return action, nil, fmt.Errorf("profile cannot %q; %s", name, hint)
+	}
+	action = all[at]
+	optional := strings.HasPrefix(action.argument, "[")
+	switch {
+	case action.argument == "" && len(rest) > 0:
+		return action, nil, fmt.Errorf("profile %s takes no argument %q", name, rest[0])
+	case action.argument != "" && len(rest) != 1 && !(optional && len(rest) == 0):
+		return action, nil, fmt.Errorf("profile %s needs one argument, %s", name, strings.Trim(action.argument, "[]"))
 	}
 	return action, rest, nil
 }
 
-// checkPolicy reads a site's policy and says what it holds. A mistake is the error.
+// checkProfileOptions refuses options that would silently do nothing.
+func checkProfileOptions(c *cli.Context, action profileAction) error {
+	for _, name := range c.LocalFlagNames() {
+		if !slices.Contains(action.options, name) {
+			return fmt.Errorf("profile %s has no option %s", action.name, dashed(name))
+		}
+	}
+	return nil
+}
+
+// checkPolicy reads a boot profile or a site's policy and says what it holds. A mistake is the error.
 func checkPolicy(e env, path string, o options) error {
+	if data, err := readProfileFile(path); err == nil && boot.IsProfile(data) {
+		return checkBootProfile(e, path, data, o)
+	}
 	p, err := readPolicy(path)
 	if err != nil {
 		return err

@@ -144,7 +144,7 @@ func TestProfileErrors(t *testing.T) {
 		want string
 	}{
 		{[]string{"lsit"}, `profile cannot "lsit"; did you mean list?`},
-		{[]string{"frobnicate"}, `profile cannot "frobnicate"; there is list, show and check`},
+		{[]string{"frobnicate"}, `profile cannot "frobnicate"; there is list, show, check, save, install, remove`},
 		{[]string{"list", "x"}, `profile list takes no argument "x"`},
 		{[]string{"show"}, "profile show needs one argument, NAME|FILE"},
 		{[]string{"check"}, "profile check needs one argument, FILE"},

@@ -39,6 +39,9 @@ type env struct {
 	Writer func() (*host.Writer, error)
 	// Systemd reaches the PID 1 that keeps timers; nil where none is used.
 	Systemd func(ctx context.Context) (deadline.Manager, error)
+	// Command runs another program and returns what it printed on both streams;
+	// nil where none is run.
+	Command func(ctx context.Context, name string, args ...string) ([]byte, error)
 	// Files keeps journals and history; without ReadDir there are none.
 	Files apply.Files
 }
@@ -107,7 +110,7 @@ func exitCode(ctx context.Context, err error, stderr io.Writer) int {
 }
 
 const description = `napitune measures how this host receives and sends packets, says what is wrong and why, and proposes
-the exact kernel and NIC settings that would mend it. Only apply and rollback change settings; all else is advice.
+the exact kernel and NIC settings that would mend it. Only apply, rollback and boot change settings; all else is advice.
 
 Without a command, napitune advises. It reads the running machine or, with --host, a captured one.
 
@@ -143,7 +146,7 @@ func newApp(e env) *cli.App {
 func verbs(e env) []*cli.Command {
 	return []*cli.Command{
 		adviseCommand(e), applyCommand(e), confirmCommand(e), rollbackCommand(e), forgetCommand(e), statusCommand(e), historyCommand(e),
-		mapCommand(e), knobsCommand(e), explainCommand(e), captureCommand(e),
+		bootCommand(e), mapCommand(e), knobsCommand(e), explainCommand(e), captureCommand(e),
 		doctorCommand(e), profileCommand(e), completionCommand(e), manCommand(e), versionCommand(e),
 	}
 }

@@ -60,7 +60,7 @@ func (p Problem) String() string {
 func (p Profile) Plan(s *detect.Snapshot, scope Scope) (plan.Plan, []Problem) {
 	r := &reckoning{profile: p, s: s, scope: scope, wants: map[knob.Ref]want{}}
 	r.gather()
-	out := plan.Build(r.finding(), plan.Input{Profile: "boot profile " + p.Name, States: s.Knobs, View: s.View()})
+	out := plan.Build(r.finding(), plan.Input{Profile: p.Name + " (boot)", States: s.Knobs, View: s.View()})
 	r.takeBack(&out)
 	return out, r.told()
 }

@@ -1,0 +1,403 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/napitune/napitune/apply"
+	"github.com/napitune/napitune/cmd/napitune/report"
+	"github.com/napitune/napitune/detect"
+	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/profiles/boot"
+	"github.com/napitune/napitune/profiles/strict"
+	"github.com/napitune/napitune/rules/plan"
+)
+
+// Where the profile of a host is, and those that were saved (hier(7)).
+const (
+	installedProfile = "/etc/napitune/profile.yaml"
+	savedProfiles    = "/var/lib/napitune/profiles"
+)
+
+func bootCommand(e env) *cli.Command {
+	flags := append(transactionFlags(),
+		&cli.StringFlag{Name: "device", Usage: "make the settings of device `NAME` stand and no others"},
+		&cli.BoolFlag{Name: "host-wide", Usage: "make the settings of the whole host stand and those of no device"},
+		&cli.StringFlag{Name: "wait", Value: "0s", Usage: "wait up to `TIME` for devices that are missing or down"},
+		&cli.StringFlag{Name: "max-disruption", Value: knob.DisruptsLink.String(), Usage: "leave out what does worse to traffic than `WORD`: none, packets, link"},
+		&cli.BoolFlag{Name: "dry-run", Usage: "show what differs from the profile and write nothing"},
+	)
+	return &cli.Command{
+		Name:      "boot",
+		Usage:     "make the boot profile stand: set what differs from it, and nothing else",
+		ArgsUsage: "[FILE]",
+		Description: "This is what the units of \"napitune profile install\" run. FILE is a boot profile, " + installedProfile + " if none\n" +
+			"is given. Nothing is measured. What the host cannot take is told, one line each, and all the rest is set; the changes\n" +
+			"are a transaction that napitune rollback undoes. Doing it again changes nothing.\n" +
+			"Ends with 0 if every setting stands and 1 if one does not.\n\n" +
+			"napitune boot --dry-run             what differs from the profile now\n" +
+			"napitune boot --device eth0         after eth0 was plugged in again\n" +
+			"napitune boot ./edge.yaml           try a profile that is not installed",
+		Flags:  flags,
+		Action: func(c *cli.Context) error { return bootVerb(c, e) },
+	}
+}
+
+// standing is one run of the verb: a profile that is being made to stand.
+type standing struct {
+	e       env
+	m       *machine
+	a       *apply.Applier
+	file    string
+	profile boot.Profile
+	scope   boot.Scope
+	limits  apply.Options
+	// kept counts settings that stand as they are.
+	kept int
+	// failed says why a setting was given up, by its address.
+	failed map[knob.Ref]string
+	// refusals counts how often preflight refused a setting.
+	refusals map[knob.Ref]int
+	doc      report.Boot
+}
+
+func bootVerb(c *cli.Context, e env) error {
+	if c.NArg() > 1 {
+		return fmt.Errorf("boot takes one profile and not %d", c.NArg())
+	}
+	o, err := parseOptions(c, e, documentFormats()...)
+	if err != nil {
+		return err
+	}
+	wait, err := time.ParseDuration(c.String("wait"))
+	if err != nil || wait < 0 || wait > time.Hour {
+		return fmt.Errorf("--wait %q: not a time with its unit up to 1h, such as 10s", c.String("wait"))
+	}
+	limits, err := parseLimits(c)
+	if err != nil {
+		return err
+	}
+	if c.Bool("host-wide") && c.String("device") != "" {
+		return errors.New("--host-wide and --device exclude each other")
+	}
+	b := &standing{
+		e: e, limits: limits, failed: map[knob.Ref]string{}, refusals: map[knob.Ref]int{}, file: installedProfile,
+		scope: boot.Scope{HostOnly: c.Bool("host-wide"), Device: c.String("device"), Except: map[knob.Ref]bool{}},
+	}
+	if c.NArg() == 1 {
+		b.file = c.Args().First()
+	}
+	profile, mistakes, err := readProfile(b.file)
+	if err != nil {
+		return err
+	}
+	b.profile, b.doc = profile, report.NewBoot(profile.Name, b.file)
+	for _, mistake := range mistakes {
+		b.doc.Problems = append(b.doc.Problems, mistake.Error())
+	}
+	if c.Bool("dry-run") {
+		return b.rehearse(o)
+	}
+	if b.m, b.a, err = changeable(e, "boot", o); err != nil {
+		return err
+	}
+	release := hold()
+	defer release()
+	problems, err := b.stand(c.Context, wait)
+	return b.conclude(problems, err, o)
+}
+
+// readProfile reads what is right of a boot profile, and the mistakes in it.
+func readProfile(path string) (boot.Profile, []*strict.Error, error) {
+	data, err := readProfileFile(path)
+	if err != nil {
+		return boot.Profile{}, nil, err
+	}
+	p, mistakes := boot.ParseRest(path, data)
+	return p, mistakes, nil
+}
+
+func readProfileFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) && path == installedProfile {
+		return nil, fmt.Errorf("no boot profile is installed: there is no %s (napitune profile install NAME|FILE makes it)", path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("boot profile: %w", err)
+	}
+	defer f.Close()
+	// One byte more than a profile may have, so that the parser sees the excess.
+	data, err := io.ReadAll(io.LimitReader(f, boot.MaxFileBytes+1))
+	if err != nil {
+		return nil, fmt.Errorf("boot profile: %w", err)
+	}
+	return data, nil
+}
+
+// profilePlan is what on a machine differs from a boot profile now, ready to be
+// applied, and what cannot be.
+func profilePlan(m *machine, p boot.Profile, scope boot.Scope) (plan.Plan, []boot.Problem, error) {
+	s, err := detect.Collect(m.last())
+	if err != nil {
+		return plan.Plan{}, nil, err
+	}
+	out, problems := p.Plan(s, scope)
+	made := origin(s)
+	out.Origin, out.Fingerprint = &made, made.Fingerprint()
+	return out, problems, nil
+}
+
+// installedPlan is profilePlan for the profile that is installed, read anew.
+// Mistakes in it are the error, beside the plan of what is right.
+func installedPlan(m *machine, scope boot.Scope) (plan.Plan, []boot.Problem, error) {
+	p, mistakes, err := readProfile(installedProfile)
+	if err != nil {
+		return plan.Plan{}, nil, err
+	}
+	out, problems, err := profilePlan(m, p, scope)
+	for _, mistake := range mistakes {
+		err = errors.Join(err, mistake)
+	}
+	return out, problems, err
+}
+
+// patience is how long to wait for another transaction: at boot there is one
+// unit for each device.
+const (
+	patience = 30 * time.Second
+	recheck  = 200 * time.Millisecond
+	// mostAttempts bounds planning again because devices appeared meanwhile.
+	mostAttempts = 20
+)
+
+// stand sets what differs until everything stands, or until the time is over
+// for devices that are missing or down.
+func (b *standing) stand(ctx context.Context, wait time.Duration) ([]boot.Problem, error) {
+	end := time.Now().Add(wait)
+	for {
+		problems, err := b.once(ctx)
+		if err != nil || !slices.ContainsFunc(problems, waits) || !time.Now().Before(end) {
+			return problems, err
+		}
+		if err := pause(ctx, min(recheck, time.Until(end))); err != nil {
+			return problems, err
+		}
+	}
+}
+
+func waits(p boot.Problem) bool { return p.Kind != boot.Impossible }
+
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-t.C:
+		return nil
+	}
+}
+
+// once plans and applies. Devices come and other processes work at the same
+// time: then it plans anew.
+func (b *standing) once(ctx context.Context) ([]boot.Problem, error) {
+	deadline := time.Now().Add(patience)
+	var last error
+	for range mostAttempts {
+		p, problems, err := profilePlan(b.m, b.profile, b.scope)
+		if err != nil {
+			return nil, err
+		}
+		b.kept = len(p.Kept)
+		if len(p.Changes) == 0 {
+			return problems, nil
+		}
+		if b.leaveOutDisruptive(p) {
+			continue
+		}
+		err = b.apply(ctx, p)
+		if err == nil {
+			return b.left()
+		}
+		var refused *apply.Refused
+		switch {
+		case errors.Is(err, apply.ErrLocked) && time.Now().Before(deadline):
+			err = pause(ctx, recheck)
+		case errors.As(err, &refused):
+			last, err = err, b.giveUp(refused)
+		}
+		if err != nil {
+			return problems, err
+		}
+	}
+	return nil, fmt.Errorf("the host kept changing while %d plans were made: %w", mostAttempts, last)
+}
+
+// left is what cannot be after everything else was done.
+func (b *standing) left() ([]boot.Problem, error) {
+	p, problems, err := profilePlan(b.m, b.profile, b.scope)
+	b.kept = len(p.Kept)
+	for _, c := range p.Changes {
+		problems = append(problems, boot.Problem{Subject: c.Ref.String(), Reason: "it is " + shownValue(c.Before) + " again after it was set to " + shownValue(c.After)})
+	}
+	return problems, err
+}
+
+func shownValue(value string) string {
+	if value == "" {
+		return "(none)"
+	}
+	return value
+}
+
+func (b *standing) apply(ctx context.Context, p plan.Plan) error {
+	limits := b.limits
+	limits.LeaveOut = func(ref knob.Ref, err error) { b.fail(ref, err.Error()) }
+	limits.Replan = func(context.Context) (plan.Plan, error) {
+		next, _, err := profilePlan(b.m, b.profile, b.scope)
+		return next, err
+	}
+	result, err := b.a.Apply(ctx, p, limits)
+	if err != nil {
+		return err
+	}
+	b.doc.Transactions = append(b.doc.Transactions, result.ID)
+	b.doc.Warnings = append(b.doc.Warnings, result.Warnings...)
+	for _, o := range result.Changes {
+		if o.Verdict == apply.VerdictRefused {
+			continue
+		}
+		b.doc.Changes = append(b.doc.Changes, o)
+		if o.Verdict == apply.VerdictRounded {
+			b.fail(o.Ref, "the driver made "+shownValue(o.Observed)+" of "+shownValue(o.After)+": write that into the profile")
+		}
+	}
+	return nil
+}
+
+// leaveOutDisruptive gives up what disturbs traffic more than is allowed, and
+// reports whether there was any.
+func (b *standing) leaveOutDisruptive(p plan.Plan) bool {
+	found := false
+	for _, c := range p.Changes {
+		if disruption(c.Disruption) > b.limits.MaxDisruption {
+			b.fail(c.Ref, "left out: it disturbs traffic ("+c.Disruption+"), allowed is "+b.limits.MaxDisruption.String())
+			found = true
+		}
+	}
+	return found
+}
+
+// disruption is the meaning of the word in a plan; what is not known is the worst.
+func disruption(word string) knob.Disruption {
+	for _, d := range []knob.Disruption{knob.DisruptsNothing, knob.DisruptsPackets} {
+		if d.String() == word {
+			return d
+		}
+	}
+	return knob.DisruptsLink
+}
+
+// fail gives a setting up: trying again would have the same end.
+func (b *standing) fail(ref knob.Ref, reason string) {
+	b.failed[ref], b.scope.Except[ref] = reason, true
+}
+
+// giveUp leaves out the settings that were refused again and again before
+// anything was written: once may be that another process just set them. A
+// refusal of the whole plan means that devices came or went: it is made anew.
+func (b *standing) giveUp(refused *apply.Refused) error {
+	for _, r := range refused.Refusals {
+		switch ref, err := knob.ParseRef(r.Subject); {
+		case err == nil:
+			const enough = 3
+			if b.refusals[ref]++; b.refusals[ref] == enough {
+				b.fail(ref, r.Reason)
+			}
+		case r.Subject == "host":
+			return refused
+		}
+	}
+	return nil
+}
+
+// conclude says what stands and what does not.
+func (b *standing) conclude(problems []boot.Problem, err error, o options) error {
+	b.take(problems)
+	b.doc.Stood = b.kept
+	for _, c := range b.doc.Changes {
+		if b.failed[c.Ref] == "" && b.doc.Stood > 0 {
+			b.doc.Stood-- // it stands now because it was just set
+		}
+	}
+	if o.format == "text" {
+		for _, line := range b.doc.Problems {
+			_, _ = fmt.Fprintln(b.e.Stderr, "napitune: "+report.Clean(line))
+		}
+	}
+	if printed := printDocument(b.e, b.doc, o); printed != nil {
+		err = errors.Join(err, printed)
+	}
+	if err == nil && len(b.doc.Problems) > 0 {
+		return &ended{exitError, nil}
+	}
+	return err
+}
+
+// take writes problems as lines that begin with the place in the profile.
+func (b *standing) take(problems []boot.Problem) {
+	for _, p := range problems {
+		line := b.file
+		if p.Line > 0 {
+			line = fmt.Sprintf("%s:%d", b.file, p.Line)
+		}
+		b.doc.Problems = append(b.doc.Problems, line+": "+p.Subject+": "+p.Reason)
+	}
+	for _, ref := range slices.SortedFunc(maps.Keys(b.failed), func(x, y knob.Ref) int { return strings.Compare(x.String(), y.String()) }) {
+		// The error of a write names the setting itself.
+		reason := strings.TrimPrefix(b.failed[ref], ref.String()+": ")
+		b.doc.Problems = append(b.doc.Problems, b.file+": "+ref.String()+": "+reason)
+	}
+}
+
+// rehearse shows what would be done.
+func (b *standing) rehearse(o options) error {
+	var err error
+	if b.m, err = b.e.Open(""); err != nil {
+		return err
+	}
+	p, problems, err := profilePlan(b.m, b.profile, b.scope)
+	if err != nil {
+		return err
+	}
+	b.take(problems)
+	b.doc.DryRun, b.doc.Stood = true, len(p.Kept)
+	for _, c := range p.Changes {
+		b.doc.Changes = append(b.doc.Changes, apply.Outcome{Ref: c.Ref, Before: c.Before, After: c.After, Why: c.Why})
+	}
+	for _, d := range p.Deferred {
+		b.doc.Waiting = append(b.doc.Waiting, d.Ref.String())
+	}
+	if o.format == "text" {
+		for _, line := range b.doc.Problems {
+			_, _ = fmt.Fprintln(b.e.Stderr, "napitune: "+report.Clean(line))
+		}
+	}
+	if err := printDocument(b.e, b.doc, o); err != nil {
+		return err
+	}
+	if len(b.doc.Problems) > 0 {
+		return &ended{exitError, nil}
+	}
+	return nil
+}

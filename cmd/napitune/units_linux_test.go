@@ -1,0 +1,201 @@
+package main
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func unitText(t *testing.T, name string) string {
+	t.Helper()
+	text, err := unitFiles.ReadFile("units/" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func unitNames(t *testing.T) []string {
+	t.Helper()
+	entries, err := unitFiles.ReadDir("units")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), ".service") {
+			out = append(out, e.Name())
+		}
+	}
+	if len(out) != 4 {
+		t.Fatalf("units: %v", out)
+	}
+	return out
+}
+
+// directives are the lines of a unit that say something.
+func directives(text string) []string {
+	var out []string
+	for line := range strings.Lines(text) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
+			out = append(out, line)
+		}
+	}
+	return out
+}
+
+// No unit changes anything when it stops, all are confined alike, and each
+// runs a verb that there is, with options that it has.
+func TestUnits(t *testing.T) {
+	var confined string
+	for _, name := range unitNames(t) {
+		text := unitText(t, name)
+		_, block, found := strings.Cut(text, "# Least privilege.")
+		block, _, _ = strings.Cut(block, "\n\n")
+		block = strings.TrimSpace(block)
+		if confined == "" {
+			confined = block
+		}
+		if diff := cmp.Diff(confined, block); !found || diff != "" {
+			t.Errorf("%s is confined in another way:\n%s", name, diff)
+		}
+		if !strings.Contains(text, "\nConditionPathExists="+installedProfile+"\n") {
+			t.Errorf("%s starts without a profile", name)
+		}
+		for _, line := range directives(text) {
+			key, value, _ := strings.Cut(line, "=")
+			if strings.HasPrefix(key, "ExecStop") || key == "ExecReload" || key == "ExecStartPost" {
+				t.Errorf("%s: %s", name, line)
+			}
+			if key == "ExecStart" && name != guardUnit {
+				args, err := order(append([]string{"napitune"}, strings.Fields(value)[1:]...), newApp(env{}))
+				if err != nil || args[1] != "boot" {
+					t.Errorf("%s: %s: %v", name, line, err)
+				}
+			}
+		}
+	}
+}
+
+// systemd finds nothing to say about the units and rates each below 3.0, "OK"
+// being what it calls everything below 5 (systemd-analyze(1), security).
+func TestUnitsBySystemd(t *testing.T) {
+	tool, err := exec.LookPath("systemd-analyze")
+	needs(t, err == nil, "systemd-analyze")
+	root := t.TempDir()
+	for _, dir := range []string{"usr/bin", "etc/systemd/system", "usr/lib/systemd"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(root, packagedProgram), []byte("#!/bin/sh\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	// The targets that the units order themselves by are systemd's own.
+	theirs := "/usr/lib/systemd/system"
+	if _, err := os.Stat(theirs); err != nil {
+		theirs = "/lib/systemd/system"
+	}
+	if err := os.CopyFS(filepath.Join(root, "usr/lib/systemd/system"), os.DirFS(theirs)); err != nil {
+		t.Logf("copy %s: %v", theirs, err) // links that lead nowhere here
+	}
+	rating := regexp.MustCompile(`(?m)exposure level for \S+: ([0-9.]+)`)
+	for _, name := range unitNames(t) {
+		path := "/etc/systemd/system/" + name
+		if err := os.WriteFile(filepath.Join(root, path), []byte(unitText(t, name)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range unitNames(t) {
+		out, err := exec.Command(tool, "verify", "--root="+root, "--man=no", "/etc/systemd/system/"+name).CombinedOutput()
+		if err != nil || len(out) > 0 {
+			t.Errorf("verify %s: %v\n%s", name, err, out)
+		}
+		out, err = exec.Command(tool, "security", "--offline=yes", "--root="+root, name).CombinedOutput()
+		found := rating.FindSubmatch(out)
+		if found == nil {
+			t.Errorf("security %s: %v\n%s", name, err, out)
+			continue
+		}
+		exposure, err := strconv.ParseFloat(string(found[1]), 64)
+		if err != nil || exposure >= 3 {
+			t.Errorf("%s: exposure %s", name, found[1])
+		}
+		t.Logf("%s: exposure %s", name, found[1])
+	}
+}
+
+// Installing tells systemd what it must know, in order; a package's units are
+// used where they are.
+func TestInstallAsks(t *testing.T) {
+	file := bootFile(t, "host: {net.core.netdev_budget: 600}\n")
+	for _, packaged := range []bool{false, true} {
+		root := t.TempDir()
+		if packaged {
+			path := filepath.Join(root, packagedUnits, bootUnits[0])
+			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var ran []string
+		e := env{Command: func(_ context.Context, name string, args ...string) ([]byte, error) {
+			ran = append(ran, name+" "+strings.Join(args, " "))
+			return nil, nil
+		}}
+		for _, args := range [][]string{{"install", file, "--guard"}, {"remove"}} {
+			if code, _, stderr := invoke(context.Background(), t, e, append([]string{"profile", "--root", root}, args...)...); code != exitDone {
+				t.Fatalf("%v: %s", args, stderr)
+			}
+			_, err := os.Stat(filepath.Join(root, ownUnits, guardUnit))
+			if own := err == nil; own != (args[0] == "install" && !packaged) {
+				t.Errorf("%v, packaged %v: own units %v", args, packaged, own)
+			}
+		}
+		disabled := "napitune-boot.service napitune-settle.service napitune-guard.service"
+		if packaged {
+			disabled = "napitune-boot.service"
+		}
+		want := []string{
+			"systemctl --root=" + root + " enable napitune-boot.service napitune-settle.service napitune-guard.service",
+			"systemctl --root=" + root + " disable " + disabled,
+		}
+		if diff := cmp.Diff(want, ran); diff != "" {
+			t.Errorf("(-want +got)\n%s", diff)
+		}
+		if err := filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
+			if err == nil && !d.IsDir() && !strings.Contains(path, packagedUnits) {
+				t.Errorf("%s is left", path)
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// udev accepts the rule, and it asks for a unit that there is.
+func TestRule(t *testing.T) {
+	text := unitText(t, ruleFile)
+	lines := directives(text)
+	if len(lines) != 1 {
+		t.Fatalf("rules: %q", lines)
+	}
+	for _, part := range []string{`SUBSYSTEM=="net"`, `TAG+="systemd"`, `TEST=="` + installedProfile + `"`, `ENV{SYSTEMD_WANTS}+="napitune-device@$name.service"`} {
+		if !strings.Contains(lines[0], part) {
+			t.Errorf("the rule lacks %s", part)
+		}
+	}
+	if _, err := unitFiles.ReadFile("units/napitune-device@.service"); err != nil {
+		t.Error(err)
+	}
+}
