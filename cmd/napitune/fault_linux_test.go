@@ -61,8 +61,6 @@ func planned(t testing.TB, changes [][2]string) plan.Plan {
 	return p
 }
 
-var anything = apply.Options{MaxDisruption: knob.DisruptsLink}
-
 // Every error at every write to the real kernel, before or after it has
 // happened, ends with the host as it was.
 func TestFaultsLive(t *testing.T) {

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -21,28 +20,6 @@ import (
 
 // fewKillings is how often TestKillLive kills where nothing else is asked for.
 const fewKillings = 25
-
-// count is a number from the environment.
-func count(t *testing.T, name string, otherwise int) int {
-	t.Helper()
-	text := os.Getenv(name)
-	if text == "" {
-		return otherwise
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 {
-		t.Fatalf("%s=%q: it is a positive number", name, text)
-	}
-	return n
-}
-
-// chance makes the random numbers of a test repeatable: NAPITUNE_SEED.
-func chance(t *testing.T) *rand.Rand {
-	t.Helper()
-	seed := uint64(count(t, "NAPITUNE_SEED", int(time.Now().UnixNano())))
-	t.Logf("NAPITUNE_SEED=%d", seed)
-	return rand.New(rand.NewPCG(seed, 1))
-}
 
 // However an apply or a rollback dies, the next command tells of it and a
 // rollback makes every setting what it was. The long form:
