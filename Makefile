@@ -11,7 +11,7 @@ export CGO_ENABLED = 0
 
 .PHONY: help
 help: ## list the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## build bin/napitune, one static binary without the Markdown converter
@@ -58,6 +58,18 @@ fuzz: ## run every fuzz target for FUZZTIME each
 .PHONY: bench
 bench: ## run the benchmarks, with allocations
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+
+# Wants root and a machine that does nothing else. COST_TOOLS adds other tools
+# to compare with, for example 'softirqs 1;netqtop-bpfcc -n nti0 -i 1'.
+.PHONY: probe-cost
+probe-cost: ## measure what the eBPF probes cost, into probes/COST.md
+	NAPITUNE_COST=1 NAPITUNE_COST_TOOLS='$(COST_TOOLS)' $(GO) test -count=1 -timeout 60m -v \
+		-run 'TestCostTable|TestOverhead|TestCompareTools' ./probes >probes/cost.log || { cat probes/cost.log; exit 1; }
+	{ echo '# Cost of the eBPF probes'; echo; \
+		echo "Measured by make probe-cost on Linux $$(uname -r), $$(nproc) CPUs, $$(date -u +%F), under small UDP packets"; \
+		echo 'at full rate through a veth pair: one packet per softirq and poll, the worst case.'; \
+		grep -E '^(\||###|$$)' probes/cost.log | cat -s; } >probes/COST.md
+	rm probes/cost.log
 
 .PHONY: cross
 cross: ## build for arm64, and the pure packages where there is no Linux

@@ -23,6 +23,7 @@ import (
 
 // The tests of this file measure and print; they run on demand only:
 //
+//	make probe-cost
 //	NAPITUNE_COST=1 go test -run 'TestCostTable|TestOverhead' -v ./probes
 //
 // NAPITUNE_COST_PAIRS sets the number of pairs (15), NAPITUNE_COST_SLICE the
@@ -205,6 +206,7 @@ func TestOverhead(t *testing.T) {
 	if only := os.Getenv("NAPITUNE_COST_SET"); only != "" {
 		sets = slices.DeleteFunc(sets, func(s costSet) bool { return !strings.Contains(s.name, only) })
 	}
+	fmt.Printf("\n### Throughput lost to probes, pairs of %v\n\n", slice(t))
 	fmt.Println("| probes | pairs | packets/s without | throughput lost, wall (median, quartiles) | per CPU second of the sender (median, quartiles) |")
 	fmt.Println("|---|---|---|---|---|")
 	for _, set := range sets {
@@ -346,6 +348,7 @@ func TestCostTable(t *testing.T) {
 			add(c.Program, c.Hook, c.Runs, c.TimeNs)
 		}
 	}
+	fmt.Printf("\n### Cost of one event\n\n")
 	fmt.Println("| program | hook | events | ns per event (median of 5) | range |")
 	fmt.Println("|---|---|---|---|---|")
 	sorted := slices.SortedFunc(maps.Values(rows), func(a, b *row) int { return cmp.Or(cmp.Compare(a.hook, b.hook), strings.Compare(a.name, b.name)) })

@@ -428,7 +428,7 @@ func quietEdge(t testing.TB, s *Session, still func(kernelTotals) any) edge {
 func sameCounts() cmp.Option {
 	return cmp.Comparer(func(a, b counters.CPU) bool {
 		return a.CPU == b.CPU && a.Budget.Runs == b.Budget.Runs && a.Budget.Work == b.Budget.Work &&
-			a.Softirq["NET_RX"].Runs == b.Softirq["NET_RX"].Runs
+			a.Softirq["NET_RX"].Runs == b.Softirq["NET_RX"].Runs && a.Outside == b.Outside
 	})
 }
 

@@ -122,10 +122,11 @@ func (s *Session) pause() error {
 		return nil
 	}
 	core := s.objects["core"]
-	err := errors.Join(core.setVariable("counting", 0), core.detachAll())
+	err := core.setVariable("counting", 0)
+	// Detaching may take longer than a slice, and nothing is judged meanwhile.
 	s.attachedNs += monotonicNs() - s.attachedSince
 	s.attachedSince = 0
-	if err != nil {
+	if err = errors.Join(err, core.detachAll()); err != nil {
 		return fmt.Errorf("pause probes: %w", err)
 	}
 	return nil

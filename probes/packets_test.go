@@ -421,10 +421,12 @@ func TestThreadedNAPI(t *testing.T) {
 	b := newBurster(t, 100, []pair{p})
 	b.send(t)
 	s := openSession(t, Options{})
+	received := readProcessedBy(t, p)
 	first := quietEdge(t, s, netRxStill)
 	const bursts = 20
-	for range bursts {
-		b.send(t)
+	for i := range uint64(bursts) {
+		b.start(t)
+		waitReceived(t, p, received+(i+1)*100)
 	}
 	last := quietEdge(t, s, netRxStill)
 	d := between(t, first, last)
@@ -702,6 +704,17 @@ func TestNoLeaks(t *testing.T) {
 		time.Sleep(20 * time.Millisecond)
 	}
 	t.Errorf("left behind: %q", leaked)
+}
+
+// waitReceived waits for packets of our own, which other packets cannot stand
+// for: the thread that polls may itself be waiting for its CPU.
+func waitReceived(t testing.TB, p pair, want uint64) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); readProcessedBy(t, p) < want; runtime.Gosched() {
+		if time.Now().After(end) {
+			t.Fatalf("%d packets were received, want %d", readProcessedBy(t, p), want)
+		}
+	}
 }
 
 // readProcessedBy is what the receiving end of a pair has counted.

@@ -134,6 +134,25 @@ func TestTables(t *testing.T) {
 	}
 }
 
+// TestAttachOrder: with the raise attached before the entry, a raise in between
+// stayed pending, and the next softirq, 180 ms later, seemed to have waited for
+// as long (seen on 6.12 under emulation, where attaching takes milliseconds).
+func TestAttachOrder(t *testing.T) {
+	var order []string
+	for _, h := range objectTable()[0].hooks {
+		order = append(order, h.name)
+	}
+	raise, entry := slices.Index(order, "softirq_raise"), slices.Index(order, "softirq_entry")
+	if entry < 0 || raise < entry {
+		t.Errorf("hooks are attached in the order %q, want softirq_raise after softirq_entry", order)
+	}
+	for _, inRun := range []string{"napi_poll", "softirq_exit"} {
+		if at := slices.Index(order, inRun); at < 0 || at > entry {
+			t.Errorf("hooks are attached in the order %q, want %s before softirq_entry", order, inRun)
+		}
+	}
+}
+
 func TestChosenIRQs(t *testing.T) {
 	many := make([]int, 600)
 	for i := range many {

@@ -71,19 +71,21 @@ func objectTable() []objectDecl {
 	return []objectDecl{{
 		name: "core",
 		load: loadCore,
-		// The entry last, and first to go: a run that is under way while
-		// attaching or detaching is then ignored as a whole.
+		// The entry after all that happens in a run, and before them to go: a
+		// run that is under way while attaching or detaching is then ignored as
+		// a whole. The raise after the entry, and first to go: a raise whose
+		// entry goes unseen would stay pending until the next one.
 		hooks: []hook{
 			tracepoint("irq_handler_exit", "irq_exit"),
 			tracepoint("irq_handler_entry", "irq_entry",
 				rung{program: "bare_irq_entry", how: rawTracepoint, target: "irq_handler_entry", loss: noTypes}),
 			tracepoint("softirq_exit", "softirq_exit",
 				rung{program: "bare_softirq_exit", how: rawTracepoint, target: "softirq_exit", loss: noCounter}),
-			tracepoint("softirq_raise", "softirq_raise"),
 			tracepoint("napi_poll", "napi_poll",
 				rung{program: "bare_napi_poll", how: rawTracepoint, target: "napi_poll", loss: noTypes}),
 			tracepoint("softirq_entry", "softirq_entry",
 				rung{program: "bare_softirq_entry", how: rawTracepoint, target: "softirq_entry", loss: noCounter}),
+			tracepoint("softirq_raise", "softirq_raise"),
 		},
 		modules: []string{"virtio_ring", "virtio_net"},
 	}, {
