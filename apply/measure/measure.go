@@ -55,6 +55,10 @@ const (
 	contended = 0.25
 	// doubled is what a neighbour cannot explain, and what no promise excuses.
 	doubled = 2.0
+	// ticks is by how many ticks CPU time must move: one more or less in a
+	// sub-window is how the clock fell. userHZ is USER_HZ on all architectures
+	// that napitune supports (include/asm-generic/param.h).
+	ticks, userHZ = 2, 100
 	// stolen is which part of a CPU the hypervisor may take more.
 	stolen = 0.05
 )
@@ -407,7 +411,11 @@ func (j *judge) figure(k Key) Figure {
 		// Packets are cheaper by the dozen: cost follows load only about.
 		relative += min(comparable, math.Abs(j.ratio-1))
 	}
-	f.Needed = max(spec.floor, relative*math.Abs(f.Before), noises*f.Noise)
+	floor := spec.floor
+	if spec.ticking {
+		floor = max(floor, ticks/(userHZ*j.report.Seconds))
+	}
+	f.Needed = max(floor, relative*math.Abs(f.Before), noises*f.Noise)
 	f.Chance = 1
 	shift := f.After - f.Before
 	if math.Abs(shift) <= f.Needed {
@@ -484,7 +492,7 @@ func (j *judge) relieved() string {
 
 // unscaled judges softirq time as it was, without regard to the load.
 func (j *judge) unscaled(v Verdict) bool {
-	plainly := judge{before: j.before, after: j.after, ratio: 1, tests: j.tests}
+	plainly := judge{before: j.before, after: j.after, ratio: 1, tests: j.tests, report: Report{Seconds: j.report.Seconds}}
 	return plainly.figure(Key{softirqShare, ""}).Verdict == v
 }
 

@@ -42,7 +42,9 @@ type metric struct {
 	floor, relative float64
 	// scaled metrics grow with the offered load.
 	scaled bool
-	source string
+	// ticking metrics are counted in ticks of USER_HZ.
+	ticking bool
+	source  string
 }
 
 // Names that code refers to.
@@ -57,8 +59,7 @@ const (
 
 // metrics are all that can be compared. Floors: a loss of one packet in ten
 // thousand is where TCP over a WAN begins to suffer (Mathis et al., CCR 27,
-// 1997); a twentieth of a CPU is five ticks of USER_HZ in a second, so less is
-// granularity; ten squeezes a second and 20 µs of waiting are below what any
+// 1997); a twentieth of a CPU is what no CPU misses; ten squeezes a second and 20 µs of waiting are below what any
 // workload notices.
 func metrics() []metric {
 	const (
@@ -72,8 +73,8 @@ func metrics() []metric {
 		{name: "tcp_out_of_order", title: "TCP segments received out of order", unit: "of segments", class: loss, floor: 10 * lossFloor, source: "/proc/net/netstat"},
 		{name: rxBytes, title: "received", unit: "bytes/s", class: throughput, upIsBetter: true, perDevice: true, source: "interface counters"},
 		{name: txBytes, title: "sent", unit: "bytes/s", class: throughput, upIsBetter: true, perDevice: true, source: "interface counters"},
-		{name: softirqShare, title: "softirq time of all CPUs", unit: "of a CPU", class: cost, floor: shareFloor, scaled: true, source: "/proc/stat"},
-		{name: maxSoftirq, title: "softirq time of the busiest CPU", unit: "of a CPU", class: cost, floor: shareFloor, scaled: true, source: "/proc/stat"},
+		{name: softirqShare, ticking: true, title: "softirq time of all CPUs", unit: "of a CPU", class: cost, floor: shareFloor, scaled: true, source: "/proc/stat"},
+		{name: maxSoftirq, ticking: true, title: "softirq time of the busiest CPU", unit: "of a CPU", class: cost, floor: shareFloor, scaled: true, source: "/proc/stat"},
 		{name: "softirq_latency", title: "wait for the receive softirq", unit: "ns", class: cost, floor: 20_000, relative: 0.5, source: "in-kernel probes"},
 		{name: "squeezes", title: "receive runs cut short", unit: "1/s", class: indicator, floor: 10, relative: 0.5, scaled: true, source: "/proc/net/softnet_stat"},
 		{name: "interrupts_per_packet", title: "interrupts per packet", unit: "interrupts", class: indicator, floor: 0.02, relative: 0.25, source: "/proc/interrupts"},

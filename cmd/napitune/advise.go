@@ -53,7 +53,9 @@ func advise(c *cli.Context, e env, formats []string) error {
 	if m.live {
 		a.Overhead.ProbeSeconds = probeSeconds(result.Probes)
 	}
-	if err := savePlan(c.String("o"), a.Plan); err != nil {
+	kept := a.Plan
+	kept.Placement = a.Placement
+	if err := savePlan(c.String("o"), kept); err != nil {
 		return err
 	}
 	if err := printAdvice(e, a, o); err != nil {

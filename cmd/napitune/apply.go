@@ -60,14 +60,14 @@ func applyPlan(c *cli.Context, e env) error {
 	if err != nil {
 		return err
 	}
-	interactive := e.StdinTTY && e.StderrTTY
-	window, err := parseMeasure(c, limits, interactive)
+	window, err := parseMeasure(c, e, limits)
 	if err != nil {
 		return err
 	}
 	if c.Bool("dry-run") {
 		return rehearse(c, e, o, limits)
 	}
+	interactive := e.StdinTTY && e.StderrTTY
 	switch {
 	case o.host != "":
 		return fmt.Errorf("--host %s: a captured host cannot be changed; --dry-run shows its plan", o.host)

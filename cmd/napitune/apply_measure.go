@@ -46,14 +46,10 @@ const measureDescription = "With --measure it compares before and after: loss, t
 	"you are asked.\n"
 
 // parseMeasure is how long to measure before and after, 0 for not at all.
-func parseMeasure(c *cli.Context, limits apply.Options, interactive bool) (time.Duration, error) {
+func parseMeasure(c *cli.Context, e env, limits apply.Options) (time.Duration, error) {
 	text := c.String("measure")
 	if !c.IsSet("measure") {
-		asked := interactive && !c.Bool("yes")
-		if !asked || tooShort(limits.ConfirmWithin, defaultMeasure) {
-			return 0, nil
-		}
-		return defaultMeasure, nil
+		return measureByDefault(c, e, limits), nil
 	}
 	if text == "off" || text == "0" || text == "0s" {
 		return 0, nil
@@ -69,6 +65,20 @@ func parseMeasure(c *cli.Context, limits apply.Options, interactive bool) (time.
 			limits.ConfirmWithin, window, window+settleLimit+answerTime)
 	}
 	return window, nil
+}
+
+// measureByDefault: a script asks for what it wants, and must not take twenty
+// seconds longer than it did.
+func measureByDefault(c *cli.Context, e env, limits apply.Options) time.Duration {
+	switch {
+	case !e.StdinTTY || !e.StderrTTY || c.Bool("yes"):
+		return 0
+	case tooShort(limits.ConfirmWithin, defaultMeasure):
+		_, _ = fmt.Fprintf(e.Stderr, "nothing will be measured: --confirm-within %s leaves no time for it\n", limits.ConfirmWithin)
+		return 0
+	default:
+		return defaultMeasure
+	}
 }
 
 // tooShort: the deadline would come before the answer could.
@@ -93,7 +103,7 @@ type trial struct {
 }
 
 func newTrial(e env, m *machine, o options, p proposal, window time.Duration) *trial {
-	t := &trial{e: e, m: m, o: o, window: window, promise: measuring.Promise{Changes: p.plan.Changes}}
+	t := &trial{e: e, m: m, o: o, window: window, promise: measuring.Promise{Changes: p.plan.Changes, Placement: p.plan.Placement}}
 	if p.advice != nil {
 		t.promise.Placement = p.advice.Placement
 	}

@@ -96,7 +96,7 @@ func send(ctx context.Context, socket int, frame []byte, to syscall.Sockaddr, pe
 	began, sent := time.Now(), 0
 	for {
 		due := int(time.Since(began).Seconds() * float64(perSecond))
-		for ; sent < due; sent++ {
+		for ; sent < due && ctx.Err() == nil; sent++ {
 			// A full ring is what the test is about.
 			if err := syscall.Sendto(socket, frame, 0, to); err != nil && !errors.Is(err, syscall.ENOBUFS) {
 				return err
@@ -135,7 +135,7 @@ func napiOn(t *testing.T) {
 // measured applies a plan with a short measurement.
 func measured(t *testing.T, file string, more ...string) (code int, out report.Transaction, errs string) {
 	t.Helper()
-	cmd := command(append([]string{"apply", "--yes", "--measure", "3s", "--format", "json", file}, more...)...)
+	cmd := command(append([]string{"apply", "--yes", "--measure", "1s", "--format", "json", file}, more...)...)
 	var stdout, stderr strings.Builder
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
@@ -237,7 +237,7 @@ func TestMeasureInterruptedLive(t *testing.T) {
 		told string
 		code int
 	}{{"measuring before the changes", exitSignal + int(syscall.SIGINT)}, {"measuring after the changes", apply.ExitRolledBack}} {
-		cmd := command("apply", "--yes", "--measure", "2s", file)
+		cmd := command("apply", "--yes", "--measure", "1s", file)
 		told, err := cmd.StderrPipe()
 		if err != nil {
 			t.Fatal(err)

@@ -182,6 +182,9 @@ type Plan struct {
 	Applyable bool `json:"applyable"`
 	// Errored: the plan must not be applied.
 	Errored bool `json:"errored"`
+	// Placement is what moving interrupts should do to the CPUs, for comparing
+	// it with what it did. Only plans kept in files have it: a report has its own.
+	Placement []Placement `json:"placement,omitempty"`
 }
 
 // NameOwners notes with each change who else writes the setting.
