@@ -2,6 +2,7 @@
 # on napitune. "make help" lists the targets.
 
 GO            ?= go
+NFPM          ?= github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.4
 GOLANGCI      ?= github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.12.2
 FUZZTIME      ?= 20s
 BENCH         ?= .
@@ -76,6 +77,23 @@ cross: ## build for arm64, and the pure packages where there is no Linux
 	GOOS=linux GOARCH=arm64 $(GO) build -o /dev/null ./cmd/napitune
 	GOOS=darwin GOARCH=arm64 $(GO) vet $$($(GO) list ./... | grep -vE '/(probes|detect/host/live)(/|$$)')
 	GOOS=js GOARCH=wasm $(GO) build ./rules/...
+
+# A version that sorts before every release where there is no tag yet.
+VERSION       ?= $(or $(patsubst v%,%,$(shell git describe --tags --match 'v[0-9]*' 2>/dev/null)),0.0.0~git$(shell git log -1 --date=format:%Y%m%d --format=%cd.%h))
+PACKAGE_ARCHS ?= amd64 arm64
+
+.PHONY: packages
+packages: ## build deb and rpm of PACKAGE_ARCHS in dist
+	@mkdir -p dist
+	gzip -9nc cmd/napitune/napitune.8 > dist/napitune.8.gz
+	git log -50 --format='%h %cs %s' | gzip -9nc > dist/changelog.gz
+	@set -e; for arch in $(PACKAGE_ARCHS); do \
+		GOARCH=$$arch $(GO) build -trimpath -ldflags "-s -w -X main.release=$(VERSION)" -tags urfave_cli_no_docs -o dist/napitune-$$arch ./cmd/napitune; \
+		for kind in deb rpm; do \
+			ARCH=$$arch VERSION=$(VERSION) DIST=dist SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) \
+				$(GO) run $(NFPM) package --config cmd/napitune/packaging/nfpm.yaml --packager $$kind --target dist; \
+		done; \
+	done
 
 .PHONY: clean
 clean: ## remove what was built

@@ -190,7 +190,7 @@ func TestRule(t *testing.T) {
 	if len(lines) != 1 {
 		t.Fatalf("rules: %q", lines)
 	}
-	for _, part := range []string{`SUBSYSTEM=="net"`, `TAG+="systemd"`, `TEST=="` + installedProfile + `"`, `ENV{SYSTEMD_WANTS}+="napitune-device@$name.service"`} {
+	for _, part := range []string{`SUBSYSTEM=="net"`, `TAG+="systemd"`, `TEST=="/etc/systemd/system/multi-user.target.wants/` + bootUnits[0] + `"`, `ENV{SYSTEMD_WANTS}+="napitune-device@$name.service"`} {
 		if !strings.Contains(lines[0], part) {
 			t.Errorf("the rule lacks %s", part)
 		}

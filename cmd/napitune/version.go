@@ -23,9 +23,15 @@ func versionCommand(e env) *cli.Command {
 	}
 }
 
-// version is what the Go tool recorded: the module version of an installed
-// binary, the commit of one built in a checkout.
+// release is the version of a package, which its build sets (Makefile).
+var release string
+
+// version is that of the package, or what the Go tool recorded: the module
+// version of an installed binary, the commit of one built in a checkout.
 func version() string {
+	if release != "" {
+		return release
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "unknown"

@@ -1,0 +1,195 @@
+// Package packaging holds what the deb and rpm packages are made of, and tests
+// it; there is no code to import.
+package packaging
+
+import (
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/goccy/go-yaml"
+	"github.com/google/go-cmp/cmp"
+)
+
+const top = "../../.."
+
+type manifest struct {
+	Contents []struct {
+		Src, Dst, Type string
+	}
+	Scripts map[string]string
+}
+
+// Every file that the packages name is there or is built, and every unit is
+// packaged.
+func TestManifest(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("nfpm.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m manifest
+	if err := yaml.Unmarshal(text, &m); err != nil {
+		t.Fatal(err)
+	}
+	var sources []string
+	for _, c := range m.Contents {
+		sources = append(sources, c.Src)
+		if strings.HasPrefix(c.Dst, "/etc/") != strings.HasPrefix(c.Type, "config") {
+			t.Errorf("%s: only configuration goes to /etc, as such", c.Dst)
+		}
+	}
+	for _, script := range m.Scripts {
+		sources = append(sources, script)
+		if out, err := exec.Command("sh", "-n", filepath.Join(top, script)).CombinedOutput(); err != nil {
+			t.Errorf("%s: %v %s", script, err, out)
+		}
+	}
+	for _, src := range sources {
+		if _, err := os.Stat(filepath.Join(top, src)); src != "" && !strings.HasPrefix(src, "${DIST}/") && err != nil {
+			t.Error(err)
+		}
+	}
+	units, err := filepath.Glob("../units/*")
+	if err != nil || len(units) == 0 {
+		t.Fatalf("units: %v, %v", units, err)
+	}
+	for _, unit := range units {
+		if src := "cmd/napitune/units/" + filepath.Base(unit); !slices.Contains(sources, src) {
+			t.Errorf("%s is not packaged", src)
+		}
+	}
+}
+
+// built is where the packages are:
+//
+//	make packages && NAPITUNE_PACKAGES=$PWD/dist go test ./cmd/napitune/packaging
+func built(t *testing.T, pattern string) string {
+	t.Helper()
+	dir := os.Getenv("NAPITUNE_PACKAGES")
+	if dir == "" {
+		t.Skip("NAPITUNE_PACKAGES is not set: it names the directory with built packages")
+	}
+	found, err := filepath.Glob(filepath.Join(dir, pattern))
+	if err != nil || len(found) == 0 {
+		t.Fatalf("no %s in %s (%v)", pattern, dir, err)
+	}
+	return found[len(found)-1]
+}
+
+func files(t *testing.T, root string) []string {
+	t.Helper()
+	var out []string
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		rel, _ := filepath.Rel(root, path)
+		if err == nil && !d.IsDir() && !strings.HasPrefix(rel, "var/lib/dpkg/") && !strings.HasPrefix(rel, "var/log/") {
+			out = append(out, rel)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// Installed, removed and purged below a directory: nothing is enabled, a
+// removal disables what was enabled and keeps configuration, a purge leaves
+// nothing.
+func TestDeb(t *testing.T) {
+	deb := built(t, "*_amd64.deb")
+	if os.Geteuid() != 0 {
+		t.Skip("dpkg --root needs root")
+	}
+	root := t.TempDir()
+	for _, dir := range []string{"var/lib/dpkg/info", "var/lib/dpkg/updates", "var/log"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, file := range []string{"var/lib/dpkg/status", "etc/other.conf"} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(root, file)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(root, file), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := files(t, root)
+	dpkg := func(args ...string) {
+		t.Helper()
+		out, err := exec.Command("dpkg", append([]string{"--root=" + root, "--force-script-chrootless", "--force-depends"}, args...)...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("dpkg %v: %v\n%s", args, err, out)
+		}
+	}
+	dpkg("-i", deb)
+	installed := files(t, root)
+	for _, want := range []string{
+		"usr/bin/napitune", "usr/lib/systemd/system/napitune-boot.service", "usr/lib/udev/rules.d/99-napitune.rules",
+		"usr/share/man/man8/napitune.8.gz", "usr/share/bash-completion/completions/napitune", "etc/napitune/policy.yaml",
+	} {
+		if !slices.Contains(installed, want) {
+			t.Errorf("%s is not installed", want)
+		}
+	}
+	for _, path := range installed {
+		if strings.HasPrefix(path, "etc/systemd/") || strings.Contains(path, ".wants/") {
+			t.Errorf("installing enabled %s", path)
+		}
+	}
+	out, err := exec.Command(filepath.Join(root, "usr/bin/napitune"), "version").Output()
+	if version := strings.Split(filepath.Base(deb), "_")[1]; err != nil || !strings.Contains(string(out), " "+version+" ") {
+		t.Errorf("the program says %q, the package is %s (%v)", out, version, err)
+	}
+	enabled := "etc/systemd/system/multi-user.target.wants/napitune-boot.service"
+	if err := os.MkdirAll(filepath.Dir(filepath.Join(root, enabled)), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/usr/lib/systemd/system/napitune-boot.service", filepath.Join(root, enabled)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "etc/napitune/profile.yaml"), []byte("boot-profile: 1\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	dpkg("-r", "napitune")
+	want := append(slices.Clone(before), "etc/napitune/policy.yaml", "etc/napitune/profile.yaml")
+	slices.Sort(want)
+	if diff := cmp.Diff(want, files(t, root)); diff != "" {
+		t.Errorf("after the removal (-want +got)\n%s", diff)
+	}
+	dpkg("-P", "napitune")
+	if diff := cmp.Diff(before, files(t, root)); diff != "" {
+		t.Errorf("after the purge (-before +after)\n%s", diff)
+	}
+}
+
+// The rpm has the same files as the deb, but for the places that differ between
+// the distributions.
+func TestRPM(t *testing.T) {
+	path := built(t, "*.x86_64.rpm")
+	rpm, err := exec.LookPath("rpm")
+	if err != nil {
+		t.Skip("there is no rpm to look into the package")
+	}
+	out, err := exec.Command(rpm, "-qpl", path).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"/usr/bin/napitune", "/usr/lib/systemd/system/napitune-device@.service", "/usr/lib/udev/rules.d/99-napitune.rules",
+		"/usr/share/zsh/site-functions/_napitune", "/etc/napitune/policy.yaml", "/usr/share/licenses/napitune/LICENSE",
+	} {
+		if !slices.Contains(strings.Fields(string(out)), want) {
+			t.Errorf("%s is not in the package", want)
+		}
+	}
+	config, err := exec.Command(rpm, "-qpc", path).Output()
+	if err != nil || strings.TrimSpace(string(config)) != "/etc/napitune/policy.yaml" {
+		t.Errorf("configuration: %q, %v", config, err)
+	}
+}
