@@ -40,7 +40,7 @@ func (a *Applier) others(p plan.Plan) ([]owner.Owner, error) {
 		return nil, fmt.Errorf("find out who else writes these settings: %w", err)
 	}
 	all = slices.DeleteFunc(all, func(o owner.Owner) bool {
-		return !slices.ContainsFunc(p.Changes, func(c plan.Change) bool { return claims(o, c.Ref) })
+		return !slices.ContainsFunc(p.Changes, func(c plan.Change) bool { return fights(o, c) })
 	})
 	for _, o := range all {
 		kind, ok := knob.Lookup(o.Exceptions)
@@ -58,6 +58,12 @@ func (a *Applier) others(p plan.Plan) ([]owner.Owner, error) {
 
 func claims(o owner.Owner, ref knob.Ref) bool {
 	_, ok := o.Claim(ref)
+	return ok
+}
+
+// fights reports whether an owner would undo a change.
+func fights(o owner.Owner, c plan.Change) bool {
+	_, ok := o.Fights(c.Ref, c.After)
 	return ok
 }
 
@@ -83,11 +89,11 @@ func alike(o owner.Owner, p plan.Plan) []knob.Ref {
 	return out
 }
 
-// held are the settings of the plan that an owner writes as well.
+// held are the settings of the plan to which an owner gives other values.
 func (i *inspection) held(o owner.Owner) []knob.Ref {
 	var out []knob.Ref
 	for _, s := range i.steps {
-		if claims(o, s.change.Ref) {
+		if fights(o, s.change) {
 			out = append(out, s.change.Ref)
 		}
 	}
@@ -121,7 +127,7 @@ func (i *inspection) warn(o owner.Owner, held []knob.Ref) {
 func (i *inspection) leave(o owner.Owner) {
 	kept := i.steps[:0:0]
 	for _, s := range i.steps {
-		if claims(o, s.change.Ref) {
+		if fights(o, s.change) {
 			i.skipped = append(i.skipped, Skipped{Ref: s.change.Ref, Disruption: s.kind.DisruptionFor(i.view, s.change.Ref).String(), Owner: o.Name})
 			continue
 		}

@@ -9,7 +9,6 @@ import (
 
 	"github.com/napitune/napitune/apply"
 	"github.com/napitune/napitune/detect"
-	"github.com/napitune/napitune/detect/knob"
 	"github.com/napitune/napitune/detect/owner"
 	"github.com/napitune/napitune/rules/plan"
 )
@@ -56,10 +55,10 @@ func findOwners(m *machine) ([]owner.Owner, error) {
 // nameOwners notes in a plan who else writes its settings.
 func nameOwners(p *plan.Plan, m *machine, s *detect.Snapshot) {
 	all := owner.Find(m.last(), s.Processes)
-	p.NameOwners(func(ref knob.Ref) []plan.Owner {
+	p.NameOwners(func(change plan.Change) []plan.Owner {
 		var out []plan.Owner
 		for _, o := range all {
-			if c, ok := o.Claim(ref); ok {
+			if c, ok := o.Fights(change.Ref, change.After); ok {
 				out = append(out, plan.Owner{
 					Name: o.Name, Undoes: o.Habit == owner.Always, When: o.When, Value: c.Value, Source: c.Source,
 					Tellable: o.Exceptions != "", Remedy: o.Remedy,

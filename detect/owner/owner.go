@@ -55,18 +55,41 @@ func (o Owner) Claim(ref knob.Ref) (Claim, bool) {
 	return Claim{}, false
 }
 
+// Fights finds what the owner writes where that differs from a wanted value.
+func (o Owner) Fights(ref knob.Ref, want string) (Claim, bool) {
+	c, ok := o.Claim(ref)
+	if !ok || c.Value == "" {
+		return c, ok
+	}
+	kind, known := knob.Lookup(ref.Kind)
+	if !known {
+		return c, true
+	}
+	value, err := kind.Codec.Canonical(c.Value)
+	return c, err != nil || value != want
+}
+
 // source finds the owners of one sort.
 type source func(f *finder) []Owner
 
 // sources are all sorts of owners. A new one is a line here.
 func sources() []source {
-	return []source{daemons}
+	return []source{daemons, tuned, networkManager, linkFiles, sysctlFiles}
 }
 
 // finder is what sources look at.
 type finder struct {
 	h         *host.Host
 	processes []host.Process
+	devices   []host.Link // nil until asked
+}
+
+// links lists the devices; none if they cannot be told.
+func (f *finder) links() []host.Link {
+	if f.devices == nil && f.h.Links != nil {
+		f.devices, _ = f.h.Links()
+	}
+	return f.devices
 }
 
 // Find lists the owners on a host. What cannot be read claims nothing: files of

@@ -188,8 +188,8 @@ type Plan struct {
 }
 
 // NameOwners notes with each change who else writes the setting.
-func (p *Plan) NameOwners(of func(knob.Ref) []Owner) {
+func (p *Plan) NameOwners(of func(Change) []Owner) {
 	for i := range p.Changes {
-		p.Changes[i].Owners = of(p.Changes[i].Ref)
+		p.Changes[i].Owners = of(p.Changes[i])
 	}
 }

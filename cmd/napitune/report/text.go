@@ -157,12 +157,12 @@ func (p *page) plan(a Advice) {
 
 // owners names once each of those who write settings of the plan as well.
 func (p *page) owners(pl plan.Plan) {
-	type key struct{ name, when string }
+	type key struct{ name, when, remedy string }
 	held := map[key][]plan.Change{}
 	var order []key
 	for _, c := range pl.Changes {
 		for _, o := range c.Owners {
-			k := key{o.Name, o.When}
+			k := key{o.Name, o.When, o.Remedy}
 			if held[k] == nil {
 				order = append(order, k)
 			}
@@ -171,7 +171,7 @@ func (p *page) owners(pl plan.Plan) {
 	}
 	for _, k := range order {
 		first := held[k][0]
-		o := first.Owners[slices.IndexFunc(first.Owners, func(o plan.Owner) bool { return o.Name == k.name && o.When == k.when })]
+		o := first.Owners[slices.IndexFunc(first.Owners, func(o plan.Owner) bool { return key{o.Name, o.When, o.Remedy} == k })]
 		p.hang("  !", yellow, 4, ownerText(o, first.Ref.String(), len(held[k])-1))
 	}
 }
