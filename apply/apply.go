@@ -114,6 +114,8 @@ type Options struct {
 	LeaveOut func(ref knob.Ref, err error)
 	// Progress is called after every change.
 	Progress func(Outcome)
+
+	restores bool // see Applier.Restore
 }
 
 // maxRounds bounds how often the rest of a plan is planned again. Queues first,
@@ -178,6 +180,11 @@ func (a *Applier) Apply(ctx context.Context, p plan.Plan, o Options) (Result, er
 	if err != nil {
 		return Result{}, fmt.Errorf("apply: %w", err)
 	}
+	return a.apply(ctx, dir, origin, all, p, o)
+}
+
+// apply carries out a plan under the lock.
+func (a *Applier) apply(ctx context.Context, dir string, origin plan.Origin, all []*transaction, p plan.Plan, o Options) (Result, error) {
 	checked, err := a.preflight(origin, p, o, unfinished(local(all, origin)))
 	if err != nil {
 		return Result{}, fmt.Errorf("apply: %w", err)
@@ -205,7 +212,7 @@ func (a *Applier) begin(dir string, origin plan.Origin, all []*transaction, p pl
 	now := a.clock()().UTC()
 	t := &transaction{
 		id: fmt.Sprintf("%s-%03d", now.Format("20060102-150405"), number), number: number, at: now,
-		origin: origin, plan: &p, state: Journaled, keep: map[knob.Ref]string{}, foreign: map[knob.Ref]bool{},
+		origin: origin, plan: &p, state: Journaled, keep: map[knob.Ref]string{}, foreign: map[knob.Ref]bool{}, restores: o.restores,
 	}
 	if o.ConfirmWithin > 0 {
 		t.deadline = now.Add(o.ConfirmWithin)
@@ -213,7 +220,7 @@ func (a *Applier) begin(dir string, origin plan.Origin, all []*transaction, p pl
 	r := &run{a: a, dir: dir, o: o, t: t, j: a.journalOf(dir, t), result: Result{ID: t.id, State: Journaled}}
 	err := r.j.append(record{
 		Type: recordBegin, Version: journalVersion, Number: number, Tool: a.Version,
-		Origin: &origin, Plan: &p, Deadline: t.deadline,
+		Origin: &origin, Plan: &p, Deadline: t.deadline, Restores: t.restores,
 	})
 	if err == nil && o.ConfirmWithin > 0 && o.Arm != nil {
 		if armErr := o.Arm(t.id, o.ConfirmWithin); armErr != nil {

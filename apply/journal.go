@@ -50,6 +50,8 @@ type record struct {
 	Origin   *plan.Origin `json:"origin,omitempty"`
 	Plan     *plan.Plan   `json:"plan,omitempty"`
 	Deadline time.Time    `json:"deadline,omitzero"`
+	// Restores: see Applier.Restore.
+	Restores bool `json:"restores,omitempty"`
 	// intent, done, restoring and restored
 	Seq     int               `json:"seq,omitempty"`
 	Ref     *knob.Ref         `json:"ref,omitempty"`
@@ -168,6 +170,7 @@ type transaction struct {
 	foreign  map[knob.Ref]bool
 	damage   error // of records before the last one
 	torn     bool
+	restores bool // made by Applier.Restore
 }
 
 // newTransaction reads a transaction from the text of its journal.
@@ -192,6 +195,7 @@ func (t *transaction) take(r record) error {
 			return fmt.Errorf("its form is %d and this version reads up to %d: use the newer napitune that wrote it", r.Version, journalVersion)
 		}
 		t.number, t.at, t.tool, t.plan, t.deadline, t.state = r.Number, r.At, r.Tool, r.Plan, r.Deadline, Journaled
+		t.restores = r.Restores
 		if r.Origin != nil {
 			t.origin = *r.Origin
 		}

@@ -66,6 +66,15 @@ func (f file) read(v View, r Ref) State {
 	return known(value, "", f.bounds(v, r))
 }
 
+// written is the file itself: there is no other way to the setting.
+func (f file) written(v View, r Ref) []string {
+	path, err := f.path(v, r)
+	if err != nil {
+		return nil
+	}
+	return []string{path}
+}
+
 func (f file) write(v View, w host.Writer, r Ref, value string) error {
 	path, err := f.path(v, r)
 	if err != nil {

@@ -38,6 +38,14 @@ func affinities() []*Kind {
 		},
 		Read:  readAffinity,
 		Write: writeAffinity,
+		Files: func(v View, r Ref) []string {
+			irq, err := queueIRQ(v, r)
+			if err != nil {
+				return nil
+			}
+			dir := "proc/irq/" + strconv.Itoa(irq)
+			return []string{dir + "/smp_affinity", dir + "/smp_affinity_list"}
+		},
 		Shell: func(v View, r Ref, value string) string {
 			irq, err := queueIRQ(v, r)
 			if err != nil || value == "" {

@@ -301,6 +301,9 @@ type Kind struct {
 	Except func(v View, present string, refs []Ref) (string, error)
 	// Shell is the command a person would type; "" if there is none.
 	Shell func(v View, r Ref, value string) string
+	// Files are the files through which other programs write the setting, some
+	// of which may not be there; nil where it is set through a driver.
+	Files func(v View, r Ref) []string
 }
 
 // Codec is the textual form of a kind's values.

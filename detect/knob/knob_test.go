@@ -25,7 +25,7 @@ func TestRowsAreComplete(t *testing.T) {
 		if k.Codec.Name == "" || k.Codec.Canonical == nil {
 			t.Errorf("%s: no codec", k.Name)
 		}
-		if k.Default == nil || k.Refs == nil || k.Read == nil || k.Write == nil || k.Shell == nil {
+		if k.Default == nil || k.Refs == nil || k.Read == nil || k.Write == nil || k.Shell == nil || k.Files == nil {
 			t.Errorf("%s: a function is missing", k.Name)
 		}
 		for _, c := range k.Clobbers {

@@ -35,7 +35,7 @@ func napi() []*Kind {
 				"polls into fewer long ones at high rates; the time is added to the latency of lone packets. 0 is off." + preserved,
 			Source: "net/core/net-sysfs.c gro_flush_timeout_store, net/core/dev.c napi_complete_done, Documentation/networking/napi.rst",
 			Unit:   "ns", Codec: integerCodec, Stage: StageNAPI, Disruption: DisruptsNothing,
-			Default: softwareDefault, Refs: attributeRefs("gro_flush_timeout"), Read: flush.read, Shell: flush.shell,
+			Default: softwareDefault, Refs: attributeRefs("gro_flush_timeout"), Read: flush.read, Shell: flush.shell, Files: flush.written,
 			Write: deviceWide(flush, func(n host.NAPI) uint64 { return n.GROFlushTimeout }),
 		},
 		{
@@ -45,7 +45,7 @@ func napi() []*Kind {
 				"latency up to the timeout." + preserved,
 			Source: "net/core/net-sysfs.c napi_defer_hard_irqs_store, net/core/dev.c napi_complete_done, Documentation/networking/napi.rst",
 			Unit:   "polls", Codec: integerCodec, Stage: StageNAPI, Disruption: DisruptsNothing,
-			Default: softwareDefault, Refs: attributeRefs("napi_defer_hard_irqs"), Read: deferIRQs.read, Shell: deferIRQs.shell,
+			Default: softwareDefault, Refs: attributeRefs("napi_defer_hard_irqs"), Read: deferIRQs.read, Shell: deferIRQs.shell, Files: deferIRQs.written,
 			Write: deviceWide(deferIRQs, func(n host.NAPI) uint64 { return n.DeferHardIRQs }),
 		},
 		{
@@ -55,7 +55,7 @@ func napi() []*Kind {
 				"poll and locality unless the threads are pinned.",
 			Source: "net/core/net-sysfs.c threaded_store, net/core/dev.c dev_set_threaded, Documentation/networking/napi.rst",
 			Codec:  switchCodec, Stage: StageNAPI, Disruption: DisruptsNothing,
-			Default: fixed("off"), Refs: attributeRefs("threaded"), Read: threaded.read, Write: threaded.write, Shell: threaded.shell,
+			Default: fixed("off"), Refs: attributeRefs("threaded"), Read: threaded.read, Write: threaded.write, Shell: threaded.shell, Files: threaded.written,
 		},
 	}
 }

@@ -41,7 +41,7 @@ func steering() []*Kind {
 			Unit:   "CPUs", Codec: cpusCodec, Stage: StageSteering, Disruption: DisruptsPackets,
 			Default: defaultRPS,
 			Refs:    rxQueues("rps.cpus"),
-			Read:    rpsCPUs.read, Write: rpsCPUs.write, Shell: rpsCPUs.shell,
+			Read:    rpsCPUs.read, Write: rpsCPUs.write, Shell: rpsCPUs.shell, Files: rpsCPUs.written,
 		},
 		{
 			Name: "rps.flow_cnt", Scope: ScopeRx, Title: "flows tracked on the queue for RFS",
@@ -52,7 +52,7 @@ func steering() []*Kind {
 			Unit:   "entries", Codec: integerCodec, Stage: StageSteering, Disruption: DisruptsNothing,
 			Default: fixed("0"),
 			Refs:    rxQueues("rps.flow_cnt"),
-			Read:    flowCount.read, Write: flowCount.write, Shell: flowCount.shell,
+			Read:    flowCount.read, Write: flowCount.write, Shell: flowCount.shell, Files: flowCount.written,
 		},
 		{
 			Name: "xps.cpus", Scope: ScopeTx, Title: "CPUs that transmit through the queue",
@@ -73,7 +73,7 @@ func steering() []*Kind {
 				}
 				return state
 			},
-			Write: xpsCPUs.write, Shell: xpsCPUs.shell,
+			Write: xpsCPUs.write, Shell: xpsCPUs.shell, Files: xpsCPUs.written,
 		},
 	}
 }

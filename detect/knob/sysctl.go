@@ -42,6 +42,7 @@ func (s sysctl) kind() *Kind {
 		Refs:    func(View) []Ref { return []Ref{Global(name)} },
 		Read:    access.read,
 		Write:   access.write,
+		Files:   access.written,
 		Shell: func(_ View, _ Ref, value string) string {
 			return "sysctl -w " + name + "=" + access.encode(value)
 		},

@@ -61,6 +61,13 @@ func guard(k *Kind) {
 		}
 		return nil
 	}
+	files := k.Files
+	k.Files = func(v View, r Ref) []string {
+		if files == nil || k.check(r) != nil {
+			return nil
+		}
+		return files(v, r)
+	}
 	k.Shell = func(v View, r Ref, value string) string {
 		canonical, err := k.Codec.Canonical(value)
 		if err != nil || k.check(r) != nil {

@@ -17,6 +17,10 @@ func Open(Options) (*host.Host, error) { return nil, errNotLinux() }
 // host.ErrUnsupported.
 func OpenWriter(Options) (*host.Writer, error) { return nil, errNotLinux() }
 
+// OpenEvents reports that only a Linux kernel can be listened to; the error
+// wraps host.ErrUnsupported.
+func OpenEvents(Options) (*host.Events, error) { return nil, errNotLinux() }
+
 func errNotLinux() error {
 	return fmt.Errorf("open the running machine: %s is not Linux, give a captured host instead: %w", runtime.GOOS, host.ErrUnsupported)
 }

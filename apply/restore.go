@@ -1,0 +1,169 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+
+	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/rules/plan"
+)
+
+// Word is what the journals of this boot say last of one setting.
+type Word struct {
+	ID string // of the transaction
+	// State is the transaction's: that of the last one that was not rolled back,
+	// or RolledBack where all that wrote the setting were.
+	State State
+	// Value is what the transaction left or, if it was rolled back, put back.
+	Value string
+}
+
+// Words gives the last word of this boot's journals, archived ones included, on
+// every setting that a transaction has written, under the names that devices
+// have now. It reads no settings. Restorations say nothing of their own.
+func (a *Applier) Words() (map[knob.Ref]Word, error) {
+	origin, err := a.Origin()
+	if err != nil {
+		return nil, fmt.Errorf("identify the host: %w", err)
+	}
+	dir, err := a.directory(origin)
+	if err != nil {
+		return nil, err
+	}
+	all, err := a.load(dir, true)
+	if err != nil {
+		return nil, err
+	}
+	return words(all, origin), nil
+}
+
+func words(all []*transaction, now plan.Origin) map[knob.Ref]Word {
+	out := map[knob.Ref]Word{}
+	for _, t := range all {
+		if t.restores {
+			continue
+		}
+		u := undoing{t: t, names: map[string]string{}}
+		u.rename(now)
+		for _, e := range t.entries {
+			ref := u.name(e.ref)
+			_, known := out[ref]
+			switch {
+			case t.state == RolledBack && known:
+				// What it put back is what the earlier one says.
+			case t.state == RolledBack:
+				out[ref] = Word{ID: t.id, State: RolledBack, Value: e.before}
+			case e.observed != nil:
+				out[ref] = Word{ID: t.id, State: t.state, Value: *e.observed}
+			default:
+				out[ref] = Word{ID: t.id, State: t.state, Value: e.after}
+			}
+		}
+	}
+	return out
+}
+
+// Covers reports whether the transaction of the word stands and left this
+// value: bringing it back is a restoration.
+func (w Word) Covers(value string) bool {
+	return w.State == Confirmed && w.Value == value
+}
+
+// Restore carries out a plan that brings back what transactions of this boot
+// had written and a driver or another program undid. It is Apply with one
+// difference: nothing of it stays. While it works it has a journal like any
+// other, and a crash or an error is undone from it; when it is done the journal
+// goes, because the one of the transaction whose values it brought back holds
+// the values before, and compares with what is there now: rolling that one back
+// brings the host to where it was, no matter how often its values were restored
+// meanwhile. A journal for each restoration would, over months of link flaps,
+// fill the memory that /run is, and rolling one back would bring the
+// disturbance back. For the same reason there is no line of history; whoever
+// restores tells of it.
+//
+// A change to a value that no standing transaction has left is refused: it is
+// for Apply.
+func (a *Applier) Restore(ctx context.Context, p plan.Plan, o Options) (Result, error) {
+	if o.ConfirmWithin > 0 {
+		return Result{}, errors.New("restore: it cannot wait for a confirmation")
+	}
+	origin, dir, release, err := a.open()
+	if err != nil {
+		return Result{}, fmt.Errorf("restore: %w", err)
+	}
+	defer func() { _ = release() }()
+	all, err := a.load(dir, true)
+	if err != nil {
+		return Result{}, fmt.Errorf("restore: %w", err)
+	}
+	if err := uncovered(p, words(all, origin)); err != nil {
+		return Result{}, fmt.Errorf("restore: %w", err)
+	}
+	o.restores = true
+	result, err := a.apply(ctx, dir, origin, all, p, o)
+	if result.ID == "" {
+		return result, err
+	}
+	return result, errors.Join(err, a.fold(dir, result.ID, result.State))
+}
+
+func uncovered(p plan.Plan, words map[knob.Ref]Word) error {
+	var reasons []Refusal
+	for _, c := range p.Changes {
+		if !words[c.Ref].Covers(c.After) {
+			reasons = append(reasons, Refusal{Subject: c.Ref.String(), Reason: fmt.Sprintf("no transaction of this boot set it to %q", c.After)})
+		}
+	}
+	if len(reasons) == 0 {
+		return nil
+	}
+	return &Refused{Refusals: reasons}
+}
+
+// fold removes the journal of a restoration that has ended well or has been
+// undone. One that left the host dirty stays, for a person.
+func (a *Applier) fold(dir, id string, state State) error {
+	suffix := journalSuffix
+	switch state {
+	case Confirmed:
+	case RolledBack:
+		suffix = undoneSuffix
+	default:
+		return nil
+	}
+	if err := a.Files.Remove(path.Join(dir, id+suffix)); err != nil {
+		return fmt.Errorf("remove the journal of restoration %s: %w", id, err)
+	}
+	return nil
+}
+
+// RecoverRestorations undoes restorations that a crash left half done, so that
+// they do not stand in the way of others, and removes what is left of those that
+// had ended. Whoever restores begins with it.
+func (a *Applier) RecoverRestorations(context.Context) ([]Result, error) {
+	_, dir, release, err := a.open()
+	if err != nil {
+		return nil, fmt.Errorf("recover restorations: %w", err)
+	}
+	defer func() { _ = release() }()
+	all, err := a.load(dir, true)
+	if err != nil {
+		return nil, fmt.Errorf("recover restorations: %w", err)
+	}
+	var results []Result
+	var errs []error
+	for _, t := range all {
+		if !t.restores || t.state == Dirty || t.state == Forgotten {
+			continue
+		}
+		state := t.state
+		if t.unfinished() {
+			result, err := a.undo(&run{a: a, dir: dir, t: t, j: a.journalOf(dir, t), result: Result{ID: t.id}})
+			results, errs, state = append(results, result), append(errs, err), result.State
+		}
+		errs = append(errs, a.fold(dir, t.id, state))
+	}
+	return results, errors.Join(errs...)
+}

@@ -1,0 +1,197 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/napitune/napitune/detect/host/hosttest"
+	"github.com/napitune/napitune/detect/knob"
+)
+
+var restored = []string{"net.core.netdev_budget", "eth0/rx-0/rps.cpus", "eth0/rx-1/irq.affinity"}
+
+// baseRig is a machine on which a transaction set three values.
+func baseRig(t *testing.T) (*rig, string, Result) {
+	t.Helper()
+	r := newRig(t, hosttest.Spec{CPUs: 4, QueuesPerNIC: 2, MaxQueues: 4})
+	before := r.dump(false)
+	result, err := r.process(nil).Apply(context.Background(), r.plan(restored[0], "600", restored[1], "1-3", restored[2], "2"), anything)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r, before, result
+}
+
+// disturb is what a driver or another program does to two of the values.
+func disturb(r *rig) {
+	r.write(restored[1], "")
+	r.write(restored[2], "3")
+}
+
+// Restorations leave nothing behind, and the transaction whose values they
+// bring back can be rolled back to where the machine was.
+func TestRestoreLeavesNoJournal(t *testing.T) {
+	t.Parallel()
+	r, before, base := baseRig(t)
+	history := string(r.disk.files["var/lib/napitune/history.jsonl"])
+	for range 50 {
+		disturb(r)
+		result, err := r.process(nil).Restore(context.Background(), r.plan(restored[1], "1-3", restored[2], "2"), anything)
+		if err != nil || result.State != Confirmed || len(result.Changes) != 2 {
+			t.Fatalf("%+v, %v", result, err)
+		}
+	}
+	if got := r.disk.journals(""); len(got) != 2 {
+		t.Errorf("files after 50 restorations: %q, want one journal and the history", got)
+	}
+	if diff := cmp.Diff(history, string(r.disk.files["var/lib/napitune/history.jsonl"])); diff != "" {
+		t.Errorf("history:\n%s", diff)
+	}
+	result, err := r.process(nil).Rollback(context.Background(), "")
+	if err != nil || result.ID != base.ID || result.State != RolledBack {
+		t.Fatalf("%+v, %v", result, err)
+	}
+	if diff := cmp.Diff(before, r.dump(false)); diff != "" {
+		t.Errorf("rolled back:\n%s", diff)
+	}
+}
+
+func TestRestoreRefusesWhatWasNotSet(t *testing.T) {
+	t.Parallel()
+	r, _, _ := baseRig(t)
+	disturb(r)
+	for _, pairs := range [][]string{
+		{restored[1], "2"}, // not the value of the transaction
+		{"net.core.dev_weight", "128"},
+		{restored[1], "1-3", "net.core.dev_weight", "128"},
+	} {
+		now := r.dump(false)
+		result, err := r.process(nil).Restore(context.Background(), r.plan(pairs...), anything)
+		if !errors.Is(err, ErrRefused) || result.ID != "" || r.dump(false) != now {
+			t.Errorf("%q: %+v, %v", pairs, result, err)
+		}
+	}
+	if result, err := r.process(nil).Rollback(context.Background(), ""); err != nil || result.State != Dirty {
+		t.Errorf("the rollback took the disturbance for its own: %+v, %v", result, err)
+	}
+	if _, err := r.process(nil).Restore(context.Background(), r.plan(restored[1], "1-3"), anything); err == nil {
+		t.Error("what is dirty from a rollback was brought back")
+	}
+}
+
+// Wherever a restoration dies, recovering clears the way and the first
+// transaction can still be rolled back to where the machine was.
+func TestRestoreCrashAnywhere(t *testing.T) {
+	t.Parallel()
+	for at := 1; ; at++ {
+		r, before, base := baseRig(t)
+		disturb(r)
+		f := &fuse{at: at, after: at%2 == 0, torn: -1}
+		_, err := r.process(f).Restore(context.Background(), r.plan(restored[1], "1-3", restored[2], "2"), anything)
+		if err == nil && !f.dead {
+			if at < 8 {
+				t.Fatalf("a restoration has %d steps", at)
+			}
+			return
+		}
+		t.Run(fmt.Sprint(at), func(t *testing.T) {
+			r.disk.locks = map[string]string{}
+			if _, err := r.process(nil).RecoverRestorations(context.Background()); err != nil {
+				t.Fatalf("recover: %v", err)
+			}
+			open, err := r.process(nil).Unfinished()
+			if err != nil || len(open) > 0 {
+				t.Fatalf("unfinished: %+v, %v", open, err)
+			}
+			if left := r.disk.journals(undoneSuffix); len(left) > 0 {
+				t.Errorf("left behind: %q", left)
+			}
+			var pairs []string
+			for ref, want := range map[string]string{restored[1]: "1-3", restored[2]: "2"} {
+				if r.read(ref) != want {
+					pairs = append(pairs, ref, want)
+				}
+			}
+			if len(pairs) > 0 {
+				if _, err := r.process(nil).Restore(context.Background(), r.plan(pairs...), anything); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if result, err := r.process(nil).Rollback(context.Background(), ""); err != nil || result.ID != base.ID {
+				t.Fatalf("%+v, %v", result, err)
+			}
+			if diff := cmp.Diff(before, r.dump(false)); diff != "" {
+				t.Errorf("rolled back:\n%s", diff)
+			}
+		})
+	}
+}
+
+// A restoration that the host refuses is undone and leaves nothing either.
+func TestRestoreThatFails(t *testing.T) {
+	t.Parallel()
+	r, _, _ := baseRig(t)
+	disturb(r)
+	now := r.dump(false)
+	failed := false
+	r.gate = func(what string, do func() error) error {
+		if !failed && strings.Contains(what, "smp_affinity") {
+			failed = true
+			return errors.New("refused by the test")
+		}
+		return do()
+	}
+	result, err := r.process(nil).Restore(context.Background(), r.plan(restored[1], "1-3", restored[2], "2"), anything)
+	if err == nil || result.State != RolledBack {
+		t.Fatalf("%+v, %v", result, err)
+	}
+	if diff := cmp.Diff(now, r.dump(false)); diff != "" {
+		t.Error(diff)
+	}
+	if left := r.disk.journals(undoneSuffix); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
+func TestWords(t *testing.T) {
+	t.Parallel()
+	r, _, base := baseRig(t)
+	ref := knob.Global(restored[0])
+	word := func() Word {
+		t.Helper()
+		all, err := r.process(nil).Words()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all[ref]
+	}
+	check := func(what string, want Word, covers string) {
+		t.Helper()
+		got := word()
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s:\n%s", what, diff)
+		}
+		if got.Covers("600") != (covers == "600") || got.Covers("700") != (covers == "700") {
+			t.Errorf("%s: covers 600 %v, 700 %v", what, got.Covers("600"), got.Covers("700"))
+		}
+	}
+	check("applied", Word{ID: base.ID, State: Confirmed, Value: "600"}, "600")
+	second, err := r.process(nil).Apply(context.Background(), r.plan(restored[0], "700"), anything)
+	if err != nil {
+		t.Fatal(err)
+	}
+	check("applied again", Word{ID: second.ID, State: Confirmed, Value: "700"}, "700")
+	if _, err := r.process(nil).Rollback(context.Background(), second.ID); err != nil {
+		t.Fatal(err)
+	}
+	check("rolled back", Word{ID: base.ID, State: Confirmed, Value: "600"}, "600")
+	if _, err := r.process(nil).Rollback(context.Background(), ""); err != nil {
+		t.Fatal(err)
+	}
+	check("all rolled back", Word{ID: base.ID, State: RolledBack, Value: "300"}, "")
+}
