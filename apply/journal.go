@@ -171,6 +171,7 @@ type transaction struct {
 	damage   error // of records before the last one
 	torn     bool
 	restores bool // made by Applier.Restore
+	applied  bool // all its changes were made once
 }
 
 // newTransaction reads a transaction from the text of its journal.
@@ -205,7 +206,7 @@ func (t *transaction) take(r record) error {
 	case recordDone, recordRestoring, recordRestored:
 		return t.takeStep(r)
 	case recordApplied:
-		t.state, t.deadline = Unconfirmed, r.Deadline
+		t.state, t.deadline, t.applied = Unconfirmed, r.Deadline, true
 	case recordConfirmed:
 		t.state = Confirmed
 	case recordRollback:

@@ -70,6 +70,12 @@ func (i *inspection) refuse(subject, format string, args ...any) {
 	i.reasons = append(i.reasons, Refusal{Subject: subject, Reason: fmt.Sprintf(format, args...)})
 }
 
+// stale refuses what was right when the plan was made.
+func (i *inspection) stale(subject, format string, args ...any) {
+	i.refuse(subject, format, args...)
+	i.reasons[len(i.reasons)-1].Stale = true
+}
+
 // preflight finds every reason not to apply the plan before anything is written.
 func (a *Applier) preflight(origin plan.Origin, p plan.Plan, o Options, open []*transaction) (checked, error) {
 	others, err := a.others(p)
@@ -82,7 +88,7 @@ func (a *Applier) preflight(origin plan.Origin, p plan.Plan, o Options, open []*
 	}
 	i := &inspection{a: a, o: o, view: view, exists: map[string]map[knob.Ref]bool{}, addressV: map[string]step{}}
 	for _, t := range open {
-		i.refuse("host", "transaction %s is unfinished (%s): roll it back first (napitune rollback %s)", t.id, t.state, t.id)
+		i.stale("host", "transaction %s is unfinished (%s): roll it back first (napitune rollback %s)", t.id, t.state, t.id)
 	}
 	i.whole(origin, p)
 	for _, c := range p.Changes {
@@ -130,14 +136,14 @@ func (i *inspection) whole(origin plan.Origin, p plan.Plan) {
 		return
 	}
 	if p.Origin == nil {
-		i.refuse("plan", "it was made on another host, boot or set of devices (fingerprint %q, this host has %q)", p.Fingerprint, origin.Fingerprint())
+		i.stale("plan", "it was made on another host, boot or set of devices (fingerprint %q, this host has %q)", p.Fingerprint, origin.Fingerprint())
 		return
 	}
 	if p.Origin.Fingerprint() != p.Fingerprint {
 		i.refuse("plan", "its fingerprint %q is not that of the host it names: it was edited", p.Fingerprint)
 	}
 	for _, d := range p.Origin.Differences(origin) {
-		i.refuse("plan", "%s", d)
+		i.stale("plan", "%s", d)
 	}
 }
 
@@ -160,7 +166,7 @@ func (i *inspection) one(c plan.Change) {
 		return
 	}
 	if !i.there(kind, c.Ref) {
-		i.refuse(subject, "this host has no such setting")
+		i.stale(subject, "this host has no such setting")
 		return
 	}
 	if lacks := i.a.Privileges.missing(kind); lacks != "" {
@@ -200,7 +206,7 @@ func (i *inspection) values(kind *knob.Kind, c plan.Change) {
 		i.refuse(subject, "%s: %s", state.Status, state.Reason)
 		return
 	case state.Value != before:
-		i.refuse(subject, "it is %q now and was %q when the plan was made", state.Value, before)
+		i.stale(subject, "it is %q now and was %q when the plan was made", state.Value, before)
 	}
 	if err := kind.Check(state.Bounds, after); err != nil {
 		i.refuse(subject, "new value: %v", err)

@@ -16,6 +16,8 @@ type Word struct {
 	// State is the transaction's: that of the last one that was not rolled back,
 	// or RolledBack where all that wrote the setting were.
 	State State
+	// Profile is what its plan was made for.
+	Profile string
 	// Value is what the transaction left or, if it was rolled back, put back.
 	Value string
 }
@@ -36,30 +38,35 @@ func (a *Applier) Words() (map[knob.Ref]Word, error) {
 	if err != nil {
 		return nil, err
 	}
-	return words(all, origin), nil
+	return words(local(all, origin), origin), nil
 }
 
 func words(all []*transaction, now plan.Origin) map[knob.Ref]Word {
 	out := map[knob.Ref]Word{}
 	for _, t := range all {
-		if t.restores {
-			continue
+		if t.restores || t.state == RolledBack && !t.applied {
+			continue // an apply that failed says nothing
 		}
 		u := undoing{t: t, names: map[string]string{}}
 		u.rename(now)
+		word := Word{ID: t.id, State: t.state}
+		if t.plan != nil {
+			word.Profile = t.plan.Profile
+		}
 		for _, e := range t.entries {
 			ref := u.name(e.ref)
 			_, known := out[ref]
+			word.Value = e.after
 			switch {
 			case t.state == RolledBack && known:
 				// What it put back is what the earlier one says.
+				continue
 			case t.state == RolledBack:
-				out[ref] = Word{ID: t.id, State: RolledBack, Value: e.before}
+				word.Value = e.before
 			case e.observed != nil:
-				out[ref] = Word{ID: t.id, State: t.state, Value: *e.observed}
-			default:
-				out[ref] = Word{ID: t.id, State: t.state, Value: e.after}
+				word.Value = *e.observed
 			}
+			out[ref] = word
 		}
 	}
 	return out
@@ -98,7 +105,7 @@ func (a *Applier) Restore(ctx context.Context, p plan.Plan, o Options) (Result, 
 	if err != nil {
 		return Result{}, fmt.Errorf("restore: %w", err)
 	}
-	if err := uncovered(p, words(all, origin)); err != nil {
+	if err := uncovered(p, words(local(all, origin), origin)); err != nil {
 		return Result{}, fmt.Errorf("restore: %w", err)
 	}
 	o.restores = true
@@ -113,7 +120,7 @@ func uncovered(p plan.Plan, words map[knob.Ref]Word) error {
 	var reasons []Refusal
 	for _, c := range p.Changes {
 		if !words[c.Ref].Covers(c.After) {
-			reasons = append(reasons, Refusal{Subject: c.Ref.String(), Reason: fmt.Sprintf("no transaction of this boot set it to %q", c.After)})
+			reasons = append(reasons, Refusal{Subject: c.Ref.String(), Reason: fmt.Sprintf("no transaction of this boot set it to %q", c.After), Stale: true})
 		}
 	}
 	if len(reasons) == 0 {
@@ -143,7 +150,7 @@ func (a *Applier) fold(dir, id string, state State) error {
 // they do not stand in the way of others, and removes what is left of those that
 // had ended. Whoever restores begins with it.
 func (a *Applier) RecoverRestorations(context.Context) ([]Result, error) {
-	_, dir, release, err := a.open()
+	origin, dir, release, err := a.open()
 	if err != nil {
 		return nil, fmt.Errorf("recover restorations: %w", err)
 	}
@@ -154,7 +161,7 @@ func (a *Applier) RecoverRestorations(context.Context) ([]Result, error) {
 	}
 	var results []Result
 	var errs []error
-	for _, t := range all {
+	for _, t := range local(all, origin) {
 		if !t.restores || t.state == Dirty || t.state == Forgotten {
 			continue
 		}

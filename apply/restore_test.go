@@ -180,18 +180,18 @@ func TestWords(t *testing.T) {
 			t.Errorf("%s: covers 600 %v, 700 %v", what, got.Covers("600"), got.Covers("700"))
 		}
 	}
-	check("applied", Word{ID: base.ID, State: Confirmed, Value: "600"}, "600")
+	check("applied", Word{ID: base.ID, State: Confirmed, Profile: "test", Value: "600"}, "600")
 	second, err := r.process(nil).Apply(context.Background(), r.plan(restored[0], "700"), anything)
 	if err != nil {
 		t.Fatal(err)
 	}
-	check("applied again", Word{ID: second.ID, State: Confirmed, Value: "700"}, "700")
+	check("applied again", Word{ID: second.ID, State: Confirmed, Profile: "test", Value: "700"}, "700")
 	if _, err := r.process(nil).Rollback(context.Background(), second.ID); err != nil {
 		t.Fatal(err)
 	}
-	check("rolled back", Word{ID: base.ID, State: Confirmed, Value: "600"}, "600")
+	check("rolled back", Word{ID: base.ID, State: Confirmed, Profile: "test", Value: "600"}, "600")
 	if _, err := r.process(nil).Rollback(context.Background(), ""); err != nil {
 		t.Fatal(err)
 	}
-	check("all rolled back", Word{ID: base.ID, State: RolledBack, Value: "300"}, "")
+	check("all rolled back", Word{ID: base.ID, State: RolledBack, Profile: "test", Value: "300"}, "")
 }

@@ -143,6 +143,9 @@ func (r Result) RollbackExitCode() int {
 type Refusal struct {
 	Subject string `json:"subject"` // a setting, "plan" or "host"
 	Reason  string `json:"reason"`
+	// Stale: the host has changed since the plan was made, and another plan may
+	// do; the setting itself was not refused.
+	Stale bool `json:"-"`
 }
 
 // Refused is the error of a plan that is not applied, with every reason.

@@ -45,6 +45,7 @@ func process() env {
 		Command: func(ctx context.Context, name string, args ...string) ([]byte, error) {
 			return exec.CommandContext(ctx, name, args...).CombinedOutput()
 		},
+		Service: systemService(),
 	}
 }
 

@@ -44,6 +44,8 @@ type env struct {
 	Command func(ctx context.Context, name string, args ...string) ([]byte, error)
 	// Files keeps journals and history; without ReadDir there are none.
 	Files apply.Files
+	// Service is what the guard needs as a service.
+	Service service
 }
 
 // Exit codes. They are documented in the manual and never reused.
@@ -146,7 +148,7 @@ func newApp(e env) *cli.App {
 func verbs(e env) []*cli.Command {
 	return []*cli.Command{
 		adviseCommand(e), applyCommand(e), confirmCommand(e), rollbackCommand(e), forgetCommand(e), statusCommand(e), historyCommand(e),
-		bootCommand(e), mapCommand(e), knobsCommand(e), explainCommand(e), captureCommand(e),
+		bootCommand(e), guardCommand(e), mapCommand(e), knobsCommand(e), explainCommand(e), captureCommand(e),
 		doctorCommand(e), profileCommand(e), completionCommand(e), manCommand(e), versionCommand(e),
 	}
 }

@@ -172,7 +172,15 @@ func listTransactions(c *cli.Context, e env) error {
 	if err != nil {
 		return private(journalDir, "status", err)
 	}
-	return printDocument(e, report.NewStatus(list), o)
+	document := report.NewStatus(list)
+	ident, err := m.last().Ident()
+	if err != nil {
+		return err
+	}
+	if document.Guard, err = guardReport(e, ident.BootID); err != nil {
+		return private(guardFile, "status", err)
+	}
+	return printDocument(e, document, o)
 }
 
 func historyCommand(e env) *cli.Command {

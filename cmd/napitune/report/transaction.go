@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/napitune/napitune/apply"
+	"github.com/napitune/napitune/apply/guard"
 	"github.com/napitune/napitune/apply/measure"
 	"github.com/napitune/napitune/rules/plan"
 )
@@ -156,6 +157,8 @@ func (t Transaction) summary() string {
 type Status struct {
 	Schema       string          `json:"schema"`
 	Transactions []apply.Summary `json:"transactions"`
+	// Guard is the state of the guard of this boot, if there was one.
+	Guard *guard.Report `json:"guard,omitempty"`
 }
 
 // NewStatus makes the document of the transactions of this boot.
@@ -173,6 +176,7 @@ func (s Status) Text(w io.Writer, style Style) error {
 	for _, t := range s.Transactions {
 		p.transaction(t)
 	}
+	p.guard(s.Guard)
 	return p.err
 }
 

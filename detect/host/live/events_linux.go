@@ -265,9 +265,13 @@ type linkState struct {
 	carriers uint32
 }
 
-// readState reads links and forgets addresses, which are learnt again.
+// readState reads links and addresses.
 func (l *listener) readState() error {
 	links, err := readLinks(l.route)
+	var addresses [][]byte
+	if err == nil {
+		addresses, err = l.route.request(unix.RTM_GETADDR, unix.NLM_F_DUMP, make([]byte, unix.SizeofIfAddrmsg))
+	}
 	if errors.Is(err, host.ErrInconclusive) {
 		// The devices come and go faster than they can be listed. Each of the
 		// messages that wait tells its own part.
@@ -279,9 +283,14 @@ func (l *listener) readState() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	clear(l.links)
-	clear(l.addresses)
 	for _, link := range links {
 		l.links[link.Index] = linkState{Link: link}
+	}
+	clear(l.addresses)
+	for _, m := range addresses {
+		if key, _, err := addressKey(m); err == nil {
+			l.addresses[key] = true
+		}
 	}
 	return nil
 }

@@ -1,0 +1,337 @@
+package guard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/napitune/napitune/apply"
+	"github.com/napitune/napitune/detect/host"
+	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/rules/plan"
+)
+
+// maxRounds bounds how often one look reads the host: channels first, then what
+// hangs on them, each with what the host refuses left out, and files that were
+// not watched before.
+const maxRounds = 8
+
+// Loop keeps one host.
+type Loop struct {
+	// Events is what happens to the host.
+	Events *host.Events
+	// Plan says what differs from what is wanted: Kept names all settings that
+	// are as wanted, Changes those that are not, each with its present value. An
+	// error means that the host could not be read; it is asked again later.
+	Plan func(ctx context.Context) (plan.Plan, knob.View, error)
+	// Applier writes. Its Owners are suspected of writes that nobody saw.
+	Applier *apply.Applier
+	// Tell is told what was done, one thing at a time; nil discards.
+	Tell func(Action)
+	// Show is given the state after each look that changed it; nil discards.
+	Show func(Report) error
+	// Alive is called from the loop itself at least every AliveEvery while it
+	// works as it should, for a watchdog; 0 is never.
+	Alive      func()
+	AliveEvery time.Duration
+	// Ready is called once, after the first look.
+	Ready func()
+	// Reload brings word that the profile is another; nil never does.
+	Reload <-chan struct{}
+	// Rest is called before a wait, to give back memory; nil does nothing.
+	Rest func()
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+
+	keeper  *Keeper
+	blind   error           // why writes cannot be watched
+	watched map[string]bool // files
+	shown   Report
+}
+
+// Run keeps the host until ctx ends, and leaves every setting as it is then. The
+// error says why it could not go on.
+func (l *Loop) Run(ctx context.Context) error {
+	if l.Now == nil {
+		l.Now = time.Now
+	}
+	l.keeper = NewKeeper(l.Now())
+	defer l.end()
+	alive := l.pulse()
+	defer alive.Stop()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	ready := false
+	for {
+		next := l.arm(timer)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-alive.C:
+			l.Alive()
+		case <-l.Reload:
+			l.keeper.Reload(l.Now())
+		case <-l.Events.Ready:
+			if err := l.Events.Failed(); err != nil {
+				return fmt.Errorf("events have ended: %w", err)
+			}
+			l.take()
+		case <-next:
+			l.look(ctx)
+			if !ready && l.Ready != nil {
+				l.Ready()
+			}
+			ready = true
+			if l.Rest != nil && !l.soon() {
+				l.Rest()
+			}
+		}
+	}
+}
+
+// pulse is the beat of the watchdog.
+func (l *Loop) pulse() *time.Ticker {
+	if l.AliveEvery <= 0 || l.Alive == nil {
+		t := time.NewTicker(time.Hour)
+		t.Stop()
+		return t
+	}
+	return time.NewTicker(l.AliveEvery)
+}
+
+func (l *Loop) alive() {
+	if l.Alive != nil && l.AliveEvery > 0 {
+		l.Alive()
+	}
+}
+
+// arm sets the timer to the next look. Without one there is no timer.
+func (l *Loop) arm(timer *time.Timer) <-chan time.Time {
+	at, ok := l.keeper.Next()
+	if !ok {
+		timer.Stop()
+		return nil
+	}
+	timer.Reset(at.Sub(l.Now()))
+	return timer.C
+}
+
+// soon reports whether another look is near.
+func (l *Loop) soon() bool {
+	at, ok := l.keeper.Next()
+	return ok && at.Sub(l.Now()) < followUp/2
+}
+
+func (l *Loop) take() { l.keeper.Take(l.Now(), l.Events.Take()) }
+
+// end leaves word that nobody guards any more.
+func (l *Loop) end() {
+	r := l.keeper.Report()
+	r.Ended = true
+	if l.Show != nil {
+		_ = l.Show(r)
+	}
+}
+
+// look compares the host with what is wanted and brings back what may be.
+func (l *Loop) look(ctx context.Context) {
+	begun := l.Now()
+	since := l.keeper.Begin(begun)
+	if since.IsZero() {
+		since = begun
+	}
+	err := l.recover(ctx)
+	for round := 0; err == nil && round < maxRounds; round++ {
+		l.alive()
+		var again bool
+		if again, err = l.round(ctx, since); !again {
+			break
+		}
+	}
+	if err == nil {
+		l.keeper.Works()
+	} else if act, news := l.keeper.Wait(l.Now(), err.Error()); news {
+		l.tell(act)
+	}
+	l.keeper.End(begun, l.Now())
+	l.show()
+}
+
+// recover deals with what an earlier guard left when it was killed.
+func (l *Loop) recover(ctx context.Context) error {
+	if l.watched != nil {
+		return nil // done before the first round
+	}
+	results, err := l.Applier.RecoverRestorations(ctx)
+	if err != nil {
+		return err
+	}
+	for _, r := range results {
+		l.tell(Action{Kind: Failed, At: l.Now(), Reason: fmt.Sprintf("restoration %s was cut short and is undone", r.ID)})
+	}
+	return nil
+}
+
+// round reads, decides and writes once. Again says that another round should
+// follow.
+func (l *Loop) round(ctx context.Context, since time.Time) (again bool, err error) {
+	begun := l.Now()
+	l.take()
+	p, view, err := l.Plan(ctx)
+	if err != nil {
+		return false, fmt.Errorf("compare the host with the profile: %w", err)
+	}
+	fresh := l.watch(p, view)
+	l.take()
+	around, err := l.around(p)
+	if err != nil {
+		return false, err
+	}
+	d := l.keeper.Decide(begun, l.Now(), p, around)
+	for _, act := range d.Tell {
+		l.tell(act)
+	}
+	carry, changes := l.Applier.Restore, d.Restore
+	if len(changes) == 0 {
+		carry, changes = l.Applier.Apply, d.Set
+	}
+	if len(changes) == 0 {
+		return fresh, nil
+	}
+	return true, l.write(ctx, carry, some(p, changes), d.Causes, since)
+}
+
+// some is a plan of some of the changes.
+func some(p plan.Plan, changes []plan.Change) plan.Plan {
+	return plan.Plan{
+		Fingerprint: p.Fingerprint, Origin: p.Origin, Profile: p.Profile, Changes: changes, Kept: []plan.Kept{},
+		Blocked: []plan.Blocked{}, Deferred: []plan.Deferred{}, Conflicts: []plan.Conflict{}, Complete: true, Applyable: true,
+	}
+}
+
+// watch has writes to the files of all wanted settings told. It reports
+// whether there are new ones: what was written to them before is not known.
+func (l *Loop) watch(p plan.Plan, view knob.View) (fresh bool) {
+	files := map[string][]knob.Ref{}
+	add := func(ref knob.Ref) {
+		kind, ok := knob.Lookup(ref.Kind)
+		if !ok {
+			return
+		}
+		for _, name := range kind.Files(view, ref) {
+			files[name] = append(files[name], ref)
+		}
+	}
+	for _, kept := range p.Kept {
+		add(kept.Ref)
+	}
+	for _, c := range p.Changes {
+		add(c.Ref)
+	}
+	now := make(map[string]bool, len(files))
+	names := make([]string, 0, len(files))
+	for name := range files {
+		now[name] = true
+		names = append(names, name)
+		fresh = fresh || !l.watched[name]
+	}
+	slices.Sort(names)
+	l.watched = now
+	l.keeper.Watch(files)
+	was := l.blind
+	if l.blind = l.Events.Watch(names); l.blind != nil && was == nil {
+		l.tell(Action{Kind: Failed, At: l.Now(), Reason: fmt.Sprintf("some files cannot be watched; the host is looked at every %s while irqbalance or the like runs: %v", blindly, l.blind)})
+	}
+	return fresh
+}
+
+// around reads what is needed to decide. Journals are read only if something
+// differs.
+func (l *Loop) around(p plan.Plan) (Around, error) {
+	out := Around{Blind: l.blind != nil}
+	if len(p.Changes) == 0 && !out.Blind && !l.keeper.yields() {
+		return out, nil
+	}
+	var err error
+	if out.Words, err = l.Applier.Words(); err != nil {
+		return out, fmt.Errorf("read the journals: %w", err)
+	}
+	if l.Applier.Owners != nil {
+		// Only names are lost without it.
+		out.Owners, _ = l.Applier.Owners()
+	}
+	return out, nil
+}
+
+// write carries out a plan and accounts for what became of it. The end of ctx
+// does not cut it short: what has begun is finished, or undone, in moments.
+func (l *Loop) write(ctx context.Context, carry carrier, p plan.Plan, causes map[knob.Ref]Action, since time.Time) error {
+	result, err := carry(context.WithoutCancel(ctx), p, apply.Options{
+		MaxDisruption: knob.DisruptsLink, Progress: func(apply.Outcome) { l.alive() },
+		// Whether others really write is seen, and not only feared.
+		Owners: map[string]apply.Choice{"": apply.Take},
+	})
+	l.take()
+	now := l.Now()
+	if err == nil {
+		for _, out := range result.Changes {
+			act := l.keeper.Made(now, causes[out.Ref], out)
+			act.Took = now.Sub(since)
+			l.tell(act)
+		}
+		return nil
+	}
+	return l.refused(now, p, result, err)
+}
+
+type carrier func(context.Context, plan.Plan, apply.Options) (apply.Result, error)
+
+// refused finds out which settings the host did not take. They are left out of
+// the next round; the others were undone with them and are tried again.
+func (l *Loop) refused(now time.Time, p plan.Plan, result apply.Result, err error) error {
+	var refused *apply.Refused
+	switch {
+	case errors.As(err, &refused):
+		found := false
+		for _, r := range refused.Refusals {
+			at := slices.IndexFunc(p.Changes, func(c plan.Change) bool { return c.Ref.String() == r.Subject })
+			if at >= 0 && !r.Stale {
+				l.tell(l.keeper.Refuse(now, p.Changes[at], r.Reason))
+				found = true
+			}
+		}
+		if found {
+			return nil
+		}
+	case result.State == apply.RolledBack && len(result.Changes) > 0 && !errors.Is(err, apply.ErrDrift):
+		out := result.Changes[len(result.Changes)-1]
+		at := slices.IndexFunc(p.Changes, func(c plan.Change) bool { return c.Ref == out.Ref })
+		if at >= 0 {
+			l.tell(l.keeper.Refuse(now, p.Changes[at], err.Error()))
+			return nil
+		}
+	}
+	return err
+}
+
+func (l *Loop) tell(a Action) {
+	if l.Tell != nil {
+		l.Tell(a)
+	}
+}
+
+// show gives the state away if it is another.
+func (l *Loop) show() {
+	r := l.keeper.Report()
+	same := l.shown.Restorations == r.Restorations && l.shown.Keeps == r.Keeps && l.shown.Waiting == r.Waiting &&
+		l.shown.Profile == r.Profile && slices.Equal(l.shown.Left, r.Left)
+	if l.Show == nil || same && l.shown.Looks > 0 {
+		return
+	}
+	if err := l.Show(r); err != nil {
+		l.tell(Action{Kind: Failed, At: l.Now(), Reason: fmt.Sprintf("the state cannot be shown: %v", err)})
+	}
+	l.shown = r
+}

@@ -1,0 +1,323 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink" //nolint:depguard // makes devices in a namespace of its own
+	"github.com/vishvananda/netns"   //nolint:depguard // moves a device to another namespace and back
+
+	"github.com/napitune/napitune/apply"
+	guarding "github.com/napitune/napitune/apply/guard"
+	"github.com/napitune/napitune/detect/host"
+	"github.com/napitune/napitune/detect/host/live"
+)
+
+// guarded is a running guard.
+type guarded struct {
+	t   *testing.T
+	cmd *exec.Cmd
+	mu  sync.Mutex
+	out bytes.Buffer
+}
+
+func (g *guarded) Write(b []byte) (int, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.out.Write(b)
+}
+
+func (g *guarded) said() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.out.String()
+}
+
+// startGuard applies settings and starts a guard, as a process, that keeps them.
+func startGuard(t *testing.T, want [][2]string) *guarded {
+	t.Helper()
+	mustEnd(t, exitDone, command("apply", "--yes", writePlan(t, want)))
+	g := &guarded{t: t, cmd: command("guard")}
+	g.cmd.Stderr = g
+	if err := g.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if g.cmd.ProcessState == nil {
+			_ = g.cmd.Process.Kill()
+			_ = g.cmd.Wait()
+		}
+		t.Logf("the guard said:\n%s", g.said())
+	})
+	g.until("the guard has begun", 15*time.Second, func() bool { return g.report() != nil })
+	time.Sleep(200 * time.Millisecond)
+	return g
+}
+
+func (g *guarded) report() *guarding.Report {
+	data, err := os.ReadFile("/" + guardFile)
+	if err != nil {
+		return nil
+	}
+	var r guarding.Report
+	if err := json.Unmarshal(data, &r); err != nil {
+		g.t.Fatal(err)
+	}
+	return &r
+}
+
+// until waits for something and says how long it took.
+func (g *guarded) until(what string, limit time.Duration, is func() bool) time.Duration {
+	g.t.Helper()
+	start := time.Now()
+	for !is() {
+		if time.Since(start) > limit {
+			g.t.Fatalf("%s: not within %s", what, limit)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	return time.Since(start)
+}
+
+// stop ends the guard as systemd does.
+func (g *guarded) stop() {
+	g.t.Helper()
+	if err := g.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		g.t.Fatal(err)
+	}
+	if err := g.cmd.Wait(); err != nil {
+		g.t.Errorf("the guard ended with %v", err)
+	}
+}
+
+func content(path string) string {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "?"
+	}
+	return strings.TrimSpace(string(data))
+}
+
+func writer(t *testing.T) *host.Writer {
+	t.Helper()
+	w, err := live.OpenWriter(live.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+// channels is so many each way, as veth counts them.
+func channels(n int) host.Channels { return host.Channels{Rx: n, Tx: n} }
+
+func linkNamed(t *testing.T, name string) netlink.Link {
+	t.Helper()
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return link
+}
+
+// latencies are sorted and told, with the longest.
+func tell(t *testing.T, what string, all []time.Duration) {
+	t.Helper()
+	slices.Sort(all)
+	var text []string
+	for _, d := range all {
+		text = append(text, strconv.FormatInt(d.Milliseconds(), 10))
+	}
+	t.Logf("%s: %d repetitions, median %d ms, longest %d ms; all: %s", what, len(all),
+		all[len(all)/2].Milliseconds(), all[len(all)-1].Milliseconds(), strings.Join(text, " "))
+	if longest := all[len(all)-1]; longest > long(time.Second, 5*time.Second) {
+		t.Errorf("%s: %s is too long", what, longest)
+	}
+}
+
+// After queues are taken away and given back, their masks are as they were.
+func TestGuardAfterChannels(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	g := startGuard(t, vethChanges())
+	const mask = "/sys/class/net/v0/queues/rx-1/rps_cpus"
+	want := content(mask)
+	var all []time.Duration
+	for range long(20, 3) {
+		g.undoQueues()
+		all = append(all, g.until("the mask is back", 15*time.Second, func() bool { return content(mask) == want }))
+		time.Sleep(400 * time.Millisecond)
+	}
+	tell(t, "ethtool -L", all)
+	if left := g.report().Left; len(left) > 0 {
+		t.Errorf("left alone: %+v", left)
+	}
+	before := settings(t)
+	g.stop()
+	same(t, "after the guard ended", before)
+	onlyOneJournal(t)
+	mustEnd(t, exitDone, command("rollback"))
+}
+
+// onlyOneJournal: restorations leave nothing behind.
+func onlyOneJournal(t *testing.T) {
+	t.Helper()
+	s := decode[struct{ Transactions []apply.Summary }](t, first(mustEnd(t, exitDone, command("status", "--format", "json"))))
+	if len(s.Transactions) != 1 {
+		t.Errorf("%d transactions, want the first alone: %+v", len(s.Transactions), s.Transactions)
+	}
+}
+
+func first(a, _ string) string { return a }
+
+// A device that goes down and up, is renamed and comes back, and moves to another
+// namespace and back, has its settings again within a second.
+func TestGuardAfterDeviceChanges(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	g := startGuard(t, vethChanges())
+	const mask, flush = "/sys/class/net/v0/queues/rx-1/rps_cpus", "/sys/class/net/v0/gro_flush_timeout"
+	wantMask, wantFlush := content(mask), content(flush)
+	back := func() bool { return content(mask) == wantMask && content(flush) == wantFlush }
+	home, err := netns.Get()
+	if err != nil {
+		t.Fatal(err)
+	}
+	away, err := netns.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := netns.Set(home); err != nil {
+		t.Fatal(err)
+	}
+	there, err := netlink.NewHandleAt(away)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		what string
+		do   func() error
+	}{
+		{"down and up", func() error {
+			g.undoQueues()
+			if err := netlink.LinkSetDown(linkNamed(t, "v0")); err != nil {
+				return err
+			}
+			return netlink.LinkSetUp(linkNamed(t, "v0"))
+		}},
+		{"rename and back", func() error {
+			if err := netlink.LinkSetName(linkNamed(t, "v0"), "w0"); err != nil {
+				return err
+			}
+			time.Sleep(100 * time.Millisecond)
+			if err := netlink.LinkSetName(linkNamed(t, "w0"), "v0"); err != nil {
+				return err
+			}
+			g.undoQueues()
+			return nil
+		}},
+		{"another namespace and back", func() error {
+			if err := netlink.LinkSetNsFd(linkNamed(t, "v0"), int(away)); err != nil {
+				return err
+			}
+			time.Sleep(100 * time.Millisecond)
+			link, err := there.LinkByName("v0")
+			if err != nil {
+				return err
+			}
+			if err := there.LinkSetNsFd(link, int(home)); err != nil {
+				return err
+			}
+			g.undoQueues()
+			return netlink.LinkSetUp(linkNamed(t, "v0"))
+		}},
+	} {
+		var all []time.Duration
+		for range long(20, 2) {
+			if err := c.do(); err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, g.until(c.what, 5*time.Second, back))
+			time.Sleep(600 * time.Millisecond)
+		}
+		tell(t, c.what, all)
+	}
+	if left := g.report().Left; len(left) > 0 {
+		t.Errorf("left alone: %+v", left)
+	}
+	g.stop()
+}
+
+// Who writes a mask twice means it: the guard restores it once, leaves it then,
+// says who, and keeps the rest.
+func TestGuardLeavesToOthers(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	g := startGuard(t, vethChanges())
+	const mask, other = "/sys/class/net/v0/queues/rx-1/rps_cpus", "/sys/class/net/v0/queues/rx-0/rps_cpus"
+	want := content(mask)
+	overwrite := func(path string) {
+		t.Helper()
+		script := fmt.Sprintf("echo 1 > %s; sleep 0.3", path)
+		if err := exec.Command("sh", "-c", script).Run(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	overwrite(mask)
+	g.until("the first write is undone", 10*time.Second, func() bool { return content(mask) == want })
+	overwrite(mask)
+	g.until("the setting is left", 10*time.Second, func() bool { return len(g.report().Left) > 0 })
+	time.Sleep(3 * time.Second)
+	if got := content(mask); strings.TrimLeft(got, "0,") != "1" {
+		t.Errorf("the mask of the other is %q, want 1", got)
+	}
+	left := g.report().Left
+	if len(left) != 1 || left[0].Ref.String() != "v0/rx-1/rps.cpus" || left[0].By != "sh" || !left[0].Contested {
+		t.Errorf("left: %+v", left)
+	}
+	text, _ := mustEnd(t, exitDone, command("status"))
+	t.Logf("status:\n%s", text)
+	if !strings.Contains(text, "v0/rx-1/rps.cpus is left alone: written 2 times by somebody else") || !strings.Contains(text, "by sh") {
+		t.Error("status does not tell")
+	}
+	keep := content(other)
+	overwrite(other)
+	g.until("another setting is kept", 10*time.Second, func() bool { return content(other) == keep })
+	// A hangup begins anew.
+	if err := g.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	g.until("taken up again", 10*time.Second, func() bool { return content(mask) == want && len(g.report().Left) == 0 })
+	g.stop()
+}
+
+// What people do with napitune itself is not undone.
+func TestGuardYieldsToRollback(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	before := settings(t)
+	g := startGuard(t, vethChanges())
+	mustEnd(t, exitDone, command("rollback"))
+	time.Sleep(2 * time.Second)
+	same(t, "rolled back under a guard", before)
+	mustEnd(t, exitDone, command("apply", "--yes", writePlan(t, [][2]string{{"v0/rx-1/rps.cpus", "1"}})))
+	const mask = "/sys/class/net/v0/queues/rx-1/rps_cpus"
+	want := content(mask)
+	time.Sleep(1500 * time.Millisecond)
+	g.undoQueues()
+	g.until("what was applied since is kept", 10*time.Second, func() bool { return content(mask) == want })
+	g.stop()
+}
