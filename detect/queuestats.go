@@ -13,8 +13,8 @@ import (
 // vmxnet3, which prints blocks, is read apart from these.
 type grammar struct {
 	pattern string
-	// counters maps the driver's word to "packets", "bytes" or "drops".
-	// Words that map to the same are added up.
+	// counters maps the driver's word to "packets", "bytes", "drops" or "kicks"
+	// (virtio: times the device was told of new buffers). Words that map to the same are added up.
 	counters map[string]string
 }
 
@@ -24,13 +24,13 @@ var plainCounters = map[string]string{"packets": "packets", "bytes": "bytes", "d
 // queue: "rx_64_byte_packets" is a histogram of frame sizes.
 var grammars = []grammar{
 	// virtio_net up to 6.9, igb, igc, ixgbe, ice, gve and others
-	{"{side}_queue_{n}_{c}", map[string]string{"packets": "packets", "bytes": "bytes", "drops": "drops", "pkts": "packets"}},
+	{"{side}_queue_{n}_{c}", map[string]string{"packets": "packets", "bytes": "bytes", "drops": "drops", "pkts": "packets", "kicks": "kicks"}},
 	// i40e, iavf; older i40e repeats the side
 	{"{side}-{n}.{c}", plainCounters},
 	{"{side}-{n}.{side}_{c}", plainCounters},
 	{"{side}-{n}_{c}", plainCounters},
-	// mlx5, mlx4, virtio_net from 6.11 (drops only), mana, hv_netvsc
-	{"{side}{n}_{c}", map[string]string{"packets": "packets", "bytes": "bytes", "drops": "drops", "dropped": "drops"}},
+	// mlx5, mlx4, virtio_net from 6.11 (drops and kicks only), mana, hv_netvsc
+	{"{side}{n}_{c}", map[string]string{"packets": "packets", "bytes": "bytes", "drops": "drops", "dropped": "drops", "kicks": "kicks"}},
 	{"{side}_{n}_{c}", map[string]string{"packets": "packets", "bytes": "bytes", "drops": "drops", "dropped": "drops"}},
 	// bnxt_en, bnx2x
 	{"[{n}]: {side}_{c}", map[string]string{

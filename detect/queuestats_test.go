@@ -16,9 +16,9 @@ func TestQueueStats(t *testing.T) {
 	}{
 		"virtio_net up to 6.9": {
 			host.Stats{{Name: "rx_queue_1_packets", Value: 5}, {Name: "rx_queue_1_bytes", Value: 6}, {Name: "rx_queue_1_drops", Value: 7}, {Name: "rx_queue_1_kicks", Value: 9}, {Name: "tx_queue_1_packets", Value: 8}},
-			map[QueueID]map[string]uint64{rx: {"packets": 5, "bytes": 6, "drops": 7}, tx: {"packets": 8}},
+			map[QueueID]map[string]uint64{rx: {"packets": 5, "bytes": 6, "drops": 7, "kicks": 9}, tx: {"packets": 8}},
 		},
-		"virtio_net from 6.11": {host.Stats{{Name: "rx1_drops", Value: 7}, {Name: "rx_drops", Value: 9}, {Name: "tx1_kicks", Value: 1}}, map[QueueID]map[string]uint64{rx: {"drops": 7}}},
+		"virtio_net from 6.11": {host.Stats{{Name: "rx1_drops", Value: 7}, {Name: "rx_drops", Value: 9}, {Name: "tx1_kicks", Value: 1}}, map[QueueID]map[string]uint64{rx: {"drops": 7}, tx: {"kicks": 1}}},
 		"i40e":                 {host.Stats{{Name: "rx-1.packets", Value: 5}, {Name: "tx-1.bytes", Value: 6}, {Name: "veb.tc_1_rx_packets", Value: 9}}, map[QueueID]map[string]uint64{rx: {"packets": 5}, tx: {"bytes": 6}}},
 		"i40e of old":          {host.Stats{{Name: "rx-1.rx_packets", Value: 5}, {Name: "tx-1.tx_bytes", Value: 6}}, map[QueueID]map[string]uint64{rx: {"packets": 5}, tx: {"bytes": 6}}},
 		"mlx5":                 {host.Stats{{Name: "rx1_packets", Value: 5}, {Name: "tx1_bytes", Value: 6}, {Name: "tx1_dropped", Value: 2}, {Name: "rx_packets", Value: 9}, {Name: "ch1_poll", Value: 4}}, map[QueueID]map[string]uint64{rx: {"packets": 5}, tx: {"bytes": 6, "drops": 2}}},

@@ -121,7 +121,7 @@ type Device struct {
 
 	Counters  InterfaceCounters
 	Stats     host.Stats                    // ethtool -S
-	QueueRate map[QueueID]map[string]uint64 // per queue counters: "packets", "bytes", "drops", "stops" (from qstats or ethtool -S)
+	QueueRate map[QueueID]map[string]uint64 // per queue counters: "packets", "bytes", "drops", "stops", "kicks" (from qstats or ethtool -S)
 }
 
 // Tri is a yes, a no, or "could not tell".

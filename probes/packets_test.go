@@ -434,16 +434,18 @@ func TestThreadedNAPI(t *testing.T) {
 	for _, c := range d.CPUs {
 		threaded += c.Outside.ThreadedWork
 	}
+	here := thisNamespace(t)
 	for _, n := range d.NAPIs {
-		if n.Device == p.in.Attrs().Name {
+		if n.Device == p.in.Attrs().Name && n.NetNS == here {
 			budget += n.Work
 			if n.Outside != n.Polls {
 				t.Errorf("%d of %d polls outside softirqs, want all", n.Outside, n.Polls)
 			}
 		}
 	}
-	if threaded != bursts*100 || budget != bursts*100 {
-		t.Errorf("threaded work = %d, work of the NAPI = %d, want %d", threaded, budget, bursts*100)
+	// Threads of other devices may have polled too.
+	if threaded < bursts*100 || budget != bursts*100 {
+		t.Errorf("threaded work = %d, want at least what was sent; work of the NAPI = %d, want %d", threaded, budget, bursts*100)
 	}
 }
 
@@ -487,7 +489,8 @@ func TestVirtio(t *testing.T) {
 		t.Skip("skipped: the driver itself counted no packet received by virtio-net in two seconds")
 	}
 	for _, v := range d.Virtio {
-		t.Logf("%+v", v)
+		perInterrupt, _ := d.PacketsPerInterrupt(v)
+		t.Logf("%+v, %.2f packets per interrupt", v, perInterrupt)
 		if !slices.Contains(irqs, v.IRQ) {
 			t.Errorf("queue %d: interrupt %d, want one of %v", v.Queue, v.IRQ, irqs)
 		}

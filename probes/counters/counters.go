@@ -288,3 +288,25 @@ func (c *Counters) Sub(earlier *Counters) (*Counters, error) {
 	}
 	return out, nil
 }
+
+// PacketsPerInterrupt is what one interrupt of a virtio receive queue brings on
+// average: what the polls of queue v returned, on all CPUs, over runs of its
+// handlers. False if its interrupt was not seen. Many polls without an
+// interrupt (UnarmedPolls) raise it.
+func (c *Counters) PacketsPerInterrupt(v Virtio) (float64, bool) {
+	var work, interrupts uint64
+	for _, n := range c.NAPIs {
+		if n.Kind == "virtio-rx" && n.NetNS == v.NetNS && n.IfIndex == v.IfIndex && n.Queue == v.Queue {
+			work += n.Work
+		}
+	}
+	for _, i := range c.IRQs {
+		if v.IRQ >= 0 && i.IRQ == v.IRQ {
+			interrupts += i.Count
+		}
+	}
+	if interrupts == 0 {
+		return 0, false
+	}
+	return float64(work) / float64(interrupts), true
+}

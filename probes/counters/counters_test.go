@@ -177,3 +177,23 @@ func TestNetstatGRO(t *testing.T) {
 		t.Error("nothing received, and yet a ratio")
 	}
 }
+
+func TestPacketsPerInterrupt(t *testing.T) {
+	napi := func(queue, cpu int, work uint64) NAPI {
+		return NAPI{IfIndex: 2, Kind: "virtio-rx", Queue: queue, CPU: cpu, Work: work}
+	}
+	c := &Counters{
+		NAPIs: []NAPI{napi(0, 0, 60), napi(0, 1, 40), napi(1, 1, 7), {IfIndex: 2, Kind: "device", Queue: 0, Work: 1000}},
+		IRQs:  []IRQ{{IRQ: 38, CPU: 0, Count: 6}, {IRQ: 38, CPU: 1, Count: 4}, {IRQ: 40, CPU: 1, Count: 99}},
+	}
+	for _, tt := range []struct {
+		queue, irq int
+		want       float64
+		ok         bool
+	}{{0, 38, 10, true}, {1, -1, 0, false}, {1, 41, 0, false}} {
+		got, ok := c.PacketsPerInterrupt(Virtio{IfIndex: 2, Queue: tt.queue, IRQ: tt.irq})
+		if got != tt.want || ok != tt.ok {
+			t.Errorf("queue %d, interrupt %d: %v, %v, want %v, %v", tt.queue, tt.irq, got, ok, tt.want, tt.ok)
+		}
+	}
+}
