@@ -67,3 +67,37 @@ func BenchmarkPreflight(b *testing.B) {
 		}
 	}
 }
+
+// What 100 changes cost must not grow with their number but for the writes and
+// their records: the host is read whole a few times only, and each change puts
+// two records on disk. The live host is held against the clock in cmd/napitune.
+func TestCostOfHundredChanges(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, hosttest.Spec{CPUs: 32, QueuesPerNIC: 32, Driver: "ice", IRQStacked: true})
+	p := hundred(r)
+	a := r.process(nil)
+	views, writes := 0, 0
+	read := a.View
+	a.View = func() (knob.View, error) {
+		views++
+		return read()
+	}
+	r.gate = func(_ string, do func() error) error {
+		writes++
+		return do()
+	}
+	if _, err := a.Apply(context.Background(), p, anything); err != nil {
+		t.Fatal(err)
+	}
+	// begin, applied, confirmed, and a line of the history.
+	if records := r.disk.appends; views > 2 || writes != 100 || records != 2*100+4 {
+		t.Errorf("apply: %d readings of the host, %d writes, %d records", views, writes, records)
+	}
+	views, writes, r.disk.appends = 0, 0, 0
+	if _, err := a.Rollback(context.Background(), ""); err != nil {
+		t.Fatal(err)
+	}
+	if records := r.disk.appends; views > 2 || writes != 100 || records != 2*100+3 {
+		t.Errorf("rollback: %d readings of the host, %d writes, %d records", views, writes, records)
+	}
+}

@@ -6,45 +6,26 @@ import (
 	"strings"
 
 	"github.com/napitune/napitune/detect/cpuset"
-	"github.com/napitune/napitune/detect/host"
 	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/detect/owner"
 	"github.com/napitune/napitune/rules/plan"
 )
 
-// meddler is a daemon that sets what napitune sets.
-type meddler struct {
-	comm   string       // as in /proc/PID/comm, 15 characters at most
-	stages []knob.Stage // of the settings that it writes
-}
-
-// meddlers are known from their sources: irqbalance activate.c; the plugins net,
-// irq, sysctl and scheduler of tuned; the ethtool settings of connections in
-// NetworkManager and of .link files in systemd; the start scripts of Google's
-// guest agent, which set interrupts and XPS; CRI-O's irq-load-balancing and the
-// RPS masks that its hooks set.
-var meddlers = []meddler{
-	{"irqbalance", []knob.Stage{knob.StageAffinity}},
-	{"tuned", []knob.Stage{knob.StageChannels, knob.StageRings, knob.StageFeatures, knob.StageCoalesce, knob.StageSysctl, knob.StageAffinity}},
-	{"NetworkManager", []knob.Stage{knob.StageChannels, knob.StageRings, knob.StageFeatures, knob.StageCoalesce}},
-	{"systemd-network", []knob.Stage{knob.StageChannels, knob.StageRings, knob.StageFeatures, knob.StageCoalesce}},
-	{"google_guest_ag", []knob.Stage{knob.StageAffinity, knob.StageSteering}},
-	{"crio", []knob.Stage{knob.StageAffinity, knob.StageSteering}},
-	{"perftune.py", []knob.Stage{knob.StageSysctl, knob.StageSteering, knob.StageAffinity}},
-	{"bpftune", []knob.Stage{knob.StageSysctl}},
-}
-
 // witness knows what may have changed a setting since it was written.
 type witness struct {
-	view      knob.View
-	was, now  plan.Origin
-	processes []host.Process
+	view     knob.View
+	was, now plan.Origin
+	owners   []owner.Owner
 }
 
 // newWitness looks at the host. What it cannot see it does not suspect.
 func newWitness(v knob.View, was, now plan.Origin) witness {
 	w := witness{view: v, was: was, now: now}
-	if v.Host != nil && v.Host.Processes != nil {
-		w.processes, _ = v.Host.Processes()
+	if v.Host == nil || v.Host.Processes == nil {
+		return w
+	}
+	if processes, err := v.Host.Processes(); err == nil {
+		w.owners = owner.Find(v.Host, processes)
 	}
 	return w
 }
@@ -60,10 +41,9 @@ func (w witness) suspects(ref knob.Ref, wrote, present string) []string {
 	if kind.Codec.Name == "cpus" && offline(w.view, wrote, present) {
 		out = append(out, "CPUs of the old value are offline")
 	}
-	for _, m := range meddlers {
-		at := slices.IndexFunc(w.processes, func(p host.Process) bool { return p.Comm == m.comm })
-		if at >= 0 && slices.Contains(m.stages, kind.Stage) {
-			out = append(out, fmt.Sprintf("%s runs (process %d) and sets such values", m.comm, w.processes[at].PID))
+	for _, o := range w.owners {
+		if claim, ok := o.Claim(ref); ok {
+			out = append(out, fmt.Sprintf("%s sets it %s (%s)", o.Name, o.When, claim.Source))
 		}
 	}
 	return out

@@ -6,9 +6,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/napitune/napitune/detect/host"
 	"github.com/napitune/napitune/detect/host/hosttest"
 	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/detect/owner"
 	"github.com/napitune/napitune/rules/plan"
 )
 
@@ -20,10 +20,11 @@ func TestSuspects(t *testing.T) {
 	now := plan.Origin{Devices: []plan.OriginDevice{
 		{Name: "eth0", Driver: "ice", Bus: "0000:01:00.0", Index: 2}, {Name: "eth1", Driver: "ice", Index: 9}, {Name: "eth2", Driver: "igb"},
 	}}
-	w := witness{view: knob.View{OnlineCPUs: "0-3"}, was: was, now: now, processes: []host.Process{
-		{PID: 812, Comm: "irqbalance"}, {PID: 9, Comm: "ksoftirqd/0"}, {PID: 77, Comm: "NetworkManager"},
+	w := witness{view: knob.View{OnlineCPUs: "0-3"}, was: was, now: now, owners: []owner.Owner{
+		{Name: "irqbalance", When: "every 10 s", Claims: []owner.Claim{{Kind: "irq.affinity", Source: "process 812"}}},
+		{Name: "NetworkManager", When: "when a connection comes up", Claims: []owner.Claim{{Kind: "ring.rx", Dev: "eth0", Source: "lan.nmconnection"}}},
 	}}
-	const irqbalance = "irqbalance runs (process 812) and sets such values"
+	const irqbalance = "irqbalance sets it every 10 s (process 812)"
 	for _, test := range []struct {
 		ref            knob.Ref
 		wrote, present string
@@ -33,7 +34,7 @@ func TestSuspects(t *testing.T) {
 		{knob.Rx("eth0", 0, "irq.affinity"), "2,5", "2", []string{"CPUs of the old value are offline", irqbalance}},
 		{knob.Rx("eth0", 0, "irq.affinity"), "5", "0-3", []string{"CPUs of the old value are offline", irqbalance}},
 		{knob.Rx("eth0", 0, "rps.cpus"), "2", "1", nil},
-		{knob.Device("eth0", "ring.rx"), "2048", "512", []string{"NetworkManager runs (process 77) and sets such values"}},
+		{knob.Device("eth0", "ring.rx"), "2048", "512", []string{"NetworkManager sets it when a connection comes up (lan.nmconnection)"}},
 		{knob.Rx("eth1", 0, "rps.cpus"), "2", "1", []string{"the device was made anew since (interface index 3, now 9)"}},
 		{knob.Rx("eth2", 0, "rps.cpus"), "2", "1", []string{"it is another device by now (igb , was ice )"}},
 		{knob.Rx("eth9", 0, "rps.cpus"), "2", "1", nil},
@@ -42,16 +43,6 @@ func TestSuspects(t *testing.T) {
 	} {
 		if diff := cmp.Diff(test.want, w.suspects(test.ref, test.wrote, test.present)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", test.ref, diff)
-		}
-	}
-}
-
-// Names of processes are cut at 15 characters, and package host must watch them.
-func TestMeddlersAreWatched(t *testing.T) {
-	t.Parallel()
-	for _, m := range meddlers {
-		if len(m.comm) > 15 || !host.Watched(m.comm) {
-			t.Errorf("%s is not among the processes that are read", m.comm)
 		}
 	}
 }

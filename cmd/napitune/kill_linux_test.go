@@ -19,7 +19,7 @@ import (
 )
 
 // fewKillings is how often TestKillLive kills where nothing else is asked for.
-const fewKillings = 25
+const fewKillings = 20
 
 // However an apply or a rollback dies, the next command tells of it and a
 // rollback makes every setting what it was. The long form:

@@ -58,8 +58,8 @@ type site struct {
 // Laws over all captures and profiles, on the machine in memory: identity, crash
 // anywhere (every journal record and write, torn records), full disk, foreign
 // writes, and random walks between profiles. Where a capture lacks the
-// settings to change, a machine of its size is generated instead. A few crash
-// points are tried of each; all of them with:
+// settings to change, a machine is generated instead. Each pair meets one law at
+// a few points; all of them at all points with:
 //
 //	NAPITUNE_LAWS=all go test ./cmd/napitune -run TestLaws -v -timeout 2h
 func TestLaws(t *testing.T) {
@@ -97,7 +97,7 @@ func TestLaws(t *testing.T) {
 		}
 	}
 	for _, law := range []string{"identities", "crashes", "torn records", "full disks", "foreign writes", "walks"} {
-		if m.sums[law] < leastCaptures {
+		if m.sums[law] < leastCaptures/2 {
 			t.Errorf("%d %s: too few to mean anything", m.sums[law], law)
 		}
 	}
@@ -121,9 +121,9 @@ func (m *mill) capture(name string, c *archive.Capture) {
 		m.sums["pairs with changes"]++
 		m.sums["changes"] += len(s.plan.Changes)
 		laws := []func(site){m.identity, m.crashes, m.fullDisk, m.foreign}
-		if !m.all { // two of them each
-			m.rng.Shuffle(len(laws), func(i, j int) { laws[i], laws[j] = laws[j], laws[i] })
-			laws = laws[:2]
+		if !m.all {
+			at := m.rng.IntN(len(laws))
+			laws = laws[at : at+1]
 		}
 		for _, law := range laws {
 			law(s)

@@ -49,7 +49,7 @@ func testStatus() Status {
 		{ID: "20260301-120000-001", At: at(0), State: apply.Confirmed, Profile: "throughput", Changes: 3, Drift: []apply.Drift{
 			{Ref: knob.Device("eth0", "ring.rx"), Before: "512", Wrote: "4096", Present: "4096"},
 			{Ref: knob.Rx("eth0", 1, "irq.affinity"), Before: "0-3", Wrote: "1", Present: "2", Drifted: true,
-				Suspects: []string{"irqbalance runs (process 812) and sets such values"}},
+				Suspects: []string{"irqbalance sets it every 10 s (process 812)"}},
 			{Ref: knob.Rx("eth0", 0, "rps.cpus"), Before: "", Wrote: "1", Present: "0-1", Drifted: true, By: "20260301-120500-002"},
 			{Ref: knob.Rx("eth1", 0, "rps.cpus"), Before: "", Wrote: "1", Drifted: true, Reason: "the device has no such receive queue"},
 		}},

@@ -43,6 +43,25 @@ func needs(t *testing.T, ok bool, what string) {
 	}
 }
 
+// lacking skips a test on a kernel that is older than what it needs, and fails
+// it on all others: there the feature must be found.
+func lacking(t *testing.T, major, minor int, what string, err error) {
+	t.Helper()
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		t.Fatal(err)
+	}
+	release := unix.ByteSliceToString(name.Release[:])
+	var m, n int
+	if _, err := fmt.Sscanf(release, "%d.%d", &m, &n); err != nil {
+		t.Fatalf("kernel release %q: %v", release, err)
+	}
+	if m > major || m == major && n >= minor {
+		t.Fatalf("kernel %s has %s since %d.%d: %v", release, what, major, minor, err)
+	}
+	t.Skipf("skipped: kernel %s has no %s: %v", release, what, err)
+}
+
 // again runs the calling test in a child and reports whether this is the child.
 func again(t *testing.T, kind string, attr *syscall.SysProcAttr) bool {
 	t.Helper()
@@ -264,7 +283,7 @@ func TestNetdevOfVeth(t *testing.T) {
 	index := linkNamed(t, h, "veth0").Index
 	napis, err := h.Netdev.NAPIs()
 	if errors.Is(err, host.ErrUnsupported) {
-		t.Skipf("skipped: this kernel has no napi-get: %v", err)
+		lacking(t, 6, 8, "napi-get", err)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -299,7 +318,7 @@ func TestNetdevOfVeth(t *testing.T) {
 	n.DeferHardIRQs, n.GROFlushTimeout = 3, 25000
 	err = w.SetNAPI(n)
 	if errors.Is(err, host.ErrUnsupported) {
-		t.Skipf("skipped: this kernel has no napi-set: %v", err)
+		lacking(t, 6, 13, "napi-set", err)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -731,7 +750,7 @@ func TestMissingFamily(t *testing.T) {
 		t.Errorf("no family: %v", err)
 	}
 	if _, _, err := m.netdev.family.resolve(); err != nil {
-		t.Skipf("skipped: this kernel has no netdev family: %v", err)
+		lacking(t, 6, 7, "the netdev family", err)
 	}
 	_, err = dump(m.netdev.family, "of a command to come", 200, nil, decodeNAPI)
 	if !errors.Is(err, host.ErrUnsupported) {
