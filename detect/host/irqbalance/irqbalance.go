@@ -34,7 +34,7 @@ const (
 	maxRequest = 499
 )
 
-// ErrTooMany: the list of interrupts does not fit a request.
+// ErrTooMany says that a list of interrupts does not fit a request.
 var ErrTooMany = errors.New("more interrupts than irqbalance takes at once")
 
 // Client talks to the irqbalance of one machine.
