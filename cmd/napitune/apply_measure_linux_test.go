@@ -60,6 +60,11 @@ func stream(t *testing.T, perSecond, buffer int) {
 	if err := syscall.SetsockoptInt(socket, syscall.SOL_SOCKET, syscall.SO_SNDBUFFORCE, buffer); err != nil {
 		t.Fatal(err)
 	}
+	// A ring that nobody polls any more must not hold the test up for good.
+	wait := syscall.NsecToTimeval((100 * time.Millisecond).Nanoseconds())
+	if err := syscall.SetsockoptTimeval(socket, syscall.SOL_SOCKET, syscall.SO_SNDTIMEO, &wait); err != nil {
+		t.Fatal(err)
+	}
 	frame := udpFrame(from.Attrs().HardwareAddr, to.Attrs().HardwareAddr)
 	address := &syscall.SockaddrLinklayer{Ifindex: from.Attrs().Index}
 	ctx, stop := context.WithCancel(context.Background())
@@ -98,7 +103,8 @@ func send(ctx context.Context, socket int, frame []byte, to syscall.Sockaddr, pe
 		due := int(time.Since(began).Seconds() * float64(perSecond))
 		for ; sent < due && ctx.Err() == nil; sent++ {
 			// A full ring is what the test is about.
-			if err := syscall.Sendto(socket, frame, 0, to); err != nil && !errors.Is(err, syscall.ENOBUFS) {
+			err := syscall.Sendto(socket, frame, 0, to)
+			if err != nil && !errors.Is(err, syscall.ENOBUFS) && !errors.Is(err, syscall.EAGAIN) {
 				return err
 			}
 		}
