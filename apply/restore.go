@@ -54,6 +54,9 @@ func words(all []*transaction, now plan.Origin) map[knob.Ref]Word {
 			word.Profile = t.plan.Profile
 		}
 		for _, e := range t.entries {
+			if e.verdict == VerdictRefused {
+				continue // left out: it says nothing
+			}
 			ref := u.name(e.ref)
 			_, known := out[ref]
 			word.Value = e.after

@@ -269,6 +269,11 @@ func (l *Loop) around(p plan.Plan) (Around, error) {
 // does not cut it short: what has begun is finished, or undone, in moments.
 func (l *Loop) write(ctx context.Context, carry carrier, p plan.Plan, causes map[knob.Ref]Action, since time.Time) error {
 	result, err := carry(context.WithoutCancel(ctx), p, apply.Options{
+		LeaveOut: func(ref knob.Ref, err error) {
+			if at := indexOf(p, ref); at >= 0 {
+				l.tell(l.keeper.Refuse(l.Now(), p.Changes[at], err.Error()))
+			}
+		},
 		MaxDisruption: knob.DisruptsLink, Progress: func(apply.Outcome) { l.alive() },
 		// Whether others really write is seen, and not only feared.
 		Owners: map[string]apply.Choice{"": apply.Take},
@@ -277,6 +282,9 @@ func (l *Loop) write(ctx context.Context, carry carrier, p plan.Plan, causes map
 	now := l.Now()
 	if err == nil {
 		for _, out := range result.Changes {
+			if out.Verdict == apply.VerdictRefused {
+				continue // told already
+			}
 			act := l.keeper.Made(now, causes[out.Ref], out)
 			act.Took = now.Sub(since)
 			l.tell(act)
@@ -296,8 +304,8 @@ func (l *Loop) refused(now time.Time, p plan.Plan, result apply.Result, err erro
 	case errors.As(err, &refused):
 		found := false
 		for _, r := range refused.Refusals {
-			at := slices.IndexFunc(p.Changes, func(c plan.Change) bool { return c.Ref.String() == r.Subject })
-			if at >= 0 && !r.Stale {
+			ref, err := knob.ParseRef(r.Subject)
+			if at := indexOf(p, ref); err == nil && at >= 0 && !r.Stale {
 				l.tell(l.keeper.Refuse(now, p.Changes[at], r.Reason))
 				found = true
 			}
@@ -307,13 +315,16 @@ func (l *Loop) refused(now time.Time, p plan.Plan, result apply.Result, err erro
 		}
 	case result.State == apply.RolledBack && len(result.Changes) > 0 && !errors.Is(err, apply.ErrDrift):
 		out := result.Changes[len(result.Changes)-1]
-		at := slices.IndexFunc(p.Changes, func(c plan.Change) bool { return c.Ref == out.Ref })
-		if at >= 0 {
+		if at := indexOf(p, out.Ref); at >= 0 {
 			l.tell(l.keeper.Refuse(now, p.Changes[at], err.Error()))
 			return nil
 		}
 	}
 	return err
+}
+
+func indexOf(p plan.Plan, ref knob.Ref) int {
+	return slices.IndexFunc(p.Changes, func(c plan.Change) bool { return c.Ref == ref })
 }
 
 func (l *Loop) tell(a Action) {

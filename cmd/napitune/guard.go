@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -22,6 +24,7 @@ import (
 	"github.com/napitune/napitune/detect"
 	"github.com/napitune/napitune/detect/host"
 	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/profiles/boot"
 	"github.com/napitune/napitune/rules/plan"
 )
 
@@ -47,18 +50,23 @@ func guardCommand(e env) *cli.Command {
 	return &cli.Command{
 		Name:      "guard",
 		Usage:     "keep what was applied: bring back what drivers reset, and fight nobody",
-		ArgsUsage: noArguments,
-		Description: "Keeps the settings of the transactions of this boot that stand (napitune status lists them). It waits for\n" +
-			"events and does nothing in between. A setting that a link flap, other queues or CPU hotplug reset is brought back\n" +
-			"at once. One that another program writes a second time is left to it and reported, here, in napitune status and\n" +
-			"in the journal of the system. SIGHUP reads the profile anew and takes up what was left; SIGTERM ends it. Ending\n" +
-			"changes no setting.",
+		ArgsUsage: "[FILE]",
+		Description: "Keeps a boot profile: FILE, or " + installedProfile + ". Where there is none, it keeps what the\n" +
+			"transactions of this boot have set (napitune status lists them). It waits for events and does nothing in between.\n" +
+			"A setting that a link flap, other queues or CPU hotplug reset is brought back at once. One that another program\n" +
+			"writes a second time is left to it and reported, here, in napitune status and in the journal of the system, where\n" +
+			"entries have the fields NAPITUNE_ACTION, NAPITUNE_KNOB, NAPITUNE_DEVICE, NAPITUNE_BEFORE, NAPITUNE_AFTER,\n" +
+			"NAPITUNE_CAUSE, NAPITUNE_BY, NAPITUNE_REASON and NAPITUNE_TOOK_USEC. SIGHUP reads the profile anew and takes up what\n" +
+			"was left; SIGTERM ends it. Ending changes no setting.",
 		Flags:  transactionFlags(),
 		Action: func(c *cli.Context) error { return keepWatch(c, e) },
 	}
 }
 
 func keepWatch(c *cli.Context, e env) error {
+	if c.NArg() > 1 {
+		return fmt.Errorf("guard takes one profile and not %d", c.NArg())
+	}
 	o, err := parseOptions(c, e, documentFormats()...)
 	if err != nil {
 		return err
@@ -74,6 +82,10 @@ func keepWatch(c *cli.Context, e env) error {
 	// What is read is gone after each look: a small heap is collected often and
 	// cheaply. The service promises less than 30 MB.
 	debug.SetGCPercent(25)
+	w := &watchman{e: e, m: m, a: a, file: c.Args().First(), again: make(chan struct{})}
+	if err := w.load(); err != nil {
+		return err
+	}
 	events, err := e.Service.Events()
 	if err != nil {
 		return err
@@ -81,77 +93,116 @@ func keepWatch(c *cli.Context, e env) error {
 	defer func() { _ = events.Close() }()
 	reload, stop := e.Service.Hangups()
 	defer stop()
-	l := guardLoop(e, m, a, events, reload)
-	err = l.Run(c.Context)
+	go w.relay(reload)
+	err = w.loop(events).Run(c.Context)
 	e.Service.Notify(daemon.SdNotifyStopping + "\nSTATUS=stopped; every setting stays as it is")
 	return err
 }
 
-// guardLoop wires the loop.
-func guardLoop(e env, m *machine, a *apply.Applier, events *host.Events, reload <-chan struct{}) *guarding.Loop {
-	again := make(chan struct{})
-	w := &watchman{e: e, m: m, a: a, again: again}
-	go w.relay(reload)
+// watchman does for the loop what concerns this process and this machine.
+type watchman struct {
+	e    env
+	m    *machine
+	a    *apply.Applier
+	file string // the profile, "" for the installed one
+	// profile is what is kept; nil for the transactions of this boot.
+	profile *boot.Profile
+	stale   atomic.Bool // the profile is to be read anew
+	again   chan struct{}
+	status  string
+	bootID  string
+}
+
+// loop wires the loop.
+func (w *watchman) loop(events *host.Events) *guarding.Loop {
 	return &guarding.Loop{
-		Events: events, Plan: w.plan, Applier: a, Tell: w.tell, Show: w.show, Reload: again,
-		Alive: func() { e.Service.Notify(daemon.SdNotifyWatchdog) }, AliveEvery: e.Service.Watchdog / 2,
+		Events: events, Plan: w.plan, Applier: w.a, Tell: w.tell, Show: w.show, Reload: w.again,
+		Alive: func() { w.e.Service.Notify(daemon.SdNotifyWatchdog) }, AliveEvery: w.e.Service.Watchdog / 2,
 		Ready: func() { w.notify(daemon.SdNotifyReady) },
 		Rest:  debug.FreeOSMemory,
 	}
 }
 
-// watchman does for the loop what concerns this process and this machine.
-type watchman struct {
-	e      env
-	m      *machine
-	a      *apply.Applier
-	again  chan struct{}
-	status string
-	boot   string
+// load reads the profile. Mistakes in it are told; what is right is kept, unless
+// there is an earlier profile, which then stays in force.
+func (w *watchman) load() error {
+	if _, err := os.Stat(installedProfile); w.file == "" && errors.Is(err, fs.ErrNotExist) {
+		w.profile = nil
+		return nil
+	}
+	p, mistakes, err := readProfile(cmp.Or(w.file, installedProfile))
+	if err != nil {
+		return err
+	}
+	for _, mistake := range mistakes {
+		w.tell(guarding.Action{Kind: guarding.Failed, At: time.Now(), Reason: mistake.Error()})
+	}
+	if len(mistakes) > 0 && w.profile != nil {
+		return errors.New("the new one has mistakes")
+	}
+	w.profile = &p
+	return nil
 }
 
 // relay passes a hangup on and tells the service manager of it (sd_notify(3)).
 func (w *watchman) relay(hangups <-chan struct{}) {
 	for range hangups {
 		w.e.Service.Notify(daemon.SdNotifyReloading + "\nMONOTONIC_USEC=" + daemon.SdNotifyMonotonicUsec())
+		w.stale.Store(true)
 		w.again <- struct{}{}
 		w.e.Service.Notify(daemon.SdNotifyReady)
 	}
 }
 
-// plan compares the machine with what the standing transactions of this boot
-// have set.
+// plan compares the machine with what is kept. A profile that cannot be read
+// anew leaves the one before it in force.
 func (w *watchman) plan(context.Context) (plan.Plan, knob.View, error) {
+	if w.stale.Swap(false) {
+		if err := w.load(); err != nil {
+			w.tell(guarding.Action{Kind: guarding.Failed, At: time.Now(), Reason: fmt.Sprintf("the profile from before stays in force: %v", err)})
+		}
+	}
 	s, err := detect.Collect(w.m.last())
 	if err != nil {
 		return plan.Plan{}, knob.View{}, err
 	}
-	w.boot = s.Ident.BootID
-	words, err := w.a.Words()
-	if err != nil {
-		return plan.Plan{}, knob.View{}, err
-	}
+	w.bootID = s.Ident.BootID
 	view := s.View()
 	view.Host = w.m.last()
+	made := origin(s)
+	var p plan.Plan
+	if w.profile != nil {
+		p, _ = w.profile.Plan(s, boot.Scope{}) // what cannot be is told by napitune boot
+	} else if p, err = w.applied(s, view); err != nil {
+		return plan.Plan{}, knob.View{}, err
+	}
+	p.Origin, p.Fingerprint = &made, made.Fingerprint()
+	return p, view, nil
+}
+
+// applied compares the machine with what the standing transactions have set.
+func (w *watchman) applied(s *detect.Snapshot, view knob.View) (plan.Plan, error) {
+	words, err := w.a.Words()
+	if err != nil {
+		return plan.Plan{}, err
+	}
 	finding := plan.Finding{ID: "guard"}
 	for ref, word := range words {
-		if word.Covers(word.Value) {
-			if kind, ok := knob.Lookup(ref.Kind); ok && kind.Asked {
-				s.Knobs[ref] = kind.Read(view, ref)
-			}
-			finding.Wants = append(finding.Wants, plan.Want{Ref: ref, Value: word.Value, Why: "transaction " + word.ID + " set it"})
+		if !word.Covers(word.Value) {
+			continue
 		}
+		if kind, ok := knob.Lookup(ref.Kind); ok && kind.Asked {
+			s.Knobs[ref] = kind.Read(view, ref)
+		}
+		finding.Wants = append(finding.Wants, plan.Want{Ref: ref, Value: word.Value, Why: "transaction " + word.ID + " set it"})
 	}
-	made := origin(s)
-	p := plan.Build([]plan.Finding{finding}, plan.Input{Fingerprint: made.Fingerprint(), Profile: "transactions of this boot", States: s.Knobs, View: view})
-	p.Origin = &made
-	return p, view, nil
+	return plan.Build([]plan.Finding{finding}, plan.Input{Profile: "transactions of this boot", States: s.Knobs, View: view}), nil
 }
 
 // show leaves the state in a file for other verbs, and in a line for the
 // service manager.
 func (w *watchman) show(r guarding.Report) error {
-	r.PID, r.Boot = os.Getpid(), w.boot
+	r.PID, r.Boot = os.Getpid(), w.bootID
 	w.status = guardStatus(r)
 	if !r.Ended {
 		w.notify()

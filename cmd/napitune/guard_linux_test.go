@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -47,7 +48,12 @@ func (g *guarded) said() string {
 func startGuard(t *testing.T, want [][2]string) *guarded {
 	t.Helper()
 	mustEnd(t, exitDone, command("apply", "--yes", writePlan(t, want)))
-	g := &guarded{t: t, cmd: command("guard")}
+	return runGuard(t)
+}
+
+func runGuard(t *testing.T, args ...string) *guarded {
+	t.Helper()
+	g := &guarded{t: t, cmd: command(append([]string{"guard"}, args...)...)}
 	g.cmd.Stderr = g
 	if err := g.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -320,4 +326,53 @@ func TestGuardYieldsToRollback(t *testing.T) {
 	g.undoQueues()
 	g.until("what was applied since is kept", 10*time.Second, func() bool { return content(mask) == want })
 	g.stop()
+}
+
+// A profile is set, kept, read anew at SIGHUP, and in force until the next one
+// that can be read.
+func TestGuardOfProfile(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	file := filepath.Join(t.TempDir(), "edge.yaml")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	profile := func(flush int, more string) string {
+		return fmt.Sprintf("boot-profile: 1\nname: edge\ndevices:\n  - match: {name: v0}\n    settings:\n      gro_flush_timeout: %d\n      rx-*/rps.cpus: 1\n%s", flush, more)
+	}
+	write(profile(20000, ""))
+	before := settings(t)
+	g := runGuard(t, file)
+	const flush, mask = "/sys/class/net/v0/gro_flush_timeout", "/sys/class/net/v0/queues/rx-3/rps_cpus"
+	want := content(mask)
+	if content(flush) != "20000" || strings.TrimLeft(want, "0,") != "2" {
+		t.Fatalf("set: %s %s", content(flush), want)
+	}
+	g.undoQueues()
+	g.until("the masks are back", 10*time.Second, func() bool { return content(mask) == want })
+	hangup := func() {
+		t.Helper()
+		if err := g.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(profile(30000, ""))
+	hangup()
+	g.until("the new profile", 10*time.Second, func() bool { return content(flush) == "30000" })
+	write("boot-profile: 7\n")
+	hangup()
+	g.until("the mistake is told", 10*time.Second, func() bool { return strings.Contains(g.said(), "edge.yaml") })
+	g.undoQueues()
+	g.until("the masks are back", 10*time.Second, func() bool { return content(mask) == want })
+	now := settings(t)
+	g.stop()
+	same(t, "after the guard ended", now)
+	for range 2 { // both values were set by transactions, which the host may be taken back from
+		mustEnd(t, exitDone, command("rollback"))
+	}
+	same(t, "rolled back", before)
 }
