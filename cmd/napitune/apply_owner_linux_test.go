@@ -133,9 +133,6 @@ func TestIrqbalanceLive(t *testing.T) {
 
 	// Taken, the interrupts do not stay where they were put.
 	applying("--owner", "take")
-	if off3() != 0 {
-		t.Errorf("not moved: %v", masks())
-	}
 	rounds(t, m)
 	t.Logf("taken, after a round: %v", masks())
 	if off3() == 0 {

@@ -17,7 +17,7 @@ func daemonRows() []daemon {
 		// irqbalance 1.9.5, activate.c: writes the mask of every interrupt that it
 		// has placed anew, in rounds of 10 s unless -t says otherwise.
 		{
-			comm: "irqbalance", name: "irqbalance", habit: Always, when: "every 10 s", kinds: []string{"irq.affinity"},
+			comm: "irqbalance", name: "irqbalance", habit: Always, when: "in each of its rounds (10 s unless told otherwise)", kinds: []string{"irq.affinity"},
 			exceptions: "irqbalance.banned", remedy: "ban the interrupts in its policy script (irqbalance(1), --policyscript) or stop it",
 		},
 		// bpftune, netdev_backlog and net_budget tuners.
