@@ -139,7 +139,7 @@ func keepSysctls(t *testing.T) {
 		select {
 		case <-signals:
 			_ = restore()
-			os.Exit(1) //nolint:forbidigo // the signal's meaning, after the machine is as it was
+			os.Exit(1)
 		case <-done:
 		}
 	}()
