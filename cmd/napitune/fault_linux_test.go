@@ -442,7 +442,7 @@ func TestSignalsLive(t *testing.T) {
 	mustEnd(t, 0, command("apply", "--yes", file))
 	took := time.Since(start)
 	mustEnd(t, 0, command("rollback"))
-	codes := map[int]int{}
+	codes, late := map[int]int{}, 0
 	for i := range count(t, "NAPITUNE_SIGNALS", 18) {
 		signal := []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP}[i%3]
 		cmd := command("apply", "--yes", file)
@@ -464,7 +464,14 @@ func TestSignalsLive(t *testing.T) {
 		_ = cmd.Wait()
 		code := cmd.ProcessState.ExitCode()
 		codes[code]++
-		if code == 0 { // it came too late
+		out, _ := mustEnd(t, 0, command("status", "--format", "json"))
+		for _, left := range decode[report.Status](t, out).Transactions {
+			// It came too late: the apply had ended, and a second signal may have
+			// hit the process on its way out.
+			if left.State != apply.Confirmed || code != 0 && code != -1 {
+				t.Errorf("%s: %s is %s, and the apply ended with %d", signal, left.ID, left.State, code)
+			}
+			late++
 			mustEnd(t, 0, command("rollback"))
 		}
 		same(t, fmt.Sprintf("%s, the apply ended with %d", signal, code), before)
@@ -473,7 +480,7 @@ func TestSignalsLive(t *testing.T) {
 			t.Errorf("%s left %s", signal, errs)
 		}
 	}
-	t.Logf("exit statuses: %v", codes)
+	t.Logf("exit statuses: %v; %d came too late", codes, late)
 	if codes[apply.ExitRolledBack] == 0 {
 		t.Error("no signal hit an apply in the middle")
 	}
