@@ -61,7 +61,7 @@ bench: ## run the benchmarks, with allocations
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
 
 # Wants root and a machine that does nothing else. COST_TOOLS adds other tools
-# to compare with, for example 'softirqs 1;netqtop-bpfcc -n nti0 -i 1'.
+# to compare with, for example 'softirqs 1;netqtop-bpfcc -n eth0 -i 1'.
 .PHONY: probe-cost
 probe-cost: ## measure what the eBPF probes cost, into probes/COST.md
 	NAPITUNE_COST=1 NAPITUNE_COST_TOOLS='$(COST_TOOLS)' $(GO) test -count=1 -timeout 60m -v \
