@@ -164,7 +164,8 @@ func TestIrqbalanceLive(t *testing.T) {
 		t.Errorf("irqbalance is left with %+v", got)
 	}
 
-	// Restarted meanwhile, it has forgotten, and that is no obstacle.
+	// Ended meanwhile, it has forgotten, and that is no obstacle.
+	rounds(t, m)
 	applying("--owner", "ban")
 	if out, err := exec.Command("systemctl", "stop", "irqbalance").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
