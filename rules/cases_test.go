@@ -51,6 +51,20 @@ func sceneN(n int, f func(s *scene)) func() *scene {
 var ruleCases = []ruleCase{
 	{"irq-stacked", "fires", "four queues on CPU 0", scene4(func(s *scene) { s.nic("eth0", "physical", all(4, 0, 50_000), nil) }), advice,
 		[]string{"eth0/rx-1/irq.affinity 1", "eth0/rx-2/irq.affinity 2", "eth0/rx-3/irq.affinity 3"}},
+	{"irq-stacked", "fires", "XPS masks of two CPUs each, as virtio sets them: queues go where XPS sends already", sceneN(8, func(s *scene) {
+		s.nic("eth0", "virtio", all(4, 0, 50_000), nil)
+		for n, mask := range []string{"0-1", "2-3", "4-5", "6-7"} {
+			s.set(knob.Tx("eth0", n, "xps.cpus"), mask)
+		}
+	}), advice, []string{"eth0/rx-1/irq.affinity 2", "eth0/rx-2/irq.affinity 4", "eth0/rx-3/irq.affinity 6"}},
+	{"irq-stacked", "fires", "the CPUs that XPS sends from are busy: balance comes first", sceneN(8, func(s *scene) {
+		s.nic("eth0", "virtio", all(4, 0, 50_000), nil)
+		s.nic("eth1", "physical", []fire{{1: 40_000}, {2: 40_000}, {3: 40_000}}, nil)
+		pin(s, "eth1", 1, 2, 3)
+		for n, mask := range []string{"0", "1", "2", "3"} {
+			s.set(knob.Tx("eth0", n, "xps.cpus"), mask)
+		}
+	}), advice, []string{"eth0/rx-1/irq.affinity 4", "eth0/rx-2/irq.affinity 5", "eth0/rx-3/irq.affinity 6"}},
 	{"irq-stacked", "fires", "saturated", scene4(func(s *scene) { s.nic("eth0", "physical", all(4, 0, 50_000), nil); s.heat(0, 0.9) }), problem, nil},
 	{"irq-stacked", "fires", "two of four on one CPU, one CPU free: one moves", scene4(func(s *scene) {
 		s.nic("eth0", "physical", []fire{{0: 50_000}, {1: 50_000}, {2: 50_000}, {2: 50_000}}, nil)

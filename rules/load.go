@@ -77,12 +77,13 @@ func (c *Case) timedLoad() (pairLoad, bool) {
 		return pairLoad{}, false
 	}
 	l := pairLoad{timed: true, pairs: map[*path]map[int]float64{}, other: map[int]float64{}}
+	around := c.aroundPolls()
 	for _, n := range c.Probes.NAPIs {
 		if p := c.pathOf(n); p != nil && n.TimeNs > 0 {
 			if l.pairs[p] == nil {
 				l.pairs[p] = map[int]float64{}
 			}
-			l.pairs[p][n.CPU] += float64(n.TimeNs) / float64(c.Probes.AttachedNs)
+			l.pairs[p][n.CPU] += float64(n.TimeNs) * around[n.CPU] / float64(c.Probes.AttachedNs)
 		}
 	}
 	claimed := map[int]float64{}
@@ -96,6 +97,24 @@ func (c *Case) timedLoad() (pairLoad, bool) {
 		l.other[cpu] = max(0, min(1, share.Softirq+share.IRQ)-claimed[cpu])
 	}
 	return l, len(claimed) > 0
+}
+
+// aroundPolls is, by CPU, how much longer its receive softirqs ran than the
+// polls in them, 1 where that is not known. Entering and leaving the softirq,
+// finishing GRO and waking readers belong to the queues polled, in proportion,
+// and move with them.
+func (c *Case) aroundPolls() map[int]float64 {
+	polls, out := map[int]uint64{}, map[int]float64{}
+	for _, n := range c.Probes.NAPIs {
+		polls[n.CPU] += n.TimeNs
+		out[n.CPU] = 1
+	}
+	for _, cpu := range c.Probes.CPUs {
+		if runs := cpu.Softirq["NET_RX"].TimeNs; polls[cpu.CPU] > 0 && runs > polls[cpu.CPU] {
+			out[cpu.CPU] = float64(runs) / float64(polls[cpu.CPU])
+		}
+	}
+	return out
 }
 
 // pathOf is the pair that a NAPI serves. Transmit NAPIs have no id; theirs is

@@ -93,6 +93,7 @@ func (c *Case) solve(moving, unpin map[*path]bool) *placement {
 	}
 	s := place.Solve(cpus, items, place.Options{MinGain: c.At(moveGain), LocalLimit: c.load.localLimit()})
 	orderly(items, s.CPU)
+	c.keepXPS(order, items, cpus, s.CPU)
 	for i, p := range order {
 		out.cpu[p] = s.CPU[i]
 		if s.CPU[i] >= 0 {

@@ -1,0 +1,92 @@
+package rules
+
+import (
+	"github.com/napitune/napitune/detect/cpuset"
+	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/rules/place"
+)
+
+// keepXPS exchanges planned CPUs for others that are as good and that XPS
+// already sends to the pair's transmit queue, so that moving interrupts does
+// not drag the masks of all queues along. As good is: same node and speed, and
+// a core that is as free without the pair as the planned one.
+func (c *Case) keepXPS(order []*path, items []place.Item, cpus []place.CPU, cpu []int) {
+	at := newSeats(cpus)
+	if c.load.timed {
+		at.noise = timeNoise
+	}
+	for i := range items {
+		at.add(cpu[i], items[i].Load)
+	}
+	for moved := true; moved; {
+		moved = false
+		for i, p := range order {
+			if cpu[i] < 0 || cpu[i] == items[i].Current {
+				continue
+			}
+			if to := at.better(cpu[i], items[i].Load, c.xpsMask(p)); to >= 0 {
+				at.add(cpu[i], -items[i].Load)
+				at.add(to, items[i].Load)
+				cpu[i], moved = to, true
+			}
+		}
+	}
+}
+
+// xpsMask are the CPUs that transmit on a pair's queue, empty if unknown.
+func (c *Case) xpsMask(p *path) cpuset.Set {
+	text, known := c.knob(knob.Tx(p.dev.Name, p.queue.N, "xps.cpus"))
+	mask, err := cpuset.ParseList(text)
+	if !known || err != nil {
+		return cpuset.Set{}
+	}
+	return mask
+}
+
+// seats is where loads are placed.
+type seats struct {
+	cpus map[int]place.CPU
+	load map[int]float64 // by core
+	// noise is what two cores may differ by and still count as alike.
+	noise float64
+}
+
+// timeNoise is what the softirq time of an idle CPU differs by from window to
+// window: timer ticks count it in hundredths of a second (USER_HZ).
+const timeNoise = 0.02
+
+func newSeats(cpus []place.CPU) *seats {
+	s := &seats{cpus: map[int]place.CPU{}, load: map[int]float64{}}
+	for _, c := range cpus {
+		s.cpus[c.ID] = c
+		s.load[c.Core] += c.Base
+	}
+	return s
+}
+
+func (s *seats) add(cpu int, load float64) {
+	if c, known := s.cpus[cpu]; known {
+		s.load[c.Core] += load
+	}
+}
+
+// slight is the same as a part of the pair's load: what a window measures
+// repeats no better.
+const slight = 0.1
+
+// better is the first CPU of a mask that would do instead of another one, -1
+// if that one is in the mask or none would do.
+func (s *seats) better(from int, load float64, mask cpuset.Set) int {
+	own, known := s.cpus[from]
+	if !known || mask.Has(from) {
+		return -1
+	}
+	free := s.load[own.Core] - load + max(slight*load, s.noise)
+	for to := range mask.All() {
+		c, known := s.cpus[to]
+		if known && c.Node == own.Node && c.Capacity == own.Capacity && c.Core != own.Core && s.load[c.Core] <= free {
+			return to
+		}
+	}
+	return -1
+}
