@@ -47,6 +47,10 @@ golden: ## rewrite golden files, scripts and the manual page; review the diff
 lab: ## build the guests of lab/README.md into the user's cache
 	$(GO) run ./lab/cmd/lab build --kernel all
 
+.PHONY: faults
+faults: lab ## bring about every fault of the lab's table in guests (half an hour)
+	$(GO) run ./lab/cmd/lab faults --all
+
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME each
 	@set -e; for package in $$($(GO) list ./...); do \

@@ -45,6 +45,9 @@ func (b Builder) Build(ctx context.Context, kernels ...string) error {
 	if err := os.MkdirAll(b.Cache.Dir, 0o755); err != nil {
 		return err
 	}
+	if err := b.unless(filepath.Join(b.Cache.Dir, emulatorDir), "emulator", func(dir string) error { return b.emulator(ctx, dir) }); err != nil {
+		return err
+	}
 	for _, name := range kernels {
 		k, err := FindKernel(name)
 		if err != nil {
@@ -129,6 +132,56 @@ APT::Sandbox::User "";
 	env := []string{"APT_CONFIG=" + filepath.Join(dir, "apt.conf")}
 	_, err := b.command(ctx, env, "apt-get", "-qq", "update")
 	return env, err
+}
+
+// emulatorDir is where QEMU is unpacked. An empty directory says that the
+// system's own serves.
+const emulatorDir = "qemu-" + emulatorSuite
+
+// emulatorSuite packages QEMU 10. Up to 8 the RSS of a virtio NIC is software
+// that stalls a queue for good once its ring was full (a full queue is retried
+// when the guest refills the one that the tap chose, not the one that RSS
+// chose), and there is no igb before 8.
+const emulatorSuite = "bookworm-backports"
+
+// emulator unpacks QEMU without installing it. Where the system's libraries are
+// not those of Debian 12 it may not start; then the system's own is used.
+func (b Builder) emulator(ctx context.Context, scratch string) error {
+	target := filepath.Join(b.Cache.Dir, emulatorDir)
+	env, err := b.apt(ctx, emulatorSuite)
+	if err != nil {
+		return err
+	}
+	tree := filepath.Join(scratch, "tree")
+	if err := b.unpack(ctx, env, scratch, tree, "qemu-system-x86", "qemu-system-common", "qemu-system-data", "seabios"); err != nil {
+		return err
+	}
+	if _, err := b.command(ctx, nil, filepath.Join(tree, "usr/bin/qemu-system-x86_64"), "--version"); err != nil {
+		fmt.Fprintf(b.Log, "using this system's QEMU, because that of %s does not start here: %v\n", emulatorSuite, err)
+		return os.Mkdir(target, 0o755)
+	}
+	return os.Rename(tree, target)
+}
+
+// unpack downloads packages and unpacks them to a tree.
+func (b Builder) unpack(ctx context.Context, env []string, scratch, tree string, names ...string) error {
+	packages := filepath.Join(scratch, "packages")
+	if err := os.MkdirAll(packages, 0o755); err != nil {
+		return err
+	}
+	if _, err := b.command(ctx, env, "sh", append([]string{"-c", `cd "$0" && exec apt-get -qq download "$@"`, packages}, names...)...); err != nil {
+		return err
+	}
+	files, err := filepath.Glob(filepath.Join(packages, "*.deb"))
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		if _, err := b.command(ctx, nil, "dpkg-deb", "-x", file, tree); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // root makes the image of Debian.
@@ -217,23 +270,7 @@ func (b Builder) unpackKernel(ctx context.Context, env []string, scratch string)
 			fetch = append(fetch, "linux-"+part+"-"+release)
 		}
 	}
-	packages := filepath.Join(scratch, "packages")
-	if err := os.MkdirAll(packages, 0o755); err != nil {
-		return "", err
-	}
-	if _, err := b.command(ctx, env, "sh", append([]string{"-c", `cd "$0" && exec apt-get -qq download "$@"`, packages}, fetch...)...); err != nil {
-		return "", err
-	}
-	files, err := filepath.Glob(filepath.Join(packages, "*.deb"))
-	if err != nil {
-		return "", err
-	}
-	for _, file := range files {
-		if _, err := b.command(ctx, nil, "dpkg-deb", "-x", file, filepath.Join(scratch, "deb")); err != nil {
-			return "", err
-		}
-	}
-	return release, nil
+	return release, b.unpack(ctx, env, scratch, filepath.Join(scratch, "deb"), fetch...)
 }
 
 // Where a bzImage says how it is laid out: Documentation/arch/x86/boot.rst.

@@ -41,6 +41,17 @@ func (c Cache) kernel(name, file string) string {
 	return filepath.Join(c.Dir, "kernel-"+name+"-"+made, file)
 }
 
+// emulator is QEMU with where its firmware lies: the one that Build unpacked,
+// else the system's.
+func (c Cache) emulator() (program string, firmware []string) {
+	dir := filepath.Join(c.Dir, emulatorDir)
+	program = filepath.Join(dir, "usr/bin/qemu-system-x86_64")
+	if _, err := os.Stat(program); err != nil {
+		return "qemu-system-x86_64", nil
+	}
+	return program, []string{"-L", filepath.Join(dir, "usr/share/qemu"), "-L", filepath.Join(dir, "usr/share/seabios")}
+}
+
 func recipe(parts ...string) string {
 	sum := sha256.Sum256([]byte(strings.Join(parts, "\x00")))
 	return hex.EncodeToString(sum[:4])

@@ -208,12 +208,13 @@ func Inside(ctx context.Context, directory string, stdout, stderr io.Writer) err
 	}); err != nil {
 		return err
 	}
-	emulator := exec.CommandContext(ctx, "qemu-system-x86_64", told.Machine.arguments(told.Cache, run, told.Source)...)
+	program, firmware := told.Cache.emulator()
+	emulator := exec.CommandContext(ctx, program, append(firmware, told.Machine.arguments(told.Cache, run, told.Source)...)...)
 	// QEMU warns of much that does not matter here, such as eBPF it cannot load.
 	var said bytes.Buffer
 	emulator.Stderr = &said
 	if err := emulator.Run(); err != nil {
-		return fmt.Errorf("qemu-system-x86_64: %w: %s", err, said.String())
+		return fmt.Errorf("%s: %w: %s", program, err, said.String())
 	}
 	select {
 	case <-printed:

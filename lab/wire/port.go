@@ -18,33 +18,70 @@ type reply struct {
 	Error string `json:"error,omitempty"`
 }
 
+// stop is the kind of a request that ends the load in progress.
+const stop = "stop"
+
 // Serve answers requests for loads, one JSON line each, until the other end
 // goes away or the context ends.
 func Serve(ctx context.Context, port io.ReadWriter) error {
-	in, out := json.NewDecoder(port), json.NewEncoder(port)
-	for ctx.Err() == nil {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	loads, ended := make(chan asked), make(chan error, 1)
+	go func() { ended <- listen(ctx, port, loads) }()
+	out := json.NewEncoder(port)
+	for {
+		select {
+		case err := <-ended:
+			return err
+		case next := <-loads:
+			sent, err := Send(next.ctx, next.load)
+			answer := reply{Sent: sent}
+			if err != nil {
+				answer.Error = err.Error()
+			}
+			if err := out.Encode(answer); err != nil {
+				return fmt.Errorf("answer to a load: %w", err)
+			}
+		}
+	}
+}
+
+// asked is a load with the context that a request to stop ends.
+type asked struct {
+	ctx  context.Context
+	load Load
+}
+
+// listen hands on requests for loads and ends the last one when told to.
+func listen(ctx context.Context, port io.Reader, loads chan<- asked) error {
+	in := json.NewDecoder(port)
+	cancel := func() {}
+	defer func() { cancel() }()
+	for {
 		var load Load
 		if err := in.Decode(&load); errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
 			return fmt.Errorf("request for a load: %w", err)
 		}
-		sent, err := Send(ctx, load)
-		answer := reply{Sent: sent}
-		if err != nil {
-			answer.Error = err.Error()
+		cancel()
+		if load.Kind == stop {
+			continue
 		}
-		if err := out.Encode(answer); err != nil {
-			return fmt.Errorf("answer to a load: %w", err)
+		own, end := context.WithCancel(ctx)
+		cancel = end
+		select {
+		case loads <- asked{own, load}:
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 	}
-	return ctx.Err()
 }
 
 // Peer is the guest's line to the host's end of the wire. Only one process can
 // hold it.
 type Peer struct {
-	mu   sync.Mutex
+	mu   sync.Mutex // held from a request to its answer
 	port io.ReadWriteCloser
 	in   *json.Decoder
 }
@@ -79,9 +116,36 @@ func Open() (*Peer, error) {
 func (p *Peer) Send(l Load) (Sent, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if err := json.NewEncoder(p.port).Encode(l); err != nil {
-		return Sent{}, fmt.Errorf("ask the host for a load: %w", err)
+	if err := p.ask(l); err != nil {
+		return Sent{}, err
 	}
+	return p.answer()
+}
+
+// During has the host make a load while something runs, and ends it then if it
+// has not ended by itself.
+func (p *Peer) During(l Load, do func() error) (Sent, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.ask(l); err != nil {
+		return Sent{}, err
+	}
+	failed := do()
+	if err := p.ask(Load{Kind: stop}); err != nil {
+		return Sent{}, errors.Join(failed, err)
+	}
+	sent, err := p.answer()
+	return sent, errors.Join(failed, err)
+}
+
+func (p *Peer) ask(l Load) error {
+	if err := json.NewEncoder(p.port).Encode(l); err != nil {
+		return fmt.Errorf("ask the host for a load: %w", err)
+	}
+	return nil
+}
+
+func (p *Peer) answer() (Sent, error) {
 	var answer reply
 	if err := p.in.Decode(&answer); err != nil {
 		return Sent{}, fmt.Errorf("the host's answer: %w", err)

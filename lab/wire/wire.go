@@ -8,6 +8,9 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
+	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,11 +19,12 @@ import (
 // Load is traffic to send. It ends after Packets or Seconds, whichever is first.
 type Load struct {
 	Kind      string  `json:"kind"`                 // udp or tcp
-	To        string  `json:"to"`                   // address and port
+	To        string  `json:"to"`                   // address and port; several, with commas between them, share the flows
 	Flows     int     `json:"flows"`                // different source ports, in turn
 	Size      int     `json:"size,omitempty"`       // bytes of payload in a write; 0: 56 for udp, 65536 for tcp
 	Packets   int     `json:"packets,omitempty"`    // udp: datagrams of all flows; 0: no limit
-	PerSecond int     `json:"per_second,omitempty"` // udp: datagrams in a second; 0: as fast as possible
+	PerSecond int     `json:"per_second,omitempty"` // writes of all flows in a second; 0: as fast as possible
+	Burst     int     `json:"burst,omitempty"`      // udp: datagrams that leave together; 0: as evenly as can be
 	Seconds   float64 `json:"seconds,omitempty"`    // 0: no limit, so Packets is needed
 }
 
@@ -50,16 +54,16 @@ func Send(ctx context.Context, l Load) (Sent, error) {
 	} else if l.Packets == 0 {
 		return Sent{}, errors.New("load: neither packets nor seconds")
 	}
-	ctx, cancel := context.WithTimeout(ctx, duration)
-	defer cancel()
 	start := time.Now()
 	var sent Sent
 	var err error
 	switch l.Kind {
 	case "udp":
+		ctx, cancel := context.WithTimeout(ctx, duration)
+		defer cancel()
 		sent, err = sendUDP(ctx, l)
 	case "tcp":
-		sent, err = sendTCP(ctx, l)
+		sent, err = sendTCP(ctx, l, duration)
 	default:
 		err = fmt.Errorf("load: kind %q: want udp or tcp", l.Kind)
 	}
@@ -69,15 +73,14 @@ func Send(ctx context.Context, l Load) (Sent, error) {
 
 func sendUDP(ctx context.Context, l Load) (Sent, error) {
 	var sent Sent
-	flows := make([]net.Conn, l.Flows)
-	for i := range flows {
-		dialer := net.Dialer{LocalAddr: &net.UDPAddr{Port: firstPort + i}}
-		flow, err := dialer.DialContext(ctx, "udp4", l.To)
-		if err != nil {
-			return sent, fmt.Errorf("flow %d: %w", i, err)
+	flows, targets, err := openFlows(l)
+	defer func() {
+		for _, flow := range flows {
+			flow.Close()
 		}
-		defer flow.Close()
-		flows[i] = flow
+	}()
+	if err != nil {
+		return sent, err
 	}
 	size := l.Size
 	if size == 0 {
@@ -94,11 +97,14 @@ func sendUDP(ctx context.Context, l Load) (Sent, error) {
 		if l.PerSecond > 0 {
 			due = int(time.Since(start).Seconds()*float64(l.PerSecond)) - tried
 		}
+		if l.Burst > 0 {
+			due -= due % l.Burst
+		}
 		if l.Packets > 0 {
 			due = min(due, l.Packets-tried)
 		}
 		for range due {
-			if _, err := flows[tried%len(flows)].Write(payload); err != nil {
+			if _, err := flows[tried%len(flows)].WriteToUDPAddrPort(payload, targets[tried%len(targets)]); err != nil {
 				sent.Failed++
 			} else {
 				sent.Packets++
@@ -118,35 +124,65 @@ func sendUDP(ctx context.Context, l Load) (Sent, error) {
 	return sent, nil
 }
 
-func sendTCP(ctx context.Context, l Load) (Sent, error) {
+// openFlows makes the sockets and targets of a load; flow i sends to target i,
+// counted around. The sockets are not connected: one that is refuses to send
+// after the target refused a datagram.
+func openFlows(l Load) (flows []*net.UDPConn, targets []netip.AddrPort, err error) {
+	for to := range strings.SplitSeq(l.To, ",") {
+		target, err := netip.ParseAddrPort(to)
+		if err != nil {
+			return nil, nil, fmt.Errorf("load: to %q: %w", to, err)
+		}
+		targets = append(targets, target)
+	}
+	for i := range l.Flows {
+		flow, err := net.ListenUDP("udp4", &net.UDPAddr{Port: firstPort + i})
+		if err != nil {
+			return flows, nil, fmt.Errorf("flow %d: %w", i, err)
+		}
+		flows = append(flows, flow)
+	}
+	return flows, targets, nil
+}
+
+// sendTCP connects first: an emulated guest needs a second for some dozen
+// flows, which is not taken from the load's time.
+func sendTCP(ctx context.Context, l Load, duration time.Duration) (Sent, error) {
 	size := l.Size
 	if size == 0 {
 		size = 65536
 	}
-	deadline, _ := ctx.Deadline()
 	var writes, bytes, failed atomic.Int64
 	var group sync.WaitGroup
-	for i := range l.Flows {
-		var dialer net.Dialer
+	flows := make([]net.Conn, l.Flows)
+	for i := range flows {
+		dialer := net.Dialer{Timeout: 10 * time.Second}
 		flow, err := dialer.DialContext(ctx, "tcp4", l.To)
 		if err != nil {
 			return Sent{}, fmt.Errorf("flow %d: %w", i, err)
 		}
 		defer flow.Close()
-		if err := flow.SetDeadline(deadline); err != nil {
-			return Sent{}, err
-		}
+		flows[i] = flow
+	}
+	ctx, cancel := context.WithTimeout(ctx, duration)
+	defer cancel()
+	for _, flow := range flows {
+		// A request to stop ends writes in progress, too.
+		defer context.AfterFunc(ctx, func() { _ = flow.SetDeadline(time.Unix(1, 0)) })()
 		group.Go(func() {
 			payload := make([]byte, size)
-			for {
+			start := time.Now()
+			for n := 0; ; n++ {
+				if !pace(ctx, start, n*l.Flows, l.PerSecond) {
+					return
+				}
 				n, err := flow.Write(payload)
 				bytes.Add(int64(n))
 				if err == nil {
 					writes.Add(1)
 					continue
 				}
-				var timeout net.Error
-				if !errors.As(err, &timeout) || !timeout.Timeout() {
+				if !errors.Is(err, os.ErrDeadlineExceeded) {
 					failed.Add(1)
 				}
 				return
@@ -155,6 +191,22 @@ func sendTCP(ctx context.Context, l Load) (Sent, error) {
 	}
 	group.Wait()
 	return Sent{Packets: writes.Load(), Bytes: bytes.Load(), Failed: failed.Load()}, nil
+}
+
+// pace waits until a number of writes is due, and reports whether the load
+// goes on.
+func pace(ctx context.Context, start time.Time, written, perSecond int) bool {
+	if perSecond == 0 {
+		return ctx.Err() == nil
+	}
+	due := time.NewTimer(time.Until(start.Add(time.Duration(written) * time.Second / time.Duration(perSecond))))
+	defer due.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-due.C:
+		return true
+	}
 }
 
 // Discard takes what is sent to the UDP and the TCP port of an address and

@@ -99,6 +99,14 @@ func TestPeer(t *testing.T) {
 		t.Errorf("sent %+v, %v", sent, err)
 	}
 	<-counted
+	endless := Load{Kind: "udp", To: address, Flows: 1, PerSecond: 100, Seconds: 60}
+	sent, err = peer.During(endless, func() error {
+		time.Sleep(100 * time.Millisecond)
+		return nil
+	})
+	if err != nil || sent.Packets == 0 || sent.Seconds > 10 {
+		t.Errorf("a load that is stopped after 0.1 s: %+v, %v", sent, err)
+	}
 	if _, err := peer.Send(Load{Kind: "udp", To: address}); err == nil || !strings.Contains(err.Error(), "flows 0") {
 		t.Errorf("a load without flows: %v", err)
 	}

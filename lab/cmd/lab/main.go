@@ -28,7 +28,7 @@ func main() {
 		DisableSliceFlagSeparator: true,
 		HideHelpCommand:           true,
 		Commands: []*cli.Command{
-			buildCommand(), runCommand(), testCommand(), doctorCommand(), sendCommand(),
+			buildCommand(), runCommand(), testCommand(), faultsCommand(), doctorCommand(), sendCommand(),
 			{Name: "inside", Hidden: true, Action: func(c *cli.Context) error {
 				return lab.Inside(c.Context, c.Args().First(), os.Stdout, os.Stderr)
 			}},
@@ -208,6 +208,7 @@ func sendCommand() *cli.Command {
 	return &cli.Command{
 		Name: "send", Usage: "in a guest: have the host's end of the wire send traffic, and wait for it",
 		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "here", Usage: "send from this end instead"},
 			&cli.StringFlag{Name: "kind", Value: "udp", Destination: &load.Kind, Usage: "`KIND` of traffic: udp or tcp"},
 			&cli.StringFlag{Name: "to", Value: "10.99.0.9:9", Destination: &load.To, Usage: "`ADDRESS:PORT`; 10.99.K.9 reaches NIC K and is dropped there"},
 			&cli.IntFlag{Name: "flows", Value: 64, Destination: &load.Flows, Usage: "`N` source ports"},
@@ -217,6 +218,11 @@ func sendCommand() *cli.Command {
 			&cli.Float64Flag{Name: "seconds", Value: 2, Destination: &load.Seconds, Usage: "end after `SECONDS`"},
 		},
 		Action: func(c *cli.Context) error {
+			if c.Bool("here") {
+				sent, err := wire.Send(c.Context, load)
+				printSent(os.Stdout, sent)
+				return err
+			}
 			peer, err := wire.Open()
 			if err != nil {
 				return err

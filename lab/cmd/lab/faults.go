@@ -1,0 +1,70 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/napitune/napitune/lab"
+	"github.com/napitune/napitune/lab/faults"
+)
+
+func faultsCommand() *cli.Command {
+	return &cli.Command{
+		Name: "faults", Usage: "bring about faults in guests and hold napitune to finding, mending and undoing them",
+		Description: "One guest boots for each machine of the table. Ends with 1 if something is not as it must be.",
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "all", Usage: "the whole table, half an hour; else its fast part"},
+			&cli.StringFlag{Name: "only", Usage: "only faults whose name or machine contains `TEXT`"},
+			&cli.StringSliceFlag{Name: "treatment", Value: cli.NewStringSlice("napitune"), Usage: "try `NAME`; may be given more than once"},
+			&cli.StringFlag{Name: "results", Usage: "append a JSON line for each fault and treatment to `FILE`"},
+			&cli.DurationFlag{Name: "timeout", Value: 20 * time.Minute, Usage: "end a guest after `TIME`"},
+		},
+		Action: func(c *cli.Context) error {
+			machines, rows := chosen(c.Bool("all"), c.String("only"))
+			if len(machines) == 0 {
+				return fmt.Errorf("no fault contains %q", c.String("only"))
+			}
+			failed := false
+			for _, m := range machines {
+				fmt.Fprintf(os.Stderr, "== %s: %s\n", m, strings.Join(rows[m.String()], "; "))
+				command := []string{
+					"env", "LAB_MACHINE=" + m.String(), "LAB_FAULTS=" + strings.Join(rows[m.String()], "\n"),
+					"LAB_TREATMENTS=" + strings.Join(c.StringSlice("treatment"), " "),
+					"/lab/bin/guest.test", "-test.run=TestFaults", "-test.v", "-test.timeout=" + c.Duration("timeout").String(),
+				}
+				err := boot(c, m, map[string]string{"guest.test": "./lab/faults"}, command)
+				var ended status
+				if err != nil && !errors.As(err, &ended) {
+					return err
+				}
+				failed = failed || err != nil
+			}
+			if failed {
+				return status(1)
+			}
+			return nil
+		},
+	}
+}
+
+// chosen lists machines in the order of the table and the faults of each.
+func chosen(all bool, only string) (machines []lab.Machine, rows map[string][]string) {
+	rows = map[string][]string{}
+	for _, f := range faults.Table() {
+		name := f.Machine.String()
+		if !all && only == "" && !f.Fast || !strings.Contains(f.Name, only) && !strings.Contains(name, only) {
+			continue
+		}
+		if !slices.ContainsFunc(machines, func(m lab.Machine) bool { return m.String() == name }) {
+			machines = append(machines, f.Machine)
+		}
+		rows[name] = append(rows[name], f.Name)
+	}
+	return machines, rows
+}

@@ -1,0 +1,207 @@
+package faults
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/napitune/napitune/lab/wire"
+)
+
+// Counters are the kernel's own counters of network work, read here without
+// napitune's code: the lab is a witness.
+type Counters struct {
+	Processed map[int]uint64    // packets that went up the stack, by CPU (softnet_stat column 1)
+	Dropped   map[int]uint64    // lost from the backlog, by CPU (column 2)
+	Squeezed  map[int]uint64    // runs that ended early, by CPU (column 3)
+	Steered   map[int]uint64    // inter-processor interrupts of RPS, by CPU that got them (column 10)
+	Frames    uint64            // received by the NIC
+	Queues    map[string]uint64 // ethtool -S, such as rx0_packets
+}
+
+// Window is what the counters moved by around a load.
+type Window struct {
+	Counters
+	Sent wire.Sent
+}
+
+// parseSoftnet reads /proc/net/softnet_stat. The CPU is column 13 since 5.10
+// (net/core/net-procfs.c softnet_seq_show); guests of the lab are newer.
+func parseSoftnet(text []byte) (Counters, error) {
+	c := Counters{Processed: map[int]uint64{}, Dropped: map[int]uint64{}, Squeezed: map[int]uint64{}, Steered: map[int]uint64{}, Queues: map[string]uint64{}}
+	lines := bufio.NewScanner(bytes.NewReader(text))
+	for lines.Scan() {
+		words := strings.Fields(lines.Text())
+		if len(words) < 13 {
+			return Counters{}, fmt.Errorf("softnet_stat: %d columns in %q, want 13", len(words), lines.Text())
+		}
+		values := make([]uint64, 13)
+		for i := range values {
+			n, err := strconv.ParseUint(words[i], 16, 32)
+			if err != nil {
+				return Counters{}, fmt.Errorf("softnet_stat: column %d: %w", i+1, err)
+			}
+			values[i] = n
+		}
+		cpu := int(values[12])
+		c.Processed[cpu], c.Dropped[cpu], c.Squeezed[cpu], c.Steered[cpu] = values[0], values[1], values[2], values[9]
+	}
+	return c, lines.Err()
+}
+
+// parseStatistics reads the packet counters of "ethtool -S": per queue where
+// the driver names queues.
+func parseStatistics(text []byte) map[string]uint64 {
+	out := map[string]uint64{}
+	for line := range strings.Lines(string(text)) {
+		name, value, ok := strings.Cut(strings.TrimSpace(line), ": ")
+		n, err := strconv.ParseUint(strings.TrimSpace(value), 10, 64)
+		if !ok || err != nil || !strings.HasSuffix(name, "_packets") {
+			continue
+		}
+		// rx_queue_0_packets up to 6.6, rx0_packets after it (drivers/net/virtio_net.c).
+		out[strings.NewReplacer("_queue_", "").Replace(name)] = n
+	}
+	return out
+}
+
+func readCounters(dev string) (Counters, error) {
+	text, err := os.ReadFile("/proc/net/softnet_stat")
+	if err != nil {
+		return Counters{}, err
+	}
+	c, err := parseSoftnet(text)
+	if err != nil {
+		return Counters{}, err
+	}
+	frames, err := os.ReadFile("/sys/class/net/" + dev + "/statistics/rx_packets")
+	if err != nil {
+		return Counters{}, err
+	}
+	if c.Frames, err = strconv.ParseUint(strings.TrimSpace(string(frames)), 10, 64); err != nil {
+		return Counters{}, err
+	}
+	// Some drivers have no statistics; then there is nothing to judge queues by.
+	if text, err := exec.Command("ethtool", "-S", dev).Output(); err == nil {
+		c.Queues = parseStatistics(text)
+	}
+	return c, nil
+}
+
+// since is what moved from an earlier reading. The columns of softnet_stat are
+// 32 bits wide.
+func (c Counters) since(earlier Counters) Counters {
+	narrow := func(now, then map[int]uint64) map[int]uint64 {
+		out := map[int]uint64{}
+		for cpu, n := range now {
+			out[cpu] = uint64(uint32(n) - uint32(then[cpu]))
+		}
+		return out
+	}
+	out := Counters{
+		Processed: narrow(c.Processed, earlier.Processed), Dropped: narrow(c.Dropped, earlier.Dropped),
+		Squeezed: narrow(c.Squeezed, earlier.Squeezed), Steered: narrow(c.Steered, earlier.Steered),
+		Frames: c.Frames - earlier.Frames, Queues: map[string]uint64{},
+	}
+	for name, n := range c.Queues {
+		out.Queues[name] = n - earlier.Queues[name]
+	}
+	return out
+}
+
+// Metric is the one figure by which a fault hurts.
+type Metric struct {
+	Name  string // in words, with its unit
+	Lower bool   // less is better
+	Of    func(Window) float64
+}
+
+func total(counts map[int]uint64) float64 {
+	sum := 0.0
+	for _, n := range counts {
+		sum += float64(n)
+	}
+	return sum
+}
+
+func ratio(part, whole float64) float64 {
+	if whole == 0 {
+		return 0
+	}
+	return part / whole
+}
+
+// maxShare is the largest share of the packets that one CPU sends up the stack.
+func maxShare() Metric {
+	return Metric{"largest share of one CPU of the packets processed", true, func(w Window) float64 {
+		if len(w.Processed) == 0 {
+			return 0
+		}
+		return ratio(float64(slices.Max(slices.Collect(maps.Values(w.Processed)))), total(w.Processed))
+	}}
+}
+
+// onCPUs is the share of packets processed by CPUs that should have none.
+func onCPUs(cpus ...int) Metric {
+	return Metric{"share of the packets processed by the wrong CPUs", true, func(w Window) float64 {
+		wrong := 0.0
+		for _, cpu := range cpus {
+			wrong += float64(w.Processed[cpu])
+		}
+		return ratio(wrong, total(w.Processed))
+	}}
+}
+
+// steered is how often RPS woke another CPU for a packet.
+func steered() Metric {
+	return Metric{"inter-processor interrupts of RPS per packet", true, func(w Window) float64 {
+		return ratio(total(w.Steered), float64(w.Frames))
+	}}
+}
+
+func squeezed() Metric {
+	return Metric{"receive runs that ended early per 1,000 packets", true, func(w Window) float64 {
+		return 1000 * ratio(total(w.Squeezed), float64(w.Frames))
+	}}
+}
+
+func dropped() Metric {
+	return Metric{"share of the packets lost from the backlog", true, func(w Window) float64 {
+		return ratio(total(w.Dropped), float64(w.Frames))
+	}}
+}
+
+// merged is what GRO saves: frames for each packet that goes up the stack.
+func merged() Metric {
+	return Metric{"frames merged into one packet", false, func(w Window) float64 {
+		return ratio(float64(w.Frames), total(w.Processed))
+	}}
+}
+
+// crossed is the share of frames that leave on another queue than the one
+// whose interrupt the sending CPU takes. The load sends from CPU 0 only.
+func crossed(own string) Metric {
+	return Metric{"share of the frames sent on another CPU's queue", true, func(w Window) float64 {
+		all := 0.0
+		for name, n := range w.Queues {
+			if strings.HasPrefix(name, "tx") {
+				all += float64(n)
+			}
+		}
+		return 1 - ratio(float64(w.Queues[own]), all)
+	}}
+}
+
+// none is for faults whose harm emulation cannot show: the setting is judged.
+func none() Metric {
+	return Metric{"", true, func(Window) float64 { return 0 }}
+}
+
+var errNothingArrived = errors.New("the NIC received less than half of what was sent")

@@ -1,0 +1,166 @@
+package faults
+
+import (
+	"path"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// Every fault is tried on two machines that can be booted, and says what it
+// expects; a machine is made healthy in one way.
+func TestTable(t *testing.T) {
+	machines, seen, prepare := map[string]map[string]bool{}, map[string]bool{}, map[string]string{}
+	fast := 0
+	for _, f := range Table() {
+		name := f.Machine.String()
+		if seen[f.Name+name] {
+			t.Errorf("%s is twice on %s", f.Name, name)
+		}
+		seen[f.Name+name] = true
+		if _, err := f.Machine.Normalize(); err != nil {
+			t.Errorf("%s: %v", f.Name, err)
+		}
+		if was, known := prepare[name]; known && was != f.Prepare {
+			t.Errorf("%s is made healthy in two ways", name)
+		}
+		prepare[name] = f.Prepare
+		if (f.Inject == "") != (f.Finding == "") || (f.Finding != "" && len(f.Changes) == 0) {
+			t.Errorf("%s: injection %q, finding %q and changes %q do not belong together", f.Name, f.Inject, f.Finding, f.Changes)
+		}
+		for _, pattern := range append(f.Changes, f.Leaves...) {
+			if _, err := path.Match(pattern, ""); err != nil {
+				t.Errorf("%s: %q: %v", f.Name, pattern, err)
+			}
+		}
+		if f.Fast {
+			fast++
+		}
+		kind := strings.Split(f.Name, ",")[0]
+		if machines[kind] == nil {
+			machines[kind] = map[string]bool{}
+		}
+		machines[kind][name] = true
+	}
+	// RPS masks and RSS tables can be wrong in two ways, one for each machine.
+	single := map[string]bool{"RPS mask of another node's CPUs": true, "RPS mask of the interrupt's own core": true,
+		"RSS table skewed": true, "RSS table without most queues": true}
+	for kind, on := range machines {
+		if len(on) < 2 && !single[kind] {
+			t.Errorf("%s is tried on %d machine", kind, len(on))
+		}
+	}
+	if fast < 4 {
+		t.Errorf("the fast part has %d rows", fast)
+	}
+}
+
+func TestParseSoftnet(t *testing.T) {
+	const text = "00000010 00000002 00000001 0 0 0 0 0 0 00000005 00000000 00000000 00000000 0 0\n" +
+		"ffffffff 00000000 00000000 0 0 0 0 0 0 00000000 00000000 00000000 00000003 0 0\n"
+	c, err := parseSoftnet([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Counters{Processed: map[int]uint64{0: 16, 3: 0xffffffff}, Dropped: map[int]uint64{0: 2, 3: 0}, Squeezed: map[int]uint64{0: 1, 3: 0},
+		Steered: map[int]uint64{0: 5, 3: 0}, Queues: map[string]uint64{}}
+	if diff := cmp.Diff(want, c); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	later := want
+	later.Processed = map[int]uint64{0: 20, 3: 4}
+	if diff := cmp.Diff(map[int]uint64{0: 4, 3: 5}, later.since(c).Processed); diff != "" {
+		t.Errorf("a counter of 32 bits that wrapped (-want +got)\n%s", diff)
+	}
+	for _, bad := range []string{"1 2 3\n", strings.Repeat("x ", 13)} {
+		if _, err := parseSoftnet([]byte(bad)); err == nil {
+			t.Errorf("%q is taken", bad)
+		}
+	}
+}
+
+func FuzzParseSoftnet(f *testing.F) {
+	f.Add([]byte("00000010 00000002 00000001 0 0 0 0 0 0 00000005 00000000 00000000 00000000"))
+	f.Add([]byte("1 2"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		if c, err := parseSoftnet(text); err == nil && c.Processed == nil {
+			t.Error("no error and no counters")
+		}
+	})
+}
+
+func TestParseStatistics(t *testing.T) {
+	got := parseStatistics([]byte("NIC statistics:\n     rx_queue_0_packets: 12\n     rx_queue_0_bytes: 700\n     tx1_packets: 3\n"))
+	if diff := cmp.Diff(map[string]uint64{"rx0_packets": 12, "tx1_packets": 3}, got); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+func FuzzParseAdvice(f *testing.F) {
+	f.Add([]byte(`{"findings":[{"id":"irq-stacked","severity":"advice"}],"plan":{"changes":[{"ref":"a"}]},"placement":[{"cpus":[{"predicted":0.2}]}]}`))
+	f.Add([]byte(`{`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		if a, err := parseAdvice(text); err == nil && a.Predicted < 0 {
+			t.Errorf("a share of %v", a.Predicted)
+		}
+	})
+}
+
+func TestParseAdvice(t *testing.T) {
+	a, err := parseAdvice([]byte(`{"findings":[{"id":"irq-stacked","severity":"advice","subject":"CPU 0"},{"id":"x","severity":"note","subject":"y"}],
+		"plan":{"changes":[{"ref":"eth0/rx-1/irq.affinity","before":"0","after":"1"}],"blocked":[{"ref":"r","reason":"fixed"}]},
+		"placement":[{"cpus":[{"predicted":0.3},{"predicted":0.1}]}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !a.finds("irq-stacked") || a.finds("irq-smeared") || a.Predicted < 0.74 || a.Predicted > 0.76 {
+		t.Errorf("%+v", a)
+	}
+	if diff := cmp.Diff([]string{"irq-stacked CPU 0"}, a.alarms()); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	all, beyond, missed := match(append(a.Changes, Change{Ref: "net.core.netdev_budget"}), []string{"eth0/[rt]x-*/irq.affinity", "eth0/rss.table"})
+	if len(all) != 2 || len(beyond) != 1 || len(missed) != 1 {
+		t.Errorf("changes %q, beyond need %q, missed %q", all, beyond, missed)
+	}
+}
+
+func TestSettingsDiff(t *testing.T) {
+	was := Settings{"/proc/irq/1/smp_affinity_list": "0\n", "ethtool -k eth0": "Features:\na: on\nb: off\n", "/same": "1"}
+	is := Settings{"/proc/irq/1/smp_affinity_list": "1\n", "ethtool -k eth0": "Features:\na: on\nb: on\n", "/same": "1", "/new": "2"}
+	want := []string{"/new:  → 2", "/proc/irq/1/smp_affinity_list: 0 → 1", "ethtool -k eth0: b: off → b: on"}
+	if diff := cmp.Diff(want, was.Diff(is)); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	if diff := cmp.Diff(want[:1], was.Diff(is, "/proc/irq/*/*", "ethtool -k *")); diff != "" {
+		t.Errorf("with exceptions (-want +got)\n%s", diff)
+	}
+}
+
+// A result is held to every demand of its row.
+func TestComplaints(t *testing.T) {
+	f := Fault{Finding: "irq-stacked", Changes: []string{"x"}, Metric: maxShare()}
+	good := Result{Found: true, Healthy: 0.25, Faulty: 1, Treated: 0.26, Predicted: 0.25, Measured: 0.26}
+	if got := good.Complaints(f); len(got) > 0 {
+		t.Errorf("a good result: %q", got)
+	}
+	for name, spoil := range map[string]func(*Result){
+		"not found":   func(r *Result) { r.Found = false },
+		"false alarm": func(r *Result) { r.FalseOnes = []string{"y"} },
+		"too much":    func(r *Result) { r.Beyond = []string{"y"} },
+		"too little":  func(r *Result) { r.Missed = []string{"x"} },
+		"no fault":    func(r *Result) { r.Faulty = 0.26 },
+		"not mended":  func(r *Result) { r.Treated = 0.4 },
+		"prediction":  func(r *Result) { r.Measured = 0.35 },
+		"not undone":  func(r *Result) { r.Differs = []string{"z"} },
+		"split pairs": func(r *Result) { r.Split = []string{"q"} },
+		"error":       func(r *Result) { r.Error = "e" },
+	} {
+		bad := good
+		spoil(&bad)
+		if got := bad.Complaints(f); len(got) == 0 {
+			t.Errorf("%s: no complaint", name)
+		}
+	}
+}

@@ -1,0 +1,326 @@
+package faults
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/napitune/napitune/lab/wire"
+)
+
+// TestFaults brings about each fault that fits this guest and holds napitune
+// to what the table demands. It runs in guests only: go run ./lab/cmd/lab faults
+// boots one for each machine of the table (--all: the whole table).
+func TestFaults(t *testing.T) {
+	if os.Getenv("LAB_GUEST") == "" {
+		t.Skip("this is no guest of the lab: run go run ./lab/cmd/lab faults")
+	}
+	if err := lookupNapitune(); err != nil {
+		t.Fatal(err)
+	}
+	var g *guest
+	names := strings.Split(os.Getenv("LAB_FAULTS"), "\n")
+	for _, f := range Table() {
+		if f.Machine.String() != os.Getenv("LAB_MACHINE") || !slices.Contains(names, f.Name) {
+			continue
+		}
+		if g == nil {
+			g = openGuest(t, f.Prepare)
+		}
+		for _, treatment := range Treatments(t.TempDir()) {
+			if !strings.Contains(os.Getenv("LAB_TREATMENTS"), treatment.Name()) {
+				continue
+			}
+			t.Run(f.Name+"/"+treatment.Name(), func(t *testing.T) {
+				r := g.try(f, treatment)
+				g.record(t, r)
+				if treatment.Name() != "napitune" {
+					return // others are recorded and not judged
+				}
+				for _, complaint := range r.Complaints(f) {
+					t.Error(complaint)
+				}
+			})
+		}
+	}
+}
+
+// guest is the machine that the test runs in.
+type guest struct {
+	t        *testing.T
+	peer     *wire.Peer
+	pristine Settings
+	// quiet remembers the alarms of the healthy machine by load: looking twice
+	// at the same thing shows nothing new.
+	quiet map[Load][]string
+}
+
+const device = "eth0"
+
+// openGuest makes the machine healthy; how is the same for all its rows.
+func openGuest(t *testing.T, prepare string) *guest {
+	t.Helper()
+	peer, err := wire.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { peer.Close() })
+	if err := wire.Discard(t.Context(), net.JoinHostPort("0.0.0.0", "5201")); err != nil {
+		t.Fatal(err)
+	}
+	g := &guest{t: t, peer: peer, quiet: map[Load][]string{}}
+	g.shell(prepare + "\nsysctl -qw net.ipv4.icmp_ratelimit=0 net.ipv4.icmp_msgs_per_sec=1000000 net.ipv4.icmp_msgs_burst=1000000")
+	// Neighbour discovery would be counted as traffic; a fixed key sends the
+	// same flows to the same queues in every run.
+	g.shell("sysctl -qw net.ipv6.conf.all.disable_ipv6=1; ethtool -X eth0 hkey " + hashKey + " 2>/dev/null; true")
+	if g.pristine, err = ReadSettings(device); err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+// hashKey is the key of Microsoft's RSS specification, with which hashes of
+// known packets are published.
+const hashKey = "6d:5a:56:da:25:5b:0e:c2:41:67:25:3d:43:a3:8f:b0:d0:ca:2b:cb:ae:7b:30:b4:77:cb:2d:a3:80:30:f2:0c:6a:42:b7:3b:be:ac:01:fa"
+
+func (g *guest) shell(text string) {
+	g.t.Helper()
+	if out, err := exec.Command("sh", "-c", text).CombinedOutput(); err != nil {
+		g.t.Fatalf("%s: %v: %s", text, err, out)
+	}
+}
+
+// try brings about a fault, has it treated and puts everything back.
+func (g *guest) try(f Fault, treatment Treatment) Result {
+	r := Result{Fault: f.Name, Machine: f.Machine.String(), Treatment: treatment.Name(), Expected: f.Finding, Metric: f.Metric.Name}
+	if err := g.steps(f, treatment, &r); err != nil {
+		r.Error = err.Error()
+	}
+	if f.Undo != "" {
+		g.shell(f.Undo)
+	}
+	now, err := ReadSettings(device)
+	if err == nil {
+		err = g.pristine.Restore(now)
+	}
+	if now, _ := ReadSettings(device); err != nil || len(g.pristine.Diff(now)) > 0 {
+		g.t.Fatalf("the guest cannot be put back as it was: %v %s", err, strings.Join(g.pristine.Diff(now), "; "))
+	}
+	return r
+}
+
+func (g *guest) steps(f Fault, treatment Treatment, r *Result) error {
+	healthy, err := g.measure(f.Load)
+	if err != nil {
+		return fmt.Errorf("healthy: %w", err)
+	}
+	r.Healthy = f.Metric.Of(healthy)
+	if err := g.control(f, treatment, r); err != nil || f.Finding == "" {
+		return err
+	}
+	g.shell(f.Inject)
+	faulty, err := g.measure(f.Load)
+	if err != nil {
+		return fmt.Errorf("faulty: %w", err)
+	}
+	r.Faulty = f.Metric.Of(faulty)
+	before, err := ReadSettings(device)
+	if err != nil {
+		return err
+	}
+	if err := g.look(f, treatment, r); err != nil {
+		return err
+	}
+	if err := g.during(f.Load, treatment.Apply); err != nil {
+		return err
+	}
+	treated, err := g.measure(f.Load)
+	if err != nil {
+		return fmt.Errorf("treated: %w", err)
+	}
+	r.Treated, r.Measured, r.Split = f.Metric.Of(treated), maxShare().Of(treated), g.splitPairs()
+	if r.Predicted == 0 {
+		r.Measured = 0
+	}
+	if err := treatment.Undo(); err != nil {
+		return err
+	}
+	after, err := ReadSettings(device)
+	if !f.Contested {
+		r.Differs = before.Diff(after, f.Leaves...)
+	}
+	return err
+}
+
+// control looks at the healthy machine under the same load.
+func (g *guest) control(f Fault, treatment Treatment, r *Result) error {
+	key := f.Load
+	alarms, known := g.quiet[key]
+	if !known || f.Finding == "" {
+		var a Advice
+		if err := g.during(f.Load, func() (err error) { a, err = treatment.Look(f); return err }); err != nil {
+			return fmt.Errorf("healthy: %w", err)
+		}
+		alarms = a.alarms()
+		for _, c := range a.Changes {
+			alarms = append(alarms, fmt.Sprintf("%s %s → %s", c.Ref, c.Before, c.After))
+		}
+		g.quiet[key] = alarms
+		r.Seconds = a.Seconds
+	}
+	if f.Finding == "" {
+		r.Found, r.Alarms = len(alarms) == 0, alarms
+		return nil
+	}
+	r.FalseOnes = alarms
+	return nil
+}
+
+func (g *guest) look(f Fault, treatment Treatment, r *Result) error {
+	var a Advice
+	if err := g.during(f.Load, func() (err error) { a, err = treatment.Look(f); return err }); err != nil {
+		return err
+	}
+	r.Found, r.Alarms, r.Blocked = a.finds(f.Finding), a.alarms(), a.Blocked
+	r.Predicted, r.Seconds = a.Predicted, a.Seconds
+	r.Changes, r.Beyond, r.Missed = match(a.Changes, f.Changes)
+	for _, found := range a.Findings {
+		if found.ID == f.Finding && r.Claim == "" {
+			r.Claim = found.Subject + ": " + found.Claim
+		}
+	}
+	r.Report = a.Report
+	return nil
+}
+
+// during runs something while a load without end runs.
+func (g *guest) during(l Load, do func() error) error {
+	l.Packets, l.Seconds = 0, 120
+	if !l.Guest {
+		_, err := g.peer.During(l.Load, do)
+		return err
+	}
+	sender := g.sender(l)
+	if err := sender.Start(); err != nil {
+		return err
+	}
+	err := do()
+	_ = sender.Process.Kill()
+	_ = sender.Wait()
+	return err
+}
+
+// sender sends from CPU 0 of the guest.
+func (g *guest) sender(l Load) *exec.Cmd {
+	return exec.Command("taskset", "-c", "0", "lab", "send", "--here", "--kind", l.Kind, "--to", l.To, "--flows", strconv.Itoa(l.Flows),
+		"--packets", strconv.Itoa(l.Packets), "--rate", strconv.Itoa(l.PerSecond), "--seconds", strconv.FormatFloat(l.Seconds, 'f', -1, 64))
+}
+
+func (g *guest) send(l Load) (wire.Sent, error) {
+	if !l.Guest {
+		return g.peer.Send(l.Load)
+	}
+	out, err := g.sender(l).CombinedOutput()
+	if err != nil {
+		return wire.Sent{}, fmt.Errorf("send: %w: %s", err, out)
+	}
+	return wire.Sent{}, nil
+}
+
+// measure counts around a load. A few packets go ahead of it: an interrupt
+// moves only when it next fires.
+func (g *guest) measure(l Load) (Window, error) {
+	first := l
+	if l.Kind == "udp" {
+		first.Packets, first.PerSecond, first.Burst, first.Seconds = 8*l.Flows, 5000, 0, 0
+	}
+	if _, err := g.send(first); err != nil {
+		return Window{}, err
+	}
+	before, err := g.settled()
+	if err != nil {
+		return Window{}, err
+	}
+	sent, err := g.send(l)
+	if err != nil {
+		return Window{}, err
+	}
+	after, err := g.settled()
+	if err != nil {
+		return Window{}, err
+	}
+	w := Window{after.since(before), sent}
+	if l.PerSecond > 0 && !l.Guest && 2*int64(w.Frames) < sent.Packets {
+		return w, fmt.Errorf("%w: %d of %d", errNothingArrived, w.Frames, sent.Packets)
+	}
+	return w, nil
+}
+
+// settled reads the counters once what is on its way has arrived.
+func (g *guest) settled() (Counters, error) {
+	last := uint64(0)
+	for range 40 {
+		c, err := readCounters(device)
+		if err != nil {
+			return c, err
+		}
+		now := uint64(total(c.Processed))
+		if now == last {
+			return c, nil
+		}
+		last = now
+		time.Sleep(200 * time.Millisecond)
+	}
+	return readCounters(device)
+}
+
+// splitPairs lists the queue pairs whose two interrupts are allowed on
+// different CPUs.
+func (g *guest) splitPairs() []string {
+	names, _ := filepath.Glob("/proc/irq/*/virtio*-input.*")
+	var out []string
+	for _, rx := range names {
+		tx, _ := filepath.Glob("/proc/irq/*/" + strings.Replace(filepath.Base(rx), "input", "output", 1))
+		if len(tx) != 1 {
+			continue
+		}
+		a, _ := os.ReadFile(filepath.Dir(rx) + "/smp_affinity_list")
+		b, _ := os.ReadFile(filepath.Dir(tx[0]) + "/smp_affinity_list")
+		if string(a) != string(b) {
+			out = append(out, fmt.Sprintf("%s on %s and %s", filepath.Base(rx), strings.TrimSpace(string(a)), strings.TrimSpace(string(b))))
+		}
+	}
+	return out
+}
+
+// record keeps the result where the host collects it.
+func (g *guest) record(t *testing.T, r Result) {
+	t.Helper()
+	line, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := os.OpenFile("/lab/results", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Write(append(line, '\n')); err != nil {
+		t.Fatal(err)
+	}
+	if err := out.Close(); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%s: healthy %.3f, faulty %.3f, treated %.3f; busiest CPU predicted %.3f, measured %.3f; looked for %.1f s; %s",
+		r.Metric, r.Healthy, r.Faulty, r.Treated, r.Predicted, r.Measured, r.Seconds, r.Claim)
+	for _, c := range r.Changes {
+		t.Log("  ", c)
+	}
+}

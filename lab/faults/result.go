@@ -1,0 +1,135 @@
+package faults
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+)
+
+// Result is how one treatment fared with one fault on one machine: a JSON line.
+type Result struct {
+	Fault     string   `json:"fault"`
+	Machine   string   `json:"machine"`
+	Treatment string   `json:"treatment"`
+	Expected  string   `json:"expected,omitempty"` // the finding there must be
+	Found     bool     `json:"found"`              // it was there, or nothing was where nothing is wrong
+	Claim     string   `json:"claim,omitempty"`    // what the finding said
+	Alarms    []string `json:"alarms,omitempty"`   // all that asks for action, faulty
+	FalseOnes []string `json:"false,omitempty"`    // the same, healthy
+	Changes   []string `json:"changes,omitempty"`  // proposed
+	Beyond    []string `json:"beyond,omitempty"`   // proposed beyond what the fault needs
+	Missed    []string `json:"missed,omitempty"`   // patterns of settings that had to change and did not
+	Blocked   []string `json:"blocked,omitempty"`  // wanted and impossible
+	Metric    string   `json:"metric,omitempty"`
+	Healthy   float64  `json:"healthy"`             // the metric before the fault,
+	Faulty    float64  `json:"faulty"`              // with it,
+	Treated   float64  `json:"treated"`             // and after the treatment
+	Predicted float64  `json:"predicted,omitempty"` // largest share of one CPU that was foretold
+	Measured  float64  `json:"measured,omitempty"`  // and that came
+	Split     []string `json:"split,omitempty"`     // queue pairs on two CPUs after the treatment
+	Differs   []string `json:"differs,omitempty"`   // from the state before the treatment, after undoing it
+	Seconds   float64  `json:"look_seconds,omitempty"`
+	Report    string   `json:"report,omitempty"` // all that the treatment said
+	Error     string   `json:"error,omitempty"`
+}
+
+// match compares proposed changes with the patterns of a fault.
+func match(changes []Change, patterns []string) (all, beyond, missed []string) {
+	used := map[string]bool{}
+	for _, c := range changes {
+		all = append(all, fmt.Sprintf("%s %s → %s", c.Ref, c.Before, c.After))
+		i := slices.IndexFunc(patterns, func(p string) bool { return fits(p, c.Ref) })
+		if i < 0 {
+			beyond = append(beyond, c.Ref)
+			continue
+		}
+		used[patterns[i]] = true
+	}
+	for _, p := range patterns {
+		if !used[p] {
+			missed = append(missed, p)
+		}
+	}
+	return all, beyond, missed
+}
+
+func fits(pattern, ref string) bool {
+	ok, err := path.Match(pattern, ref)
+	return ok && err == nil
+}
+
+// Complaints lists what is not as the fault demands of a tool that finds and
+// mends. The table and not the tool decides what is needed.
+func (r Result) Complaints(f Fault) []string {
+	var out []string
+	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	if r.Error != "" {
+		say("%s", r.Error)
+	}
+	if len(r.FalseOnes) > 0 {
+		say("on the healthy machine it wants: %s", strings.Join(r.FalseOnes, "; "))
+	}
+	if !r.Found && f.Finding != "" {
+		say("no finding %s, but: %s", f.Finding, strings.Join(r.Alarms, "; "))
+	}
+	if !r.Found && f.Finding == "" {
+		say("nothing is wrong, but it finds: %s", strings.Join(r.Alarms, "; "))
+	}
+	if len(r.Beyond) > 0 {
+		say("changes beyond need: %s", strings.Join(r.Beyond, " "))
+	}
+	if len(r.Missed) > 0 && !f.Contested {
+		say("no change of: %s", strings.Join(r.Missed, " "))
+	}
+	if len(r.Split) > 0 {
+		say("queue pairs left on two CPUs: %s", strings.Join(r.Split, " "))
+	}
+	if len(r.Differs) > 0 {
+		say("undoing left: %s", strings.Join(r.Differs, "; "))
+	}
+	return append(out, r.figures(f)...)
+}
+
+// predictionError is how far the predicted load of the busiest CPU may be from
+// the measured one.
+const predictionError = 0.15
+
+func (r Result) figures(f Fault) []string {
+	var out []string
+	if f.Finding == "" || f.Silent || f.Contested {
+		return nil
+	}
+	if !worse(f.Metric, r.Faulty, r.Healthy) {
+		out = append(out, fmt.Sprintf("the fault does not show: %s is %.3f and was %.3f", f.Metric.Name, r.Faulty, r.Healthy))
+	}
+	if well := f.well(); !f.Metric.near(r.Treated, r.Healthy, well) {
+		out = append(out, fmt.Sprintf("%s is %.3f after the treatment, not %g of the healthy %.3f", f.Metric.Name, r.Treated, well, r.Healthy))
+	}
+	if r.Predicted > 0 && r.Measured > 0 && !f.Probes && (r.Measured > r.Predicted*(1+predictionError) || r.Measured < r.Predicted*(1-predictionError)) {
+		out = append(out, fmt.Sprintf("the busiest CPU has a share of %.3f, predicted was %.3f", r.Measured, r.Predicted))
+	}
+	return out
+}
+
+func (f Fault) well() float64 {
+	if f.Well > 0 {
+		return f.Well
+	}
+	return 0.95
+}
+
+// noise is what shares and ratios near zero differ by between two runs.
+const noise = 0.02
+
+// near reports whether a figure is at least a share of the healthy one.
+func (m Metric) near(value, healthy, share float64) bool {
+	if m.Lower {
+		return value*share <= healthy+noise
+	}
+	return value >= share*healthy-noise
+}
+
+func worse(m Metric, faulty, healthy float64) bool {
+	return !m.near(faulty, healthy, 0.8)
+}

@@ -1,0 +1,205 @@
+// Package faults holds what can be wrong with a host's packet path as a table:
+// how to bring it about in a guest of the lab, what napitune must say of it,
+// what it may change, and the figure that must be well again afterwards.
+//
+// The test of this package runs in guests ("lab faults"); on a host it checks
+// the table and the parsers only.
+package faults
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/napitune/napitune/lab"
+	"github.com/napitune/napitune/lab/wire"
+)
+
+// Fault is one row: a thing that is wrong, on one machine.
+type Fault struct {
+	Name    string
+	Machine lab.Machine
+	Fast    bool   // part of the short run
+	Prepare string // shell text that makes the machine healthy, where drivers leave it otherwise
+	Inject  string // shell text that brings it about; empty: nothing is wrong
+	Undo    string // shell text for what no file holds: channels, features, tables
+	Load    Load
+	Finding string   // that must be there; empty: there must be none
+	Changes []string // patterns (path.Match) of the settings that may change; each must match one
+	Metric  Metric
+	// Well is how near to the healthy figure the mended one must come: at
+	// least this share of it. 0 means 0.95.
+	Well float64
+	// Leaves are patterns (path.Match) of settings that undoing may leave
+	// different, because nothing addresses them.
+	Leaves []string
+	// Probes: the finding rests on what eBPF programs count.
+	Probes bool
+	// Contested: another program writes the same settings, so that the state
+	// after undoing is not the state before.
+	Contested bool
+	// Silent: emulation shows no harm, so that only the setting is judged.
+	Silent bool
+}
+
+// Load is traffic and the end that sends it.
+type Load struct {
+	wire.Load
+	Guest bool // the guest sends, from CPU 0; else the host's end
+}
+
+// udp is the load of the reference measurement, 256 flows and 10,000 packets,
+// at a rate that an emulated guest surely digests.
+func udp() Load {
+	return Load{Load: wire.Load{Kind: "udp", To: "10.99.0.9:9", Flows: 256, Packets: 10000, PerSecond: 6000}}
+}
+
+// bursts fill the rings of NICs and leave the CPU idle in between: 128 packets
+// for each of them, twice the weight of a NAPI.
+func bursts(nics int) Load {
+	to := make([]string, nics)
+	for i := range to {
+		to[i] = fmt.Sprintf("10.99.%d.9:9", i)
+	}
+	return Load{Load: wire.Load{Kind: "udp", To: strings.Join(to, ","), Flows: 16 * nics, PerSecond: 128 * nics * 12, Burst: 128 * nics, Seconds: 2}}
+}
+
+// bulk is four megabytes a second for GRO, in writes of eleven segments; the
+// guest's end is a sink of the test.
+func bulk() Load {
+	return Load{Load: wire.Load{Kind: "tcp", To: "10.99.0.2:5201", Flows: 2, Size: 16000, PerSecond: 250, Seconds: 2}}
+}
+
+// answered is traffic that the guest's kernel answers on the CPU that received
+// it: each packet to the closed port brings an ICMP message.
+func answered() Load {
+	return Load{Load: wire.Load{Kind: "udp", To: "10.99.0.2:10", Flows: 256, Packets: 10000, PerSecond: 6000}}
+}
+
+// sending is 16 flows out of the guest.
+func sending() Load {
+	return Load{Guest: true, Load: wire.Load{Kind: "udp", To: "10.99.0.1:9", Flows: 16, Packets: 2000, PerSecond: 2000}}
+}
+
+func virtio(queues int, words ...string) lab.NIC {
+	nic := lab.NIC{Model: "virtio", Queues: queues}
+	for _, w := range words {
+		nic.RSS = nic.RSS || w == "rss"
+		nic.Plain = nic.Plain || w == "plain"
+	}
+	return nic
+}
+
+func machine(kernel string, cpus int, nic lab.NIC, more ...func(*lab.Machine)) lab.Machine {
+	m := lab.Machine{Kernel: kernel, CPUs: cpus, NICs: []lab.NIC{nic}}
+	for _, change := range more {
+		change(&m)
+	}
+	return m
+}
+
+func smt(m *lab.Machine)      { m.SMT = true }
+func twoNodes(m *lab.Machine) { m.Nodes = 2 }
+
+func isolated(cpus string) func(*lab.Machine) {
+	return func(m *lab.Machine) { m.Append = append(m.Append, "isolcpus="+cpus, "nohz_full="+cpus) }
+}
+
+// Shell text. The interrupts of pair Q are virtioN-input.Q and -output.Q.
+const (
+	// The driver allows each pair a group of CPUs and the kernel picks one for
+	// either side: pin both to the first of the group.
+	pinPairs = `for f in /proc/irq/*/virtio*put.*; do l=${f%/*}/smp_affinity_list; read a <$l; echo ${a%%[-,]*} >$l; done`
+	// The driver knows no nodes: pair Q goes to CPU Q, which is on the NIC's.
+	pinLocal = `for f in /proc/irq/*/virtio*put.*; do echo ${f##*.} >${f%/*}/smp_affinity_list; done
+cd /sys/class/net/eth0/queues; n=$(ls -d tx-* | wc -l); for q in $(seq 0 $((n - 1))); do m=0; c=$q; while [ $c -lt 8 ]; do m=$((m | 1 << c)); c=$((c + n)); done; printf %x $m >tx-$q/xps_cpus; done`
+	stackIRQs = `for f in /proc/irq/*/virtio*put.*; do echo 0 >${f%/*}/smp_affinity_list; done`
+	splitIRQs = `for f in /proc/irq/*/virtio*-input.*; do q=${f##*.}; read a <${f%/*}/smp_affinity_list; set -- $(ls -d /proc/irq/*/virtio*-output.$(((q + 2) % 4))); echo $a >${1%/*}/smp_affinity_list; done`
+	isolIRQs  = `for f in /proc/irq/*/virtio*put.*; do q=${f##*.}; echo $((4 + q)) >${f%/*}/smp_affinity_list; done`
+)
+
+// rpsTo sets the RPS mask of all queues, in hexadecimal.
+func rpsTo(mask string) string {
+	return "for f in /sys/class/net/eth0/queues/rx-*/rps_cpus; do echo " + mask + " >$f; done"
+}
+
+// reverseXPS gives CPU Q the transmit queue that is last but Q.
+const reverseXPS = `cd /sys/class/net/eth0/queues; n=$(ls -d tx-* | wc -l); for q in $(seq 0 $((n - 1))); do printf %x $((1 << (n - 1 - q))) >tx-$q/xps_cpus; done`
+
+// setup is a machine with what makes it healthy.
+type setup struct {
+	machine lab.Machine
+	prepare string
+}
+
+// on makes a row for each of some machines; only the first may be fast.
+func (f Fault) on(machines ...setup) []Fault {
+	out := make([]Fault, len(machines))
+	for i, s := range machines {
+		out[i] = f
+		out[i].Machine, out[i].Prepare, out[i].Fast = s.machine, s.prepare, f.Fast && i == 0
+	}
+	return out
+}
+
+// Table lists all faults, each on two machines.
+func Table() []Fault {
+	var (
+		four      = setup{machine("6.1", 8, virtio(4)), pinPairs}
+		fourNodes = setup{machine("6.12", 8, virtio(4, "rss"), twoNodes), pinLocal}
+		two       = setup{machine("6.12", 8, virtio(2), twoNodes), pinLocal}
+		twoSMT    = setup{machine("6.1", 8, virtio(2), smt), pinPairs}
+		each      = setup{machine("6.1", 4, virtio(4, "rss")), ""}
+		eight     = setup{machine("6.12", 8, virtio(8, "rss"), smt), ""}
+		plain     = setup{machine("6.1", 4, virtio(4, "plain")), ""}
+		plainNew  = setup{machine("new", 8, virtio(2, "plain")), pinPairs}
+		vmware    = setup{machine("6.1", 4, lab.NIC{Model: "vmxnet3", Queues: 1}), ""}
+		vmwareNew = setup{machine("6.12", 8, lab.NIC{Model: "vmxnet3", Queues: 1}), ""}
+		six       = setup{lab.Machine{Kernel: "6.1", CPUs: 1, NICs: slices.Repeat([]lab.NIC{virtio(1)}, 6)}, ""}
+		sixNew    = setup{lab.Machine{Kernel: "6.12", CPUs: 1, NICs: slices.Repeat([]lab.NIC{virtio(1)}, 6)}, ""}
+		apart     = setup{machine("6.1", 8, virtio(4), isolated("4-7")), pinLocal}
+		apartSMT  = setup{machine("6.12", 8, virtio(4, "rss"), smt, isolated("4-7")), pinLocal}
+		affinity  = []string{"eth0/[rt]x-*/irq.affinity"}
+		masks     = []string{"eth0/rx-*/rps.cpus"}
+		table     = []string{"eth0/rss.table"}
+	)
+	return slices.Concat(
+		Fault{Name: "healthy", Fast: true, Load: udp(), Metric: maxShare()}.on(four, fourNodes),
+		Fault{Name: "healthy, a queue for each CPU", Load: udp(), Metric: maxShare()}.on(each, eight),
+		Fault{Name: "all queue interrupts on one CPU", Fast: true, Inject: stackIRQs, Load: udp(),
+			Finding: "irq-stacked", Changes: affinity, Metric: maxShare()}.on(four, fourNodes),
+		Fault{Name: "all queue interrupts on one CPU, seen by probes", Inject: stackIRQs, Load: udp(), Probes: true,
+			Finding: "irq-stacked", Changes: affinity, Metric: maxShare()}.on(four),
+		Fault{Name: "queue pairs split", Inject: splitIRQs, Load: answered(),
+			Finding: "queue-pair-split", Changes: affinity, Metric: none(), Silent: true}.on(four, fourNodes),
+		Fault{Name: "interrupts on isolated CPUs", Inject: isolIRQs, Load: udp(),
+			Finding: "irq-on-isolated-cpu", Changes: affinity, Metric: onCPUs(4, 5, 6, 7)}.on(apart, apartSMT),
+		Fault{Name: "RPS mask of another node's CPUs", Inject: rpsTo("f0"), Load: udp(),
+			Finding: "rps-covers-irq-cpu", Changes: masks, Metric: onCPUs(4, 5, 6, 7)}.on(two),
+		Fault{Name: "RPS mask of the interrupt's own core", Inject: rpsTo("22"), Load: udp(),
+			Finding: "rps-covers-irq-cpu", Changes: masks, Metric: onCPUs(1, 5)}.on(twoSMT),
+		Fault{Name: "RPS on top of RSS", Fast: true, Inject: rpsTo("f"), Load: udp(),
+			Finding: "rps-redundant", Changes: masks, Metric: steered()}.on(each, eight),
+		Fault{Name: "packet budget too small for six busy NAPIs", Inject: "sysctl -qw net.core.netdev_budget=150", Load: bursts(6), Probes: true,
+			Finding: "budget-packets", Changes: []string{"net.core.netdev_budget"}, Metric: squeezed()}.on(six, sixNew),
+		Fault{Name: "backlog too short for RPS", Fast: true, Load: udp(), Inject: rpsTo("2") + "; sysctl -qw net.core.netdev_max_backlog=1",
+			Finding: "backlog-drops", Changes: []string{"net.core.netdev_max_backlog"}, Metric: dropped()}.on(four, two),
+		Fault{Name: "GRO off", Fast: true, Inject: "ethtool -K eth0 gro off", Undo: "ethtool -K eth0 gro on", Load: bulk(),
+			Finding: "gro-off", Changes: []string{"eth0/feature.rx-gro"}, Metric: merged(), Well: 0.8}.on(plain, plainNew),
+		Fault{Name: "LRO while forwarding", Inject: "sysctl -qw net.ipv4.ip_forward=1; ethtool -K eth0 lro on", Undo: "ethtool -K eth0 lro on", Load: udp(),
+			Finding: "lro-while-forwarding", Changes: []string{"eth0/feature.rx-lro"}, Metric: none(), Silent: true}.on(vmware, vmwareNew),
+		Fault{Name: "XPS reversed", Inject: reverseXPS, Load: sending(),
+			Finding: "xps-mismatch", Changes: []string{"eth0/tx-*/xps.cpus"}, Metric: crossed("tx0_packets")}.on(each, eight),
+		Fault{Name: "one of four queues used", Fast: true, Inject: "ethtool -L eth0 combined 1", Undo: "ethtool -L eth0 combined 4", Load: udp(),
+			// The driver sets the masks of all vectors anew with the channels, those of
+			// queues that are out of use again afterwards, too.
+			Leaves:  []string{"/proc/irq/*/smp_affinity_list"},
+			Finding: "virtio-queues-unused", Changes: []string{"eth0/channels.combined"}, Metric: maxShare()}.on(four, fourNodes),
+		Fault{Name: "RSS table skewed", Inject: "ethtool -X eth0 weight 9 1 1 1", Undo: "ethtool -X eth0 equal 4", Load: udp(),
+			Finding: "rss-skew", Changes: table, Metric: maxShare()}.on(each),
+		Fault{Name: "RSS table without most queues", Inject: "ethtool -X eth0 equal 2", Undo: "ethtool -X eth0 equal 8", Load: udp(),
+			Finding: "rss-unused-queues", Changes: table, Metric: maxShare()}.on(eight),
+		Fault{Name: "irqbalance fights", Inject: stackIRQs + "; irqbalance --interval=2; sleep 1", Undo: "kill $(pidof irqbalance); sleep 1", Load: answered(),
+			Finding: "irqbalance-active", Changes: affinity, Metric: maxShare(), Contested: true}.on(four, fourNodes),
+	)
+}
