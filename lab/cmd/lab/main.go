@@ -176,6 +176,9 @@ func boot(c *cli.Context, m lab.Machine, tests map[string]string, command []stri
 			return err
 		}
 	}
+	if err := addOwn(files, os.Getenv("LAB_FILES")); err != nil {
+		return err
+	}
 	self := files["lab"]
 	delete(files, "lab")
 	ctx, cancel := context.WithTimeoutCause(c.Context, c.Duration("timeout"), errors.New("timed out; --timeout gives it longer"))
@@ -187,6 +190,24 @@ func boot(c *cli.Context, m lab.Machine, tests map[string]string, command []stri
 	}
 	if code != 0 {
 		return status(code)
+	}
+	return nil
+}
+
+// addOwn puts the files of a directory into the guest as well: scripts of others
+// that are tried beside napitune and that Debian does not package.
+func addOwn(files map[string]string, dir string) error {
+	if dir == "" {
+		return nil
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("LAB_FILES: %w", err)
+	}
+	for _, e := range entries {
+		if e.Type().IsRegular() {
+			files[e.Name()] = filepath.Join(dir, e.Name())
+		}
 	}
 	return nil
 }
