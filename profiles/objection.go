@@ -2,6 +2,7 @@ package profiles
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 
@@ -24,7 +25,7 @@ func (p Policy) Objection(ref knob.Ref, value, driver string, disruption knob.Di
 			return fmt.Sprintf("the policy caps it at %d", limit)
 		}
 	}
-	return p.objectionToCPUs(ref, value)
+	return p.objectionToCPUs(ref, value, driver)
 }
 
 func because(text, why string) string {
@@ -90,10 +91,51 @@ func (p Policy) Roles(cpus cpuset.Set) cpuset.Set {
 	return cpus.Minus(p.ForbiddenCPUs)
 }
 
+// rolesOf are the CPU roles that hold for a device: its own network CPUs, if it
+// has any, in place of the policy's, and both kinds of forbidden ones.
+func (p Policy) rolesOf(dev, driver string) (network, forbidden cpuset.Set) {
+	network, forbidden = p.NetworkCPUs, p.ForbiddenCPUs
+	for _, o := range p.Overrides {
+		if !o.matches(dev, driver) {
+			continue
+		}
+		if !o.NetworkCPUs.IsEmpty() {
+			network = o.NetworkCPUs
+		}
+		forbidden = forbidden.Union(o.ForbiddenCPUs)
+	}
+	return network, forbidden
+}
+
+// DeviceRoles narrows the CPUs that may serve a device to those the policy
+// gives it. Without an entry for the device it is Roles.
+func (p Policy) DeviceRoles(cpus cpuset.Set, dev, driver string) cpuset.Set {
+	network, forbidden := p.rolesOf(dev, driver)
+	if !network.IsEmpty() {
+		cpus = cpus.Intersect(network)
+	}
+	return cpus.Minus(forbidden)
+}
+
+// DeviceThresholds are the thresholds by which a device is judged; the same map
+// as Thresholds where no entry of Overrides gives it others.
+func (p Policy) DeviceThresholds(dev, driver string) map[string]float64 {
+	out := p.Thresholds
+	for _, o := range p.Overrides {
+		if len(o.Thresholds) > 0 && o.matches(dev, driver) {
+			merged := make(map[string]float64, len(out)+len(o.Thresholds))
+			maps.Copy(merged, out)
+			maps.Copy(merged, o.Thresholds)
+			out = merged
+		}
+	}
+	return out
+}
+
 // objectionToCPUs holds the CPUs that a value names against their roles. Only
 // settings that put work on CPUs count: an XPS mask names the CPUs that send,
 // and those may be any.
-func (p Policy) objectionToCPUs(ref knob.Ref, value string) string {
+func (p Policy) objectionToCPUs(ref knob.Ref, value, driver string) string {
 	if ref.Kind != "irq.affinity" && ref.Kind != "rps.cpus" {
 		return ""
 	}
@@ -101,11 +143,12 @@ func (p Policy) objectionToCPUs(ref knob.Ref, value string) string {
 	if err != nil {
 		return ""
 	}
-	if bad := cpus.Intersect(p.ForbiddenCPUs); !bad.IsEmpty() {
+	network, forbidden := p.rolesOf(ref.Dev, driver)
+	if bad := cpus.Intersect(forbidden); !bad.IsEmpty() {
 		return fmt.Sprintf("the policy keeps network work off CPU %s", bad)
 	}
-	if bad := cpus.Minus(p.NetworkCPUs); !p.NetworkCPUs.IsEmpty() && !bad.IsEmpty() {
-		return fmt.Sprintf("the policy gives network work CPU %s, not %s", p.NetworkCPUs, bad)
+	if bad := cpus.Minus(network); !network.IsEmpty() && !bad.IsEmpty() {
+		return fmt.Sprintf("the policy gives network work CPU %s, not %s", network, bad)
 	}
 	return ""
 }

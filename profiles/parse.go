@@ -7,6 +7,7 @@ import (
 
 	"github.com/goccy/go-yaml/ast"
 
+	"github.com/napitune/napitune/detect/cpuset"
 	"github.com/napitune/napitune/detect/knob"
 	"github.com/napitune/napitune/profiles/strict"
 )
@@ -78,22 +79,29 @@ func (r *reader) read(root ast.Node) {
 		"forwarding":     func(n ast.Node) { r.policy.Forwarding = r.Boolean(n, "forwarding") },
 		"harm-only":      func(n ast.Node) { r.policy.HarmOnly = r.Boolean(n, "harm-only") },
 		"max-disruption": func(n ast.Node) { r.policy.MaxDisruption = r.disruption(n) },
-		"thresholds":     r.thresholds,
-		"cpus":           func(n ast.Node) { cpus = n; r.cpuRoles(n) },
-		"caps":           func(n ast.Node) { r.caps(n, &r.policy.Caps) },
-		"forbid":         func(n ast.Node) { r.policy.Bans = append(r.policy.Bans, r.bans(n)...) },
-		"devices":        func(n ast.Node) { r.List(n, "devices", r.override) },
-		"acknowledge":    func(n ast.Node) { r.List(n, "acknowledge", r.acknowledgement) },
+		"thresholds": func(n ast.Node) {
+			r.thresholds(n, &r.policy.Thresholds, &r.policy.Reasons)
+		},
+		"cpus":        func(n ast.Node) { cpus = n; r.cpuRoles(n, "", &r.policy.NetworkCPUs, &r.policy.ForbiddenCPUs) },
+		"caps":        func(n ast.Node) { r.caps(n, &r.policy.Caps) },
+		"forbid":      func(n ast.Node) { r.policy.Bans = append(r.policy.Bans, r.bans(n)...) },
+		"devices":     func(n ast.Node) { r.List(n, "devices", r.override) },
+		"acknowledge": func(n ast.Node) { r.List(n, "acknowledge", r.acknowledgement) },
 	})
-	if !r.policy.NetworkCPUs.IsEmpty() && r.policy.Roles(r.policy.NetworkCPUs).IsEmpty() {
-		r.Fail(orRoot(cpus, root), "all network CPUs (%s) are forbidden ones (%s)", r.policy.NetworkCPUs, r.policy.ForbiddenCPUs)
-	}
+	r.contradiction(orRoot(cpus, root), r.policy.NetworkCPUs, r.policy.ForbiddenCPUs)
 	// A report that says "minimal" must mean the one that everybody has.
 	if r.vocab != nil && slices.Contains(Names(), own.name) {
 		r.Fail(orRoot(named, root), "the name %q is that of a policy that comes with napitune; give this one another with the key name", own.name)
 	}
 	r.policy.Name, r.policy.Description = own.name, own.description
 	r.policy.Forbidden = literals(r.policy.Bans)
+}
+
+// contradiction refuses CPU roles that leave no CPU for network work.
+func (r *reader) contradiction(n ast.Node, network, forbidden cpuset.Set) {
+	if !network.IsEmpty() && network.Minus(forbidden).IsEmpty() {
+		r.Fail(n, "all network CPUs (%s) are forbidden ones (%s)", network, forbidden)
+	}
 }
 
 func orRoot(n, root ast.Node) ast.Node {
@@ -166,7 +174,7 @@ func (r *reader) disruption(n ast.Node) *knob.Disruption {
 	return &limit
 }
 
-func (r *reader) thresholds(n ast.Node) {
+func (r *reader) thresholds(n ast.Node, values *map[string]float64, reasons *map[string]string) {
 	r.Names(n, "thresholds", func(key ast.Node, name string, value ast.Node) {
 		unit, ok := r.unit(key, name)
 		if !ok {
@@ -186,10 +194,10 @@ func (r *reader) thresholds(n ast.Node) {
 		case strings.HasPrefix(unit, "of ") && set > 1:
 			r.Fail(number, "threshold %s is a share %s: %v is more than 1", name, unit, set)
 		}
-		if r.policy.Thresholds == nil {
-			r.policy.Thresholds, r.policy.Reasons = map[string]float64{}, map[string]string{}
+		if *values == nil {
+			*values, *reasons = map[string]float64{}, map[string]string{}
 		}
-		r.policy.Thresholds[name], r.policy.Reasons[name] = set, why
+		(*values)[name], (*reasons)[name] = set, why
 	})
 }
 
@@ -209,10 +217,18 @@ func (r *reader) unit(key ast.Node, name string) (string, bool) {
 	return unit, ok
 }
 
-func (r *reader) cpuRoles(n ast.Node) {
+// cpuRoles reads the two lists of CPUs; owner is "" or begins their names.
+func (r *reader) cpuRoles(n ast.Node, owner string, network, forbidden *cpuset.Set) {
+	list := func(key string, to *cpuset.Set) strict.Field {
+		return func(n ast.Node) {
+			*to = r.Cpus(n, key)
+			line, _ := strict.Position(n)
+			r.policy.Lists = append(r.policy.Lists, CPUList{File: r.File, Line: line, Key: owner + key, CPUs: *to})
+		}
+	}
 	r.Mapping(n, "cpus", map[string]strict.Field{
-		"network":   func(n ast.Node) { r.policy.NetworkCPUs = r.Cpus(n, "cpus.network") },
-		"forbidden": func(n ast.Node) { r.policy.ForbiddenCPUs = r.Cpus(n, "cpus.forbidden") },
+		"network":   list("cpus.network", network),
+		"forbidden": list("cpus.forbidden", forbidden),
 	})
 }
 
@@ -270,14 +286,23 @@ func (r *reader) override(n ast.Node) {
 		"driver": func(n ast.Node) { o.Driver = r.Text(n, "driver") },
 		"caps":   func(n ast.Node) { r.caps(n, &o.Caps) },
 		"forbid": func(n ast.Node) { o.Bans = r.bans(n) },
+		"cpus":   func(n ast.Node) { r.cpuRoles(n, "devices.", &o.NetworkCPUs, &o.ForbiddenCPUs) },
+		"thresholds": func(n ast.Node) {
+			r.thresholds(n, &o.Thresholds, &o.Reasons)
+		},
 	})
 	switch {
 	case o.Name == "" && o.Driver == "":
 		r.Fail(n, "the entry of devices names neither a device nor a driver")
-	case o.Caps == Caps{} && len(o.Bans) == 0:
-		r.Fail(n, "the entry of devices sets nothing: caps or forbid is needed")
+	case o.empty():
+		r.Fail(n, "the entry of devices sets nothing: caps, cpus, forbid or thresholds is needed")
 	}
+	r.contradiction(n, o.NetworkCPUs, o.ForbiddenCPUs)
 	r.policy.Overrides = append(r.policy.Overrides, o)
+}
+
+func (o Override) empty() bool {
+	return o.Caps == Caps{} && len(o.Bans) == 0 && len(o.Thresholds) == 0 && o.NetworkCPUs.IsEmpty() && o.ForbiddenCPUs.IsEmpty()
 }
 
 func (r *reader) acknowledgement(n ast.Node) {

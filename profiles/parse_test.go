@@ -69,12 +69,18 @@ func TestParse(t *testing.T) {
 		Bans:          []Ban{{"net.core.rps_sock_flow_entries", "no socket reads here"}, {"eth1/*", "the storage team owns eth1"}},
 		Caps:          Caps{Queues: 8, RxRing: 2048},
 		Overrides: []Override{
-			{Name: "eth2*", Driver: "mlx5_core", Caps: Caps{Queues: 16, TxRing: 1024}},
+			{Name: "eth2*", Driver: "mlx5_core", Caps: Caps{Queues: 16, TxRing: 1024},
+				NetworkCPUs: cpuset.Range(8, 15), ForbiddenCPUs: cpuset.Of(9),
+				Thresholds: map[string]float64{"ring-loss-share": 0.001}, Reasons: map[string]string{"ring-loss-share": "bulk copies that send again"}},
 			{Driver: "i40e", Bans: []Ban{{"ring.*", "the driver resets the link"}}},
 		},
 		Acknowledgements: []Acknowledgement{
-			{"irq-stacked", "CPU 0", "the second NIC arrives in spring", day("2031-03-31"), 31},
-			{"gro-off", "eth*", "the intrusion detection wants packets as they were sent", day("2030-12-31"), 35},
+			{"irq-stacked", "CPU 0", "the second NIC arrives in spring", day("2031-03-31"), 36},
+			{"gro-off", "eth*", "the intrusion detection wants packets as they were sent", day("2030-12-31"), 40},
+		},
+		Lists: []CPUList{
+			{"testdata/site.yaml", 9, "cpus.network", cpuset.Range(0, 7)}, {"testdata/site.yaml", 10, "cpus.forbidden", cpuset.Of(0, 4)},
+			{"testdata/site.yaml", 26, "devices.cpus.network", cpuset.Range(8, 15)}, {"testdata/site.yaml", 26, "devices.cpus.forbidden", cpuset.Of(9)},
 		},
 	}
 	if diff := cmp.Diff(want, site(t), sets); diff != "" {
@@ -164,7 +170,11 @@ func TestParseErrors(t *testing.T) {
 		{"forbid with an empty part", "forbid:\n  - setting: eth0//ring.rx\n    why: x\n", `f.yaml:2:14: setting "eth0//ring.rx" has an empty part`},
 		{"forbid with too many parts", "forbid:\n  - setting: a/rx-0/b/c\n    why: x\n", `f.yaml:2:14: setting "a/rx-0/b/c" has more parts than DEVICE/QUEUE/NAME`},
 		{"device without match", "devices:\n  - caps: {queues: 1}\n", `f.yaml:2:5: the entry of devices names neither a device nor a driver`},
-		{"device without rule", "devices:\n  - name: eth0\n", `f.yaml:2:5: the entry of devices sets nothing: caps or forbid is needed`},
+		{"device without rule", "devices:\n  - name: eth0\n", `f.yaml:2:5: the entry of devices sets nothing: caps, cpus, forbid or thresholds is needed`},
+		{"device threshold", "devices:\n  - name: eth0\n    thresholds: {ring-los-share: {value: 1, why: x}}\n", `f.yaml:3:18: there is no threshold "ring-los-share"; did you mean ring-loss-share?`},
+		{"device threshold without why", "devices:\n  - name: eth0\n    thresholds: {ring-loss-share: {value: 1}}\n", `f.yaml:3:18: threshold ring-loss-share has no why: say for what reason it differs`},
+		{"device CPUs", "devices:\n  - name: eth0\n    cpus: {network: 1-2, forbidden: 1-2}\n", `f.yaml:2:5: all network CPUs (1-2) are forbidden ones (1-2)`},
+		{"device CPU role", "devices:\n  - name: eth0\n    cpus: {netwrk: 1-2}\n", `f.yaml:3:12: unknown key "netwrk" in cpus; did you mean network?`},
 		{"device key", "devices:\n  - nmae: eth0\n", `f.yaml:2:5: unknown key "nmae" in an entry of devices; did you mean name?`},
 		{"finding", "acknowledge:\n  - finding: irq-stackd\n", `f.yaml:2:14: there is no finding "irq-stackd"; did you mean irq-stacked?`},
 		{"no finding", "acknowledge:\n  - subject: x\n", `f.yaml:2:5: the entry of acknowledge names no finding`},

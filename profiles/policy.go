@@ -54,6 +54,17 @@ type Policy struct {
 	Overrides []Override
 	// Acknowledgements are findings the site knows of and accepts.
 	Acknowledgements []Acknowledgement
+	// Lists are the CPU lists of the file with their lines, the host's and
+	// those of devices, for the check against a machine.
+	Lists []CPUList
+}
+
+// CPUList is one list of CPUs in a policy file.
+type CPUList struct {
+	File string
+	Line int
+	Key  string // "cpus.network", "devices.cpus.forbidden"
+	CPUs cpuset.Set
 }
 
 // Ban is a setting, or a pattern of settings, that must not be changed.
@@ -76,6 +87,13 @@ type Override struct {
 	Name, Driver string
 	Caps         Caps
 	Bans         []Ban
+	// Thresholds overrides the policy's for what is judged of these devices
+	// alone; what is judged of CPUs and of the whole host keeps the policy's.
+	Thresholds map[string]float64
+	Reasons    map[string]string
+	// NetworkCPUs takes the place of the policy's for these devices, if not
+	// empty; ForbiddenCPUs comes on top of the policy's.
+	NetworkCPUs, ForbiddenCPUs cpuset.Set
 }
 
 // clone makes a copy that shares nothing that can be changed.
@@ -83,7 +101,12 @@ func (p Policy) clone() Policy {
 	p.Thresholds, p.Reasons = maps.Clone(p.Thresholds), maps.Clone(p.Reasons)
 	p.Devices, p.Forbidden = slices.Clone(p.Devices), slices.Clone(p.Forbidden)
 	p.Bans, p.Overrides = slices.Clone(p.Bans), slices.Clone(p.Overrides)
+	for i, o := range p.Overrides {
+		p.Overrides[i].Thresholds, p.Overrides[i].Reasons = maps.Clone(o.Thresholds), maps.Clone(o.Reasons)
+		p.Overrides[i].Bans = slices.Clone(o.Bans)
+	}
 	p.Acknowledgements = slices.Clone(p.Acknowledgements)
+	p.Lists = slices.Clone(p.Lists)
 	if p.MaxDisruption != nil {
 		limit := *p.MaxDisruption
 		p.MaxDisruption = &limit

@@ -254,3 +254,32 @@ func FuzzMatches(f *testing.F) {
 		}
 	})
 }
+
+// A device's own entry decides its CPUs and thresholds; others keep the policy's.
+func TestDeviceRules(t *testing.T) {
+	p := site(t)
+	all := cpuset.Range(0, 31)
+	for _, test := range []struct {
+		dev, driver string
+		cpus        cpuset.Set
+		loss        float64
+	}{
+		{"eth0", "ice", cpuset.Of(1, 2, 3, 5, 6, 7), 1e-5},
+		{"eth2", "mlx5_core", cpuset.Of(8, 10, 11, 12, 13, 14, 15), 0.001},
+		{"eth2", "ice", cpuset.Of(1, 2, 3, 5, 6, 7), 1e-5},
+	} {
+		if got := p.DeviceRoles(all, test.dev, test.driver); got != test.cpus {
+			t.Errorf("%s (%s): CPUs %s, want %s", test.dev, test.driver, got, test.cpus)
+		}
+		if got := p.DeviceThresholds(test.dev, test.driver)["ring-loss-share"]; got != test.loss {
+			t.Errorf("%s (%s): ring-loss-share %v, want %v", test.dev, test.driver, got, test.loss)
+		}
+		objection := p.Objection(knob.Rx(test.dev, 0, "irq.affinity"), "10", test.driver, knob.DisruptsNothing)
+		if (objection == "") != test.cpus.Has(10) {
+			t.Errorf("%s (%s) on CPU 10: objection %q", test.dev, test.driver, objection)
+		}
+	}
+	if p.Thresholds["ring-loss-share"] != 1e-5 {
+		t.Error("a device's threshold changed the policy's")
+	}
+}

@@ -2,6 +2,7 @@ package rules
 
 import (
 	"cmp"
+	"iter"
 	"slices"
 
 	"github.com/napitune/napitune/detect"
@@ -28,7 +29,8 @@ type Case struct {
 	load      pairLoad
 	rows      map[int]*detect.IRQ // of the last sample
 	firstRows map[int]*detect.IRQ
-	diagnosis diagnosis
+	diagnosis *diagnosis
+	roles     map[string]cpuset.Set // by device
 }
 
 // Evaluate runs the whole catalogue and returns the findings, worst first,
@@ -66,14 +68,38 @@ func follows(f plan.Finding) int {
 func newCase(o *detect.Observation, policy profiles.Policy) *Case {
 	policy.Devices = o.Last.WithLower(policy.Devices)
 	c := &Case{Observation: o, Policy: policy}
-	c.Allowed = o.Last.AllowedCPUs()
-	c.Allowed = policy.Roles(c.Allowed)
+	c.Allowed = policy.Roles(o.Last.AllowedCPUs())
+	c.roles = map[string]cpuset.Set{}
+	for _, d := range o.Last.Devices {
+		c.roles[d.Name] = policy.DeviceRoles(o.Last.AllowedCPUs(), d.Name, d.Driver)
+	}
 	c.rows, c.firstRows = rowsByNumber(&o.Last.IRQs), rowsByNumber(&o.First.IRQs)
 	c.Paths = c.buildPaths()
 	c.loads = cpuLoads(c.Paths)
 	c.load = c.measureLoad()
 	c.diagnose()
 	return c
+}
+
+// of is the case as it stands for one device, whose thresholds and CPUs the
+// policy may set apart.
+func (c *Case) of(d *detect.Device) *Case {
+	own := *c
+	own.Policy.Thresholds = c.Policy.DeviceThresholds(d.Name, d.Driver)
+	own.Allowed = c.allowed(d)
+	return &own
+}
+
+// allowed are the CPUs that may serve a device.
+func (c *Case) allowed(d *detect.Device) cpuset.Set { return c.roles[d.Name] }
+
+// allowedAny are the CPUs that may serve some device.
+func (c *Case) allowedAny() cpuset.Set {
+	out := c.Allowed
+	for _, p := range c.Paths {
+		out = out.Union(c.allowed(p.dev))
+	}
+	return out
 }
 
 // weigh lowers what rests on weak evidence. Sources that contradict each other
@@ -112,14 +138,14 @@ func (c *Case) capped(ref knob.Ref, d *detect.Device, value int) int {
 	return value
 }
 
-// tunable lists the devices with hardware queues of their own that the policy
-// wants judged.
-func (c *Case) tunable() []*detect.Device {
-	var out []*detect.Device
-	for _, d := range c.Last.Devices {
-		if c.wanted(d.Name) && (d.Kind == "physical" || d.Kind == "virtio") {
-			out = append(out, d)
+// devices are those with hardware queues of their own that the policy wants
+// judged, each with the case as it stands for it.
+func (c *Case) devices() iter.Seq2[*Case, *detect.Device] {
+	return func(yield func(*Case, *detect.Device) bool) {
+		for _, d := range c.Last.Devices {
+			if c.wanted(d.Name) && (d.Kind == "physical" || d.Kind == "virtio") && !yield(c.of(d), d) {
+				return
+			}
 		}
 	}
-	return out
 }

@@ -85,6 +85,14 @@ var ruleCases = []ruleCase{
 		pin(s, "eth0", 0, 0, 0, 1, 2, 3, 4)
 		s.heat(0, 0.9)
 	}), problem, []string{"eth0/rx-2/irq.affinity 1"}},
+	{"irq-stacked", "fires", "two devices, each with CPUs of its own", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", all(2, 0, 50_000), nil)
+		s.nic("eth1", "physical", all(2, 0, 50_000), nil)
+		s.policy = func(p *profiles.Policy) {
+			p.NetworkCPUs = cpuset.Range(0, 1)
+			p.Overrides = []profiles.Override{{Name: "eth1", NetworkCPUs: cpuset.Range(6, 7)}}
+		}
+	}), advice, []string{"eth0/rx-1/irq.affinity 1", "eth1/rx-0/irq.affinity 6", "eth1/rx-1/irq.affinity 7"}},
 	{"irq-stacked", "must not", "three queues on a CPU that has time, every other has one", sceneN(5, func(s *scene) {
 		s.nic("eth0", "physical", []fire{{0: 50_000}, {0: 50_000}, {0: 50_000}, {1: 50_000}, {2: 50_000}, {3: 50_000}, {4: 50_000}}, nil)
 		pin(s, "eth0", 0, 0, 0, 1, 2, 3, 4)
@@ -201,6 +209,32 @@ var ruleCases = []ruleCase{
 	{"queues-unused", "must not", "2 of 16 used, at rest: a note", sceneN(16, func(s *scene) {
 		s.nic("eth0", "physical", even(2, 5000), nil).Channels.MaxCombined = 16
 	}), note, []string{}},
+	{"policy-cpus", "fires", "CPUs 8 to 15 of 4", scene4(func(s *scene) {
+		s.policy = func(p *profiles.Policy) {
+			p.NetworkCPUs = cpuset.Range(2, 15)
+			p.Lists = []profiles.CPUList{{File: "site.yaml", Line: 7, Key: "cpus.network", CPUs: p.NetworkCPUs}}
+		}
+	}), note, []string{}},
+	{"policy-cpus", "fires", "none of them is there", scene4(func(s *scene) {
+		s.nic("eth0", "physical", all(4, 0, 50_000), nil)
+		s.policy = func(p *profiles.Policy) {
+			p.NetworkCPUs = cpuset.Range(8, 15)
+			p.Lists = []profiles.CPUList{{File: "site.yaml", Line: 7, Key: "cpus.network", CPUs: p.NetworkCPUs}}
+		}
+	}), advice, []string{}},
+	{"policy-cpus", "must not", "all there", scene4(func(s *scene) {
+		s.policy = func(p *profiles.Policy) {
+			p.NetworkCPUs = cpuset.Range(2, 3)
+			p.Lists = []profiles.CPUList{{File: "site.yaml", Line: 7, Key: "cpus.network", CPUs: p.NetworkCPUs}}
+		}
+	}), silent, []string{}},
+	{"policy-cpus", "missing", "CPUs unknown", scene4(func(s *scene) {
+		s.snap.Topo.Online = cpuset.Set{}
+		s.policy = func(p *profiles.Policy) {
+			p.Lists = []profiles.CPUList{{File: "site.yaml", Line: 7, Key: "cpus.network", CPUs: cpuset.Of(9)}}
+		}
+	}), silent, []string{}},
+
 	{"queues-unused", "must not", "half used", sceneN(16, func(s *scene) {
 		s.nic("eth0", "physical", even(8, 5000), nil).Channels.MaxCombined = 16
 	}), silent, []string{}},
@@ -256,6 +290,13 @@ var ruleCases = []ruleCase{
 		lose(s, "eth0", 5000)
 		s.heat(0, 0.9)
 	}), problem, []string{"eth0/rx-1/irq.affinity 1", "eth0/rx-2/irq.affinity 2", "eth0/rx-3/irq.affinity 3"}},
+	{"rx-ring-overrun", "must not", "a device whose policy tolerates more", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(4, 9000), nil)
+		lose(s, "eth0", 900)
+		s.policy = func(p *profiles.Policy) {
+			p.Overrides = []profiles.Override{{Name: "eth0", Thresholds: map[string]float64{"ring-loss-share": 0.01}}}
+		}
+	}), silent, []string{}},
 	{"rx-ring-overrun", "must not", "one packet on an idle host", scene4(func(s *scene) {
 		s.nic("eth0", "physical", even(4, 10), nil)
 		s.receive("eth0", 1000)

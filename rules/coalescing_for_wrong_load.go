@@ -25,7 +25,7 @@ var _ = register(Rule{
 			return nil
 		}
 		var out []plan.Finding
-		for _, d := range c.tunable() {
+		for c, d := range c.devices() {
 			if d.Coalesce == nil || d.Kind == "virtio" {
 				continue
 			}

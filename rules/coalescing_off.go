@@ -34,7 +34,7 @@ var _ = register(Rule{
 			return nil
 		}
 		var out []plan.Finding
-		for _, d := range c.tunable() {
+		for c, d := range c.devices() {
 			rate, known := c.interruptRate(d)
 			if !known || rate < c.At(coalesceRate) || d.Coalesce == nil || d.Kind == "virtio" || c.heat(d) < c.At(warmSoftirq) {
 				continue

@@ -73,7 +73,8 @@ var (
 )
 
 func (c *Case) diagnose() {
-	d := &c.diagnosis
+	c.diagnosis = &diagnosis{}
+	d := c.diagnosis
 	d.defied = map[string][]*path{}
 	for _, p := range c.Paths {
 		if c.defies(p) {
@@ -123,7 +124,7 @@ func (c *Case) onIsolated(p *path) bool {
 	if home < 0 || c.isolated().Has(home) {
 		return home >= 0
 	}
-	return c.Last.AllowedCPUs().Has(home) && !c.Allowed.Has(home)
+	return c.Last.AllowedCPUs().Has(home) && !c.allowed(p.dev).Has(home)
 }
 
 func (c *Case) onRemoteNode(p *path) bool {
@@ -132,7 +133,7 @@ func (c *Case) onRemoteNode(p *path) bool {
 	if home < 0 || p.dev.Node == topo.Unknown || !t.NUMATrusted() {
 		return false
 	}
-	local := t.NodeCPUs(p.dev.Node).Intersect(c.Allowed)
+	local := t.NodeCPUs(p.dev.Node).Intersect(c.allowed(p.dev))
 	return !local.IsEmpty() && t.NodeOf(home) != topo.Unknown && t.NodeOf(home) != p.dev.Node
 }
 
@@ -200,7 +201,7 @@ func (c *Case) maskChanged(irq int) bool {
 // that several stacks do not all count on the same idle CPU.
 func (c *Case) findStacks() {
 	busy := slices.DeleteFunc(slices.Clone(c.Paths), func(p *path) bool { return !c.busyPath(p) })
-	if len(busy) == 0 || c.Allowed.Len() < 2 {
+	if len(busy) == 0 || c.allowedAny().Len() < 2 {
 		return
 	}
 	var all uint64
@@ -324,8 +325,8 @@ func (c *Case) findLonePairs(busy []*path, loads map[int]uint64, all uint64) {
 			continue
 		}
 		others := loads[home] - min(loads[home], p.load)
-		idlest := c.idlestCPU(loads, taken)
-		if float64(loads[idlest]+taken[idlest]) >= c.At(loneRatio)*float64(others) || float64(others) < c.At(activeQueue)*float64(all) {
+		idlest := idlestCPU(c.allowed(p.dev), loads, taken)
+		if idlest < 0 || float64(loads[idlest]+taken[idlest]) >= c.At(loneRatio)*float64(others) || float64(others) < c.At(activeQueue)*float64(all) {
 			continue
 		}
 		if found[home] == nil {
@@ -347,9 +348,9 @@ func (c *Case) sharedLineAt(cpu int) bool {
 	})
 }
 
-func (c *Case) idlestCPU(loads, taken map[int]uint64) int {
+func idlestCPU(of cpuset.Set, loads, taken map[int]uint64) int {
 	best := -1
-	for cpu := range c.Allowed.All() {
+	for cpu := range of.All() {
 		if best < 0 || loads[cpu]+taken[cpu] < loads[best]+taken[best] {
 			best = cpu
 		}
@@ -381,10 +382,10 @@ func unfixed(paths []*path) []*path {
 func (c *Case) local(d *detect.Device) cpuset.Set {
 	t := c.Last.Topo
 	if d.Node == topo.Unknown || !t.NUMATrusted() {
-		return c.Allowed
+		return c.allowed(d)
 	}
-	if local := t.NodeCPUs(d.Node).Intersect(c.Allowed); !local.IsEmpty() {
+	if local := t.NodeCPUs(d.Node).Intersect(c.allowed(d)); !local.IsEmpty() {
 		return local
 	}
-	return c.Allowed
+	return c.allowed(d)
 }

@@ -25,7 +25,7 @@ var _ = register(Rule{
 			return nil
 		}
 		var out []plan.Finding
-		for _, d := range c.tunable() {
+		for c, d := range c.devices() {
 			timeout, count := knob.Device(d.Name, "gro_flush_timeout"), knob.Device(d.Name, "napi_defer_hard_irqs")
 			ns, known := c.knobInt(timeout)
 			if !known || ns <= 0 {

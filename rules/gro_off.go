@@ -26,7 +26,7 @@ var _ = register(Rule{
 			return nil
 		}
 		var out []plan.Finding
-		for _, d := range c.tunable() {
+		for c, d := range c.devices() {
 			gro, ok := d.Features["rx-gro"]
 			if !ok || gro.On || gro.Fixed || d.Up == detect.No {
 				continue

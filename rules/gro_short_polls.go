@@ -26,7 +26,7 @@ var _ = register(Rule{
 			return nil
 		}
 		var out []plan.Finding
-		for _, d := range c.tunable() {
+		for c, d := range c.devices() {
 			ratio, poor := c.poorGRO(d)
 			p, polled := c.devicePolling(d)
 			if !poor || !polled || p.perPoll() > c.At(shortPoll) || c.heat(d) < c.At(warmSoftirq) {

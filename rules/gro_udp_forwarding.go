@@ -21,7 +21,7 @@ var _ = register(Rule{
 	},
 	Eval: func(c *Case) []plan.Finding {
 		var out []plan.Finding
-		for _, d := range c.tunable() {
+		for c, d := range c.devices() {
 			g, seen := c.groOf(d)
 			rate, rated := c.packetRate(d)
 			feature, has := d.Features["rx-udp-gro-forwarding"]

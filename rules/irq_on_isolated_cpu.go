@@ -42,7 +42,7 @@ var _ = register(Rule{
 				f.Evidence[0].Source = "/proc/interrupts, the policy"
 				f.Wants = c.affinityWants(group, "not a CPU for network work", away)
 			}
-			if c.Allowed.IsEmpty() {
+			if c.allowed(dev).IsEmpty() {
 				f.Operator = "no housekeeping CPU is left for network work: give at least one back on the kernel command line"
 			}
 			out = append(out, f)

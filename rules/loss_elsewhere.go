@@ -33,7 +33,7 @@ var _ = register(Rule{
 				Operator: "the application reads too slowly or its buffer is small (SO_RCVBUF, net.core.rmem_max): no queue or softirq setting helps",
 			})
 		}
-		for _, d := range c.tunable() {
+		for c, d := range c.devices() {
 			for _, s := range d.Stats {
 				if n := c.Device[d.Name].Stats[s.Name]; n > 0 && isAllowance(s.Name) && c.lossRate(n) {
 					out = append(out, plan.Finding{

@@ -23,7 +23,7 @@ var _ = register(Rule{
 	},
 	Eval: func(c *Case) []plan.Finding {
 		var out []plan.Finding
-		for _, d := range c.tunable() {
+		for c, d := range c.devices() {
 			lro, ok := d.Features["rx-lro"]
 			why := c.forwards(d)
 			if !ok || !lro.On || d.Kind == "virtio" || why == "" {

@@ -44,7 +44,7 @@ var moveGain = threshold("move-gain", 0.1, "of the maximum load",
 // place solves once for all pairs that any finding wants moved. The load of
 // the others stays where it is.
 func (c *Case) place() *placement {
-	d := &c.diagnosis
+	d := c.diagnosis
 	if d.placement != nil {
 		return d.placement
 	}
@@ -74,21 +74,25 @@ func (c *Case) solve(moving, unpin map[*path]bool) *placement {
 	out := &placement{cpu: map[*path]int{}, before: map[int]float64{}, after: map[int]float64{}}
 	var items []place.Item
 	var order []*path
-	for cpu := range c.Allowed.All() {
+	allowed := c.allowedAny()
+	for cpu := range allowed.All() {
 		out.before[cpu] = c.load.other[cpu]
 		out.after[cpu] = c.load.other[cpu]
 	}
 	for _, p := range c.Paths {
 		addLoads(out.before, c.load.pairs[p])
-		if moving[p] {
-			order = append(order, p)
-			items = append(items, c.item(p, unpin[p]))
+		if own := c.allowed(p.dev); moving[p] && !own.IsEmpty() {
+			item := c.item(p, unpin[p])
+			if own != allowed {
+				item.Allowed = own
+			}
+			order, items = append(order, p), append(items, item)
 			continue
 		}
 		addLoads(out.after, c.load.pairs[p])
 	}
 	var cpus []place.CPU
-	for id := range c.Allowed.All() {
+	for id := range allowed.All() {
 		cpus = append(cpus, c.placeCPU(id, out.after[id]))
 	}
 	s := place.Solve(cpus, items, place.Options{MinGain: c.At(moveGain), LocalLimit: c.load.localLimit()})
@@ -175,7 +179,7 @@ func (c *Case) item(p *path, unpin bool) place.Item {
 		Node:    p.dev.Node,
 		Group:   p.dev.Name,
 	}
-	if unpin || !c.Allowed.Has(item.Current) {
+	if unpin || !c.allowed(p.dev).Has(item.Current) {
 		item.Current = -1
 	}
 	if !c.Last.Topo.NUMATrusted() {

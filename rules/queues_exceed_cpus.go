@@ -21,7 +21,7 @@ var _ = register(Rule{
 	},
 	Eval: func(c *Case) []plan.Finding {
 		var out []plan.Finding
-		for _, d := range c.tunable() {
+		for c, d := range c.devices() {
 			queues := rxQueues(d)
 			if !d.QueuesKnown || c.Allowed.IsEmpty() || queues <= c.Allowed.Len() {
 				continue

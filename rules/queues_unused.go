@@ -27,7 +27,7 @@ var _ = register(Rule{
 
 func (c *Case) unusedQueues(virtio bool) []plan.Finding {
 	var out []plan.Finding
-	for _, d := range c.tunable() {
+	for c, d := range c.devices() {
 		if (d.Kind == "virtio") != virtio || d.Channels == nil || d.XDP {
 			continue
 		}

@@ -28,7 +28,7 @@ var _ = register(Rule{
 			return nil
 		}
 		var out []plan.Finding
-		for _, d := range c.tunable() {
+		for c, d := range c.devices() {
 			on, off, known := c.flowTables(d)
 			if !known {
 				continue

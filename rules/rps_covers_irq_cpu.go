@@ -25,7 +25,7 @@ var _ = register(Rule{
 	Eval: func(c *Case) []plan.Finding {
 		var out []plan.Finding
 		for _, p := range c.Paths {
-			if f, ok := c.wrongRPS(p); ok {
+			if f, ok := c.of(p.dev).wrongRPS(p); ok {
 				out = append(out, f)
 			}
 		}

@@ -34,7 +34,7 @@ var _ = register(Rule{
 			return nil
 		}
 		var out []plan.Finding
-		for _, d := range c.tunable() {
+		for c, d := range c.devices() {
 			if d.Channels != nil && d.Channels.MaxCombined > max(1, d.Channels.Combined) {
 				continue // more hardware queues come first
 			}

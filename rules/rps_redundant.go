@@ -22,7 +22,7 @@ var _ = register(Rule{
 	},
 	Eval: func(c *Case) []plan.Finding {
 		var out []plan.Finding
-		for _, d := range c.tunable() {
+		for c, d := range c.devices() {
 			queues := rxQueues(d)
 			cpus := c.Last.Topo.Cores(c.local(d))
 			if queues < 2 || cpus == 0 || queues < cpus || c.rfsOn() {

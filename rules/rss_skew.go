@@ -24,7 +24,7 @@ var _ = register(Rule{
 	},
 	Eval: func(c *Case) []plan.Finding {
 		var out []plan.Finding
-		for _, d := range c.tunable() {
+		for c, d := range c.devices() {
 			if f, ok := c.rssSkew(d); ok {
 				out = append(out, f)
 			}

@@ -30,7 +30,7 @@ var _ = register(Rule{
 			return nil
 		}
 		var out []plan.Finding
-		for _, d := range c.tunable() {
+		for c, d := range c.devices() {
 			if fields, known := d.HashFields["udp4"]; known && fields != "" && !fourTuple(d) && rxQueues(d) > 1 {
 				out = append(out, plan.Finding{
 					Severity: plan.Note, Subject: d.Name,

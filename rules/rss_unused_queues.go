@@ -36,7 +36,7 @@ var _ = register(Rule{
 	},
 	Eval: func(c *Case) []plan.Finding {
 		var out []plan.Finding
-		for _, d := range c.tunable() {
+		for _, d := range c.devices() {
 			queues := rssQueues(d)
 			if d.RSS == nil || len(d.RSS.Table) == 0 || queues < 2 || d.XDP {
 				continue

@@ -23,7 +23,7 @@ var _ = register(Rule{
 	},
 	Eval: func(c *Case) []plan.Finding {
 		var out []plan.Finding
-		for _, d := range c.tunable() {
+		for c, d := range c.devices() {
 			share, queue, ok := c.topQueue(d)
 			if !ok || share < c.At(flowShare) || c.heat(d) < c.At(hotSoftirq) || c.Basis != detect.BasisWindow || len(c.tunnels()) > 0 || !fourTuple(d) {
 				continue

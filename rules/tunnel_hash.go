@@ -28,7 +28,7 @@ var _ = register(Rule{
 			return nil
 		}
 		var out []plan.Finding
-		for _, d := range c.tunable() {
+		for c, d := range c.devices() {
 			if f, ok := c.tunnelHash(d, tunnels); ok {
 				out = append(out, f)
 			}

@@ -23,7 +23,7 @@ var _ = register(Rule{
 	},
 	Eval: func(c *Case) []plan.Finding {
 		var out []plan.Finding
-		for _, d := range c.tunable() {
+		for c, d := range c.devices() {
 			var busy uint64
 			for name, n := range c.Device[d.Name].Stats {
 				if txBusy.MatchString(name) {

@@ -33,7 +33,7 @@ var _ = register(Rule{
 		var out []plan.Finding
 		var cool []string
 		source := ""
-		for _, d := range c.tunable() {
+		for c, d := range c.devices() {
 			from, single := singleQueue(d)
 			if !single {
 				continue

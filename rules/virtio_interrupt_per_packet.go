@@ -35,7 +35,7 @@ var _ = register(Rule{
 			return nil
 		}
 		var out []plan.Finding
-		for _, d := range c.tunable() {
+		for c, d := range c.devices() {
 			packets, known := c.packetRate(d)
 			interrupts := c.receiveInterruptRate(d)
 			if d.Kind != "virtio" || !known || packets < c.At(interruptPackets) || interrupts < c.At(interruptPerPacket)*packets || c.heat(d) < c.At(warmSoftirq) {

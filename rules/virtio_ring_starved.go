@@ -31,7 +31,7 @@ var _ = register(Rule{
 			return nil
 		}
 		var out []plan.Finding
-		for _, d := range c.tunable() {
+		for c, d := range c.devices() {
 			looks, starved := c.ringLooks(d)
 			if d.Kind != "virtio" || looks < 1000 || float64(starved) < c.At(starvedShare)*float64(looks) {
 				continue

@@ -25,7 +25,7 @@ var _ = register(Rule{
 	},
 	Eval: func(c *Case) []plan.Finding {
 		var out []plan.Finding
-		for _, d := range c.tunable() {
+		for c, d := range c.devices() {
 			if !hostSteered(d) {
 				continue
 			}

@@ -26,7 +26,7 @@ var _ = register(Rule{
 	},
 	Eval: func(c *Case) []plan.Finding {
 		var out []plan.Finding
-		for _, d := range c.tunable() {
+		for c, d := range c.devices() {
 			var stops uint64
 			for id, counters := range c.Device[d.Name].Queue {
 				if id.Tx {

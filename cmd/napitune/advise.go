@@ -73,6 +73,7 @@ func judge(m measurement, o options) report.Advice {
 	findings = acknowledge(findings, o.policy, time.Now())
 	a := report.NewAdvice(m.Observation, findings, buildPlan(m, findings, o))
 	a.Placement = append(a.Placement, placement...)
+	a.PolicyFile = o.policyFile
 	if !o.noBPF || o.style.Verbose { // who asked for none need not be told
 		a.Probeless = m.probeless
 	}

@@ -187,7 +187,7 @@ func (m *mill) judgement(samples []*host.Host, profile string) (measurement, pla
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	p, err := policy(profile)
+	p, _, err := findPolicy(profile)
 	if err != nil {
 		m.t.Fatal(err)
 	}

@@ -46,6 +46,8 @@ func process() env {
 			return exec.CommandContext(ctx, name, args...).CombinedOutput()
 		},
 		Service: systemService(),
+		// Beside /etc/napitune/profile.yaml, which holds desired values.
+		SitePolicy: "/etc/napitune/policy.yaml",
 	}
 }
 

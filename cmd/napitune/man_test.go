@@ -64,6 +64,9 @@ Options may stand before or after the command.
 **/var/lib/napitune/history.jsonl**
 : what was ever applied and rolled back, one JSON document a line
 
+**/etc/napitune/policy.yaml**
+: the site's policy; it judges this machine unless --profile names another
+
 **/etc/napitune/profile.yaml**
 : the boot profile in force; napitune profile install puts it there
 

@@ -16,14 +16,16 @@ import (
 
 // options are the shared options after checking.
 type options struct {
-	host    string
-	policy  profiles.Policy
-	devices []string
-	window  time.Duration
-	format  string
-	noBPF   bool
-	style   report.Style
-	log     *slog.Logger
+	host   string
+	policy profiles.Policy
+	// policyFile is where policy was read from, "" if it came with napitune.
+	policyFile string
+	devices    []string
+	window     time.Duration
+	format     string
+	noBPF      bool
+	style      report.Style
+	log        *slog.Logger
 }
 
 // Longest and shortest window: below, the counters of a busy host move by too
@@ -54,7 +56,8 @@ func windowFlags() []cli.Flag {
 }
 
 func profileFlag() cli.Flag {
-	return &cli.StringFlag{Name: "profile", Value: "balanced", Usage: "judge by policy `NAME|FILE` (napitune profile lists them; a value with a slash or ending in .yaml is a file)"}
+	return &cli.StringFlag{Name: "profile", Value: "balanced", DefaultText: "/etc/napitune/policy.yaml if it is there and no --host is given, else balanced",
+		Usage: "judge by policy `NAME|FILE` (napitune profile lists them; a value with a slash or ending in .yaml is a file)"}
 }
 
 // parseOptions checks the shared options. Each error names the value and what
@@ -84,7 +87,9 @@ func parseOptions(c *cli.Context, e env, formats ...string) (options, error) {
 	if o.window, err = parseWindow(c); err != nil {
 		return options{}, err
 	}
-	o.policy, err = policy(c.String("profile"))
+	if o.policy, o.policyFile, err = o.choosePolicy(c, e); err != nil {
+		return options{}, err
+	}
 	o.policy.Devices = o.devices
 	if o.host != "" && c.IsSet("for") {
 		o.log.Warn("--for has no effect: a captured host was measured when it was captured")

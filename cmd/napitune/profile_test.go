@@ -225,3 +225,30 @@ func TestAcknowledge(t *testing.T) {
 		t.Error("the findings of the caller were changed")
 	}
 }
+
+// The machine's own policy file judges it unless --profile names another
+// policy or --host another machine; a mistake in it is loud.
+func TestSitePolicy(t *testing.T) {
+	site := policyFile(t, "name: edge\ncpus: {network: 0-4095}\n")
+	for _, tt := range []struct {
+		name, file string
+		args       []string
+		want, not  string
+	}{
+		{"picked up", site, nil, "judged by the policy edge of " + site, ""},
+		{"its CPUs are compared with the host's", site, []string{"-v"}, "cpus.network in line 2 of the policy names CPUs", ""},
+		{"--profile wins", site, []string{"--profile", "balanced"}, "", "judged by"},
+		{"--profile by name", site, []string{"--profile", "latency"}, "judged by the policy latency", site},
+		{"another machine", site, []string{"--host", "elsewhere"}, "", "judged by"},
+		{"not there", site + ".not", nil, "", "judged by"},
+		{"a mistake", policyFile(t, "nmae: x\n"), nil, `site.yaml:1:1: unknown key "nmae"`, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			e := env{Open: func(string) (*machine, error) { return quiet(t), nil }, SitePolicy: tt.file}
+			_, stdout, stderr := invoke(t.Context(), t, e, append([]string{"advise", "--for", "0s"}, tt.args...)...)
+			if out := stdout + stderr; !strings.Contains(out, tt.want) || tt.not != "" && strings.Contains(out, tt.not) {
+				t.Errorf("want %q and not %q:\n%s", tt.want, tt.not, out)
+			}
+		})
+	}
+}

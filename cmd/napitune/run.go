@@ -42,6 +42,9 @@ type env struct {
 	// Command runs another program and returns what it printed on both streams;
 	// nil where none is run.
 	Command func(ctx context.Context, name string, args ...string) ([]byte, error)
+	// SitePolicy is the policy file that judges this machine unless --profile
+	// names another; "" or a file that is not there: none.
+	SitePolicy string
 	// Files keeps journals and history; without ReadDir there are none.
 	Files apply.Files
 	// Service is what the guard needs as a service.

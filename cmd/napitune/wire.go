@@ -1,7 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+
+	"github.com/urfave/cli/v2"
 
 	"github.com/napitune/napitune/detect"
 	"github.com/napitune/napitune/detect/knob"
@@ -11,17 +15,26 @@ import (
 
 func profileNames() []string { return profiles.Names() }
 
-// policy is what --profile names. Verbs that judge nothing have no --profile
-// and get the default.
-func policy(value string) (profiles.Policy, error) {
-	if value == "" {
-		return profiles.Balanced(), nil
+// choosePolicy is what --profile names; without it, this machine's site policy
+// if there is one, else the default. A captured host is another machine, which
+// this machine's policy says nothing about. Verbs that judge nothing have no
+// --profile and get the default.
+func (o options) choosePolicy(c *cli.Context, e env) (p profiles.Policy, file string, err error) {
+	value := c.String("profile")
+	switch {
+	case value == "":
+		return profiles.Balanced(), "", nil
+	case !c.IsSet("profile") && o.host == "" && e.SitePolicy != "":
+		p, err = readPolicy(e.SitePolicy)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return p, e.SitePolicy, err
+		}
 	}
-	p, file, err := findPolicy(value)
+	p, file, err = findPolicy(value)
 	if err != nil && file == "" {
-		return profiles.Policy{}, fmt.Errorf("--profile %q: %w", value, err)
+		return profiles.Policy{}, "", fmt.Errorf("--profile %q: %w", value, err)
 	}
-	return p, err
+	return p, file, err
 }
 
 func buildPlan(m measurement, findings []plan.Finding, o options) plan.Plan {

@@ -43,6 +43,9 @@ type Advice struct {
 	// that machine's, "" if unknown. The shell script checks it.
 	Live   bool   `json:"-"`
 	BootID string `json:"-"`
+	// PolicyFile is where the policy was read from that judged, "" for one that
+	// comes with the program; its name is Plan.Profile.
+	PolicyFile string `json:"-"`
 	// Probeless is why no in-kernel probe took part, "" if some did.
 	Probeless string `json:"-"`
 }

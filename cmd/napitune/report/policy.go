@@ -105,6 +105,10 @@ type PolicyDevice struct {
 	Driver string      `json:"driver"`
 	Caps   PolicyCaps  `json:"caps"`
 	Forbid []PolicyBan `json:"forbid"`
+	// NetworkCPUs takes the place of the policy's, ForbiddenCPUs adds to them.
+	NetworkCPUs   string            `json:"network_cpus"`
+	ForbiddenCPUs string            `json:"forbidden_cpus"`
+	Thresholds    []PolicyThreshold `json:"thresholds"`
 }
 
 // PolicyAcknowledgement is a finding that the site accepts.
@@ -134,17 +138,27 @@ func NewPolicy(p profiles.Policy, file string, scales map[string]Scale, now time
 	if p.MaxDisruption != nil {
 		out.MaxDisruption = p.MaxDisruption.String()
 	}
-	for _, name := range slices.Sorted(maps.Keys(p.Thresholds)) {
-		out.Thresholds = append(out.Thresholds, PolicyThreshold{
-			Name: name, Value: p.Thresholds[name], Default: scales[name].Value, Unit: scales[name].Unit, Why: p.Reasons[name],
-		})
-	}
+	out.Thresholds = policyThresholds(p.Thresholds, p.Reasons, scales)
 	for _, o := range p.Overrides {
-		out.Devices = append(out.Devices, PolicyDevice{Name: o.Name, Driver: o.Driver, Caps: policyCaps(o.Caps), Forbid: policyBans(o.Bans)})
+		out.Devices = append(out.Devices, PolicyDevice{
+			Name: o.Name, Driver: o.Driver, Caps: policyCaps(o.Caps), Forbid: policyBans(o.Bans),
+			NetworkCPUs: o.NetworkCPUs.String(), ForbiddenCPUs: o.ForbiddenCPUs.String(),
+			Thresholds: policyThresholds(o.Thresholds, o.Reasons, scales),
+		})
 	}
 	for _, a := range p.Acknowledgements {
 		out.Acknowledge = append(out.Acknowledge, PolicyAcknowledgement{
 			Finding: a.Finding, Subject: a.Subject, Reason: a.Reason, Until: a.Until.Format(time.DateOnly), Expired: a.ExpiredOn(now),
+		})
+	}
+	return out
+}
+
+func policyThresholds(values map[string]float64, reasons map[string]string, scales map[string]Scale) []PolicyThreshold {
+	out := []PolicyThreshold{}
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		out = append(out, PolicyThreshold{
+			Name: name, Value: values[name], Default: scales[name].Value, Unit: scales[name].Unit, Why: reasons[name],
 		})
 	}
 	return out
@@ -194,10 +208,7 @@ type policySection struct {
 }
 
 func (d Policy) sections() []policySection {
-	var thresholds, devices, acknowledged []string
-	for _, t := range d.Thresholds {
-		thresholds = append(thresholds, strings.TrimSpace(fmt.Sprintf("%s: %s instead of %s %s", t.Name, figure(t.Value), figure(t.Default), t.Unit))+" — "+t.Why)
-	}
+	var devices, acknowledged []string
 	for _, o := range d.Devices {
 		devices = append(devices, o.text())
 	}
@@ -211,7 +222,7 @@ func (d Policy) sections() []policySection {
 	return []policySection{
 		{"Judgement", d.judgement()},
 		{"Limits", d.limits()},
-		{"Thresholds", thresholds},
+		{"Thresholds", thresholdTexts(d.Thresholds)},
 		{"Settings that are not changed", banTexts(d.Forbid)},
 		{"Devices", devices},
 		{"Acknowledged findings", acknowledged},
@@ -243,13 +254,27 @@ func (d Policy) limits() []string {
 	case "packets":
 		out = append(out, "a change may lose or reorder packets for a moment, but not reset a link")
 	}
-	if d.NetworkCPUs != "" {
-		out = append(out, "network work goes to CPUs "+d.NetworkCPUs)
-	}
-	if d.ForbiddenCPUs != "" {
-		out = append(out, "no network work goes to CPUs "+d.ForbiddenCPUs)
-	}
+	out = append(out, roleTexts(d.NetworkCPUs, d.ForbiddenCPUs)...)
 	return append(out, d.Caps.texts()...)
+}
+
+func roleTexts(network, forbidden string) []string {
+	var out []string
+	if network != "" {
+		out = append(out, "network work goes to CPUs "+network)
+	}
+	if forbidden != "" {
+		out = append(out, "no network work goes to CPUs "+forbidden)
+	}
+	return out
+}
+
+func thresholdTexts(list []PolicyThreshold) []string {
+	var out []string
+	for _, t := range list {
+		out = append(out, strings.TrimSpace(fmt.Sprintf("%s: %s instead of %s %s", t.Name, figure(t.Value), figure(t.Default), t.Unit))+" — "+t.Why)
+	}
+	return out
 }
 
 func (c PolicyCaps) texts() []string {
@@ -270,7 +295,7 @@ func (o PolicyDevice) text() string {
 	if o.Driver != "" {
 		who += " with driver " + o.Driver
 	}
-	return who + ": " + strings.Join(slices.Concat(o.Caps.texts(), prefixed("no change of ", banTexts(o.Forbid))), "; ")
+	return who + ": " + strings.Join(slices.Concat(o.Caps.texts(), roleTexts(o.NetworkCPUs, o.ForbiddenCPUs), prefixed("no change of ", banTexts(o.Forbid)), thresholdTexts(o.Thresholds)), "; ")
 }
 
 func prefixed(prefix string, list []string) []string {

@@ -45,6 +45,11 @@ func (p *page) hostLine(a Advice) {
 	}
 	parts = append(parts, basis(a.Window))
 	p.hang("", plain, 0, strings.Join(parts, " · "))
+	if name := a.Plan.Profile; a.PolicyFile != "" {
+		p.hang("", plain, 0, "judged by the policy "+name+" of "+a.PolicyFile)
+	} else if name != "" && name != "balanced" {
+		p.hang("", plain, 0, "judged by the policy "+name)
+	}
 	if a.Probeless != "" && (a.Live || p.style.Verbose) {
 		p.hang("", plain, 0, "no in-kernel probes: "+a.Probeless)
 	}
