@@ -13,13 +13,15 @@ var _ = register(Rule{
 	ID:    "budget-packets",
 	Title: "receive runs end because the packet budget is used up",
 	Page: Page{
-		Meaning: "One run of the receive softirq may process netdev_budget packets (300) over all queues of that CPU. On this CPU the runs end at that limit while packets are waiting and the CPU has time left.",
+		Meaning: "Linux takes received packets from the network cards in short runs (the receive softirq); while a run lasts, nothing else runs on that CPU. " +
+			"One run may take netdev_budget packets (300), over all queues that the CPU serves. On this CPU the runs end at that limit although packets are still waiting and the CPU has time left.",
 		Evidence: "For each run, the work of all polls is added up in the kernel and compared with netdev_budget; the causes found this way add up to the kernel's own time_squeeze counter. " +
-			"One busy queue can never use up the budget: each queue is polled once per run for at most 64 packets, so it takes five full queues on one CPU.",
+			"One busy queue cannot use up the budget: a run asks each queue (each NAPI instance) once, for at most 64 packets, so it takes five full ones on one CPU. " +
+			"From Linux 6.5 on, queues that the run itself filled (NIC to veth to backlog) are asked in the same run, so a chain of few queues can do it as well.",
 		Cause:       "Five or more busy NAPI instances (queues, veth, tunnels, the backlog) share one CPU.",
 		Remedy:      "Put queues on other CPUs first. Where the instances cannot be moved, double the budget, step by step: 300, 600, 1,200, at most 2,400.",
 		SideEffects: "While a run lasts, timers, other softirqs and all tasks of that CPU wait; the time limit (netdev_budget_usecs) still bounds it.",
-		NotWhen:     "The CPU is saturated (cpu-saturated), or fewer than five instances were ever polled in one run: then the budget cannot have been the limit.",
+		NotWhen:     "The CPU is saturated (cpu-saturated), or no run ever had five polls: then the budget cannot have been the limit.",
 		Source:      "net/core/dev.c net_rx_action; Documentation/admin-guide/sysctl/net.rst",
 		Thresholds:  describe(squeezeRate, squeezeExplained, fullPolls, roomIdle, budgetPacketLimit),
 	},
@@ -38,7 +40,7 @@ func (c *Case) budgetPackets(s squeeze) plan.Finding {
 	f := plan.Finding{
 		Severity: plan.Advice,
 		Subject:  cpuName(s.cpu),
-		Claim: fmt.Sprintf("CPU %d ended %d receive runs at the packet budget, with up to %d NAPI instances in one run and %s of the polls full",
+		Claim: fmt.Sprintf("CPU %d ended %d receive runs at the packet budget, with up to %d polls in one run and %s of the polls full",
 			s.cpu, s.count, s.maxPolls, percent(s.polling.fullShare())),
 		Evidence: c.squeezeEvidence(s),
 		Because:  c.stackedAt(s.cpu),

@@ -12,7 +12,8 @@ var _ = register(Rule{
 	ID:    "budget-time",
 	Title: "receive runs end because their time is up",
 	Page: Page{
-		Meaning:     "One run of the receive softirq may last netdev_budget_usecs (two timer ticks by default). On this CPU the runs end at that limit, long before the packet budget.",
+		Meaning: "Linux takes received packets in short runs (the receive softirq), during which nothing else runs on that CPU. One run may last netdev_budget_usecs (two timer ticks by default). " +
+			"On this CPU the runs end at that limit, before the packet budget is used up.",
 		Evidence:    "Squeezes with less work than netdev_budget and at least the limit in ticks between the start of the run and its last poll; the causes add up to time_squeeze.",
 		Cause:       "Each packet is dear (filters, connection tracking, tunnels, no GRO), or the virtual CPU was not running (steal). The time limit is only where it shows.",
 		Remedy:      "Look at steal, at GRO and at the cost per packet first. Only if packets are cheap, the CPU has idle time and polls are full: raise the limit by two ticks, at most to four.",
@@ -55,6 +56,8 @@ func (c *Case) budgetTime(s squeeze) plan.Finding {
 	case share.Steal >= c.At(stealShare)/2:
 		f.Because = "cpu-steal/host"
 		f.Claim += fmt.Sprintf("; the hypervisor took %s of its time, so a longer limit would measure that and nothing else", percent(share.Steal))
+	case c.isolated().Has(s.cpu):
+		f.Claim += "; the CPU is isolated, and a longer run would delay the work it is kept for"
 	case cost >= c.At(packetCost):
 		f.Claim += fmt.Sprintf("; each packet costs %.1f µs, so the cost per packet is the cause (filters, connection tracking, tunnels, no GRO), not the limit", cost/1000)
 	case !known || tick == 0:

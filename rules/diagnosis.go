@@ -64,6 +64,9 @@ var (
 	loneRatio = threshold("lone-ratio", 0.5, "of the shared CPU's load",
 		"moving a device's only queue pays when the new CPU carries less than one half of what the old one carries besides it",
 		"measured cost per interrupt")
+	isolatedRate = threshold("isolated-interrupt-rate", 100, "1/s",
+		"CPUs are isolated to run without interruption; a hundred interrupts a second, each with its softirq, are as many as the timer tick that nohz_full removes at HZ=100",
+		"real-time budgets in which any interrupt is too many")
 	neverMovedTotal = threshold("never-moved-interrupts", 10_000, "interrupts",
 		"an interrupt that fired ten thousand times on one CPU and never elsewhere has had its chance to follow the mask",
 		"a second sample, which shows the present")
@@ -80,13 +83,14 @@ func (c *Case) diagnose() {
 		if c.defies(p) {
 			d.defied[p.dev.Name] = append(d.defied[p.dev.Name], p)
 		}
-		if !c.busyPath(p) {
+		isolated := c.onIsolated(p) && c.disturbs(p)
+		if !c.busyPath(p) && !isolated {
 			continue
 		}
 		switch {
-		case c.smeared(p):
+		case c.smeared(p) && !isolated:
 			d.smeared = append(d.smeared, p)
-		case c.onIsolated(p):
+		case isolated:
 			d.isolated = append(d.isolated, p)
 		case c.onRemoteNode(p):
 			d.remote = append(d.remote, p)
@@ -115,6 +119,13 @@ func (c *Case) smeared(p *path) bool {
 	}
 	limit := min(c.At(smearedCPUs), c.At(smearedAll)*online)
 	return p.rx.spread() >= limit || p.tx.spread() >= limit
+}
+
+// disturbs reports whether a pair interrupts its CPU often enough to hurt one
+// that is kept free of interrupts. Totals since boot fall back on what is busy
+// anywhere: the CPU may have been isolated by moving them away.
+func (c *Case) disturbs(p *path) bool {
+	return c.busyPath(p) || c.Basis == detect.BasisWindow && c.atLeast(p.load, c.At(isolatedRate))
 }
 
 // onIsolated reports whether a pair fires where network work must not go: on

@@ -19,7 +19,7 @@ var _ = register(Rule{
 		SideEffects: "Housekeeping CPUs take the network work.",
 		NotWhen:     "The isolated CPUs run the packet-processing application itself (busy polling on its own queue).",
 		Source:      "kernel/sched/isolation.c; Documentation/admin-guide/kernel-parameters.txt isolcpus",
-		Thresholds:  describe(activeQueue, activeRate),
+		Thresholds:  describe(isolatedRate, activeQueue, activeRate),
 	},
 	Eval: func(c *Case) []plan.Finding {
 		var out []plan.Finding

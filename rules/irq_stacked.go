@@ -18,8 +18,9 @@ var _ = register(Rule{
 			"That CPU is the ceiling for the whole host's network traffic, however many queues the NIC has.",
 		Evidence: "Interrupts per CPU of every queue, from /proc/interrupts, over the window. smp_affinity is only a wish and " +
 			"effective_affinity only a promise; the counts are what happened.",
-		Cause: "The default affinity allows all CPUs, but on x86 the interrupt controller delivers each vector to one CPU of its mask, " +
-			"usually the first (arch/x86/kernel/apic/vector.c). irqbalance that was banned, too old or stopped leaves it so; so does a mask that names one CPU.",
+		Cause: "The default affinity allows all CPUs, but an interrupt controller usually delivers a vector to one CPU of its mask: on x86 the kernel picks " +
+			"it, since 4.15 the CPU with most free vectors and before that often the first (arch/x86/kernel/apic/vector.c); many controllers of other machines always take the first. " +
+			"irqbalance that was banned, too old or stopped leaves it so; so does a mask that names one CPU.",
 		Remedy: "Give every queue pair a CPU of its own: on the NIC's node, whole cores before SMT siblings, receive and transmit of a pair together. " +
 			"Only the queues that gain are moved.",
 		SideEffects: "None for traffic. In virtual machines without interrupt remapping the move happens at the queue's next interrupt, and a NAPI under " +

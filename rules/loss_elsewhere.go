@@ -11,8 +11,8 @@ var _ = register(Rule{
 	ID:    "loss-elsewhere",
 	Title: "packets are lost where no setting of this tool reaches",
 	Page: Page{
-		Meaning:     "Packets are lost, but not for want of queues, budgets or CPUs: the socket buffer of an application was full, the cloud's allowance was used up, or the connection table overflowed.",
-		Evidence:    "UDP RcvbufErrors (/proc/net/snmp), *_allowance_exceeded (ENA, ethtool -S) over the window.",
+		Meaning:     "Packets are lost, but not for want of queues, budgets or CPUs: the socket buffer of an application was full, the cloud's allowance was used up, or the traffic does not go through the device one looks at.",
+		Evidence:    "UDP RcvbufErrors (/proc/net/snmp), *_allowance_exceeded (ENA) and vf_rx_packets (hv_netvsc), ethtool -S, over the window. A full connection table is not measured: the kernel log tells of it.",
 		Cause:       "The application reads too slowly, or the instance is too small for the packet rate.",
 		Remedy:      "Larger socket buffers or a faster reader; a larger instance.",
 		SideEffects: "None from here.",

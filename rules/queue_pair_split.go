@@ -10,8 +10,8 @@ var _ = register(Rule{
 	ID:    "queue-pair-split",
 	Title: "receive and transmit interrupts of a queue pair are on different CPUs",
 	Page: Page{
-		Meaning: "Queue N's receive interrupt fires on one CPU and its transmit interrupt on another. Both sides share locks, descriptors and sockets, " +
-			"so every packet answered bounces cache lines between the two CPUs.",
+		Meaning: "Queue N's receive interrupt fires on one CPU and its transmit interrupt on another. A packet that answers another is sent where the first was " +
+			"received, and its buffer is then freed and its socket woken on the other CPU: the same memory travels between two caches for every answer.",
 		Evidence:    "The home CPUs of both interrupts of each pair, from /proc/interrupts.",
 		Cause:       "A balancer that knows interrupts but no queues (irqbalance treats the two as strangers), or a script that numbered interrupts in file order.",
 		Remedy:      "Put both interrupts of the pair on one CPU. On virtio the receive poll also cleans the transmit queue (virtnet_poll_cleantx), so together they cost fewer interrupts.",

@@ -73,7 +73,7 @@ func (c *Case) squeezeEvidence(s squeeze) []plan.Evidence {
 		out = append(out,
 			plan.Evidence{Metric: "squeezed_by_packets_share", Value: float64(s.packets) / float64(s.causes), Unit: "of attributed squeezes", Threshold: c.At(squeezeExplained), Source: "probe budget"},
 			plan.Evidence{Metric: "full_polls", Value: s.polling.fullShare(), Unit: "of polls", Threshold: c.At(fullPolls), Source: "probe budget"},
-			plan.Evidence{Metric: "max_napis_per_run", Value: float64(s.maxPolls), Unit: "NAPIs", Source: "probe budget"})
+			plan.Evidence{Metric: "max_polls_per_run", Value: float64(s.maxPolls), Unit: "polls", Source: "probe budget"})
 	}
 	return append(out, c.cpuEvidence(s.cpu)...)
 }
