@@ -312,6 +312,14 @@ var ruleCases = []ruleCase{
 	}), problem, []string{}},
 
 	{"gro-off", "fires", "off", scene4(func(s *scene) { gro(s, host.Feature{On: false}) }), advice, []string{"eth0/feature.rx-gro on"}},
+	{"gro-off", "must not", "few packets on cool CPUs: a note", scene4(func(s *scene) {
+		gro(s, host.Feature{On: false})
+		s.receive("eth0", 10_000)
+	}), note, []string{}},
+	{"gro-off", "must not", "no link", scene4(func(s *scene) {
+		gro(s, host.Feature{On: false})
+		s.snap.Devices[0].Carrier = detect.No
+	}), silent, []string{}},
 	{"gro-off", "must not", "fixed", scene4(func(s *scene) { gro(s, host.Feature{On: false, Fixed: true}) }), silent, []string{}},
 	{"gro-off", "missing", "features unknown", scene4(func(s *scene) { s.nic("eth0", "physical", even(4, 9000), nil).Features = nil }), silent, []string{}},
 
@@ -395,9 +403,15 @@ var ruleCases = []ruleCase{
 	{"rss-skew", "fires", "UDP hashed on addresses", scene4(func(s *scene) {
 		spread(s, 900_000, 10_000, 10_000, 10_000).HashFields = map[string]string{"udp4": "sd"}
 		s.set(knob.Device("eth0", "rss.hash.udp4"), "sd")
+		s.heat(0, 0.4)
 	}), advice, []string{"eth0/rss.hash.udp4 sdfn"}},
+	{"rss-skew", "must not", "its CPU has room to spare: a note", scene4(func(s *scene) {
+		spread(s, 900_000, 10_000, 10_000, 10_000).HashFields = map[string]string{"udp4": "sd"}
+		s.set(knob.Device("eth0", "rss.hash.udp4"), "sd")
+	}), note, []string{}},
 	{"rss-skew", "fires", "no packet counters, interrupts tell", scene4(func(s *scene) {
 		s.nic("eth0", "physical", []fire{{0: 900_000}, {1: 9000}, {2: 9000}, {3: 9000}}, nil)
+		s.heat(0, 0.4)
 	}), advice, []string{}},
 	{"rss-skew", "must not", "hash noise", scene4(func(s *scene) { spread(s, 36_000, 14_000, 15_000, 35_000) }), silent, []string{}},
 	{"rss-skew", "missing", "no queue counters", scene4(func(s *scene) { s.nic("eth0", "physical", even(4, 9000), nil) }), silent, []string{}},

@@ -35,6 +35,10 @@ var _ = register(Rule{
 				Evidence: c.squeezeEvidence(s),
 				Because:  c.stackedAt(s.cpu),
 			}
+			if c.Last.Topo.Online.Len() == 1 {
+				f.Claim = fmt.Sprintf("the only CPU spends %s of its time in softirqs and left work over %d times: no budget helps", percent(share.Softirq+share.IRQ), s.count)
+				f.Operator = "this machine has one CPU and nothing to spread to: fewer packets (GRO, larger ones) or a larger machine"
+			}
 			if !s.polled {
 				f.Missing = append(f.Missing, "probes: how full the polls are, and why the runs ended")
 			}

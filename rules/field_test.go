@@ -2,6 +2,7 @@ package rules_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -90,6 +91,7 @@ var furtherScenarios = []scenario{
 		d := spread(s, 900_000, 20_000, 20_000, 20_000, 10_000, 10_000, 10_000, 10_000)
 		d.HashFields = map[string]string{"udp4": "sd"}
 		s.set(knob.Device("eth0", "rss.hash.udp4"), "sd")
+		s.heat(0, 0.4)
 		s.snap.Devices = append(s.snap.Devices, &detect.Device{Name: "vxlan0", Kind: "tunnel", Driver: "vxlan"})
 	}), []string{"rss-skew"}, []string{"rss.hash.udp4"}, neverBudget},
 	{47, "RPS wakes sleeping CPUs, and the site prefers latency", scene4(func(s *scene) {
@@ -178,7 +180,7 @@ var outside = map[int]string{
 }
 
 func allScenarios() []scenario {
-	return append(append([]scenario(nil), scenarios...), furtherScenarios...)
+	return slices.Concat(scenarios, furtherScenarios, inventedHosts)
 }
 
 // TestFieldProblems: every numbered problem is a scenario, a captured host, or

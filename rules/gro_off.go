@@ -17,9 +17,9 @@ var _ = register(Rule{
 		Cause:       "Switched off by hand or by a capture or intrusion-detection tool, which wants to see packets as they were sent.",
 		Remedy:      "ethtool -K DEV gro on.",
 		SideEffects: "Packet captures show merged packets. Latency rises by at most one poll.",
-		NotWhen:     "The host runs an intrusion detection or capture tool on this device, or measures single-packet latency.",
+		NotWhen:     "The host runs an intrusion detection or capture tool on this device, or measures single-packet latency. With few packets and cool CPUs it is only a note.",
 		Source:      "net/core/gro.c; Documentation/networking/segmentation-offloads.rst",
-		Thresholds:  []string{},
+		Thresholds:  describe(groPackets, warmSoftirq),
 	},
 	Eval: func(c *Case) []plan.Finding {
 		if c.Policy.Latency {
@@ -28,10 +28,10 @@ var _ = register(Rule{
 		var out []plan.Finding
 		for c, d := range c.devices() {
 			gro, ok := d.Features["rx-gro"]
-			if !ok || gro.On || gro.Fixed || d.Up == detect.No {
+			if !ok || gro.On || gro.Fixed || d.Up == detect.No || d.Carrier == detect.No {
 				continue
 			}
-			out = append(out, plan.Finding{
+			f := plan.Finding{
 				Severity: plan.Advice,
 				Subject:  d.Name,
 				Claim:    fmt.Sprintf("GRO is off on %s: every TCP segment goes through the stack alone", d.Name),
@@ -39,7 +39,12 @@ var _ = register(Rule{
 				Missing:  []string{"the share of TCP and the merge ratio, which say how much it would save"},
 				Wants: []plan.Want{{Ref: knob.Device(d.Name, "feature.rx-gro"), Value: "on", Why: "segments are processed one by one",
 					Expect: expect("gro_ratio", "up", c.At(groRatio), "packets")}},
-			})
+			}
+			if rate, known := c.packetRate(d); known && rate < c.At(groPackets) && c.coolDevice(d) {
+				f.Severity, f.Wants = plan.Note, nil
+				f.Claim += fmt.Sprintf("; at %.0f packets a second that costs next to nothing", rate)
+			}
+			out = append(out, f)
 		}
 		return out
 	},

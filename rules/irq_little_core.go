@@ -17,7 +17,7 @@ var _ = register(Rule{
 		SideEffects: "Fast cores draw more power.",
 		NotWhen:     "The load is light, or battery life counts more.",
 		Source:      "Documentation/arch/arm64/cpu-capacity (cpu_capacity); /sys/devices/cpu_atom/cpus",
-		Thresholds:  describe(activeQueue, activeRate),
+		Thresholds:  describe(activeQueue, activeRate, warmSoftirq),
 	},
 	Eval: func(c *Case) []plan.Finding {
 		var out []plan.Finding
@@ -36,5 +36,5 @@ var _ = register(Rule{
 
 func (c *Case) onLittle(p *path) bool {
 	little := c.Last.Topo.LittleCPUs()
-	return little.Has(p.home()) && !c.allowed(p.dev).Minus(little).IsEmpty()
+	return little.Has(p.home()) && !c.cool(p.home()) && !c.allowed(p.dev).Minus(little).IsEmpty()
 }

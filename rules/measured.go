@@ -172,18 +172,28 @@ func (c *Case) packetRate(d *detect.Device) (float64, bool) {
 
 // interruptRate is how many interrupts a device's queues raised per second.
 func (c *Case) interruptRate(d *detect.Device) (float64, bool) {
-	var total uint64
-	known := false
-	for _, p := range c.Paths {
-		if p.dev == d {
-			total += p.rx.total
-			known = true
-		}
-	}
+	total, known := c.receiveInterrupts(d)
 	if !known || c.Basis != detect.BasisWindow {
 		return 0, false
 	}
 	return c.PerSecond(total)
+}
+
+// receiveInterrupts counts the interrupts of a device's receive queues; one that
+// serves several queues counts once.
+func (c *Case) receiveInterrupts(d *detect.Device) (total uint64, known bool) {
+	counted := map[int]bool{}
+	for _, p := range c.Paths {
+		if p.dev != d {
+			continue
+		}
+		known = true
+		if !counted[p.rx.irq] {
+			counted[p.rx.irq] = true
+			total += p.rx.total
+		}
+	}
+	return total, known
 }
 
 // heat is the largest softirq share among the CPUs that serve a device's queues.
@@ -196,6 +206,22 @@ func (c *Case) heat(d *detect.Device) float64 {
 		}
 	}
 	return hottest
+}
+
+// coolDevice reports whether all CPUs that serve a device are known to have had
+// room to spare in the window.
+func (c *Case) coolDevice(d *detect.Device) bool {
+	known := false
+	for _, p := range c.Paths {
+		if p.dev != d || p.home() < 0 {
+			continue
+		}
+		known = true
+		if !c.cool(p.home()) {
+			return false
+		}
+	}
+	return known
 }
 
 // stackedAt names the stack on a CPU as a cause, "" if there is none.

@@ -77,7 +77,24 @@ func (c *Case) fired(irq int) fired {
 	if irq < 0 || !ok {
 		return fired{irq: -1, home: -1}
 	}
-	return fired{irq: irq, total: d.Total, cpu: d.CPU, home: d.Home, share: d.HomeShare, moves: d.Moves}
+	f := fired{irq: irq, total: d.Total, cpu: d.CPU, home: d.Home, share: d.HomeShare, moves: d.Moves}
+	if impossible := func(cpu int, _ uint64) bool { return cpu < 0 || cpu > cpuset.MaxCPU }; anyOf(f.cpu, impossible) {
+		f.cpu = maps.Clone(f.cpu)
+		maps.DeleteFunc(f.cpu, impossible)
+	}
+	if f.home > cpuset.MaxCPU {
+		f.home = -1
+	}
+	return f
+}
+
+func anyOf(counts map[int]uint64, match func(int, uint64) bool) bool {
+	for cpu, n := range counts {
+		if match(cpu, n) {
+			return true
+		}
+	}
+	return false
 }
 
 // paths lists the queue pairs whose interrupts are known, by device and number.
@@ -122,7 +139,25 @@ func (c *Case) whyFixed(p *path) string {
 			return fmt.Sprintf("interrupt %d is a line shared by %q", irq, row.Actions)
 		}
 	}
+	if sharedVector(p.dev) {
+		return fmt.Sprintf("interrupt %d serves all queues of %s", p.rx.irq, p.dev.Name)
+	}
 	return ""
+}
+
+// sharedVector reports whether one interrupt serves every receive queue of a
+// device: it got fewer vectors than queues.
+func sharedVector(d *detect.Device) bool {
+	n := 0
+	for i := range d.Queues {
+		if d.Queues[i].Rx {
+			n++
+			if d.Queues[i].RxIRQ < 0 || d.Queues[i].RxIRQ != d.Queues[0].RxIRQ {
+				return false
+			}
+		}
+	}
+	return n > 1
 }
 
 // wanted reports whether the policy wants this device judged.
@@ -249,6 +284,12 @@ func (p *path) interrupts() map[int]uint64 {
 		}
 	}
 	return out
+}
+
+// cool reports whether a CPU is known to have had room to spare in the window.
+func (c *Case) cool(cpu int) bool {
+	_, known := c.CPU[cpu]
+	return known && c.Basis == detect.BasisWindow && c.softirq(cpu) < c.At(warmSoftirq)
 }
 
 // lossy reports whether a CPU's softnet counters show loss or squeezes in the window.

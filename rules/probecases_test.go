@@ -183,7 +183,13 @@ var probeCases = []ruleCase{
 	{"irq-little-core", "fires", "queues on slow cores", scene4(func(s *scene) {
 		s.nic("eth0", "physical", []fire{{0: 50_000}, {1: 50_000}}, nil)
 		s.snap.Topo.Little = cpuset.Range(0, 1)
+		s.heat(0, 0.4)
+		s.heat(1, 0.4)
 	}), advice, []string{"eth0/rx-0/irq.affinity 2", "eth0/rx-1/irq.affinity 3"}},
+	{"irq-little-core", "must not", "with room to spare", scene4(func(s *scene) {
+		s.nic("eth0", "physical", []fire{{0: 50_000}, {1: 50_000}}, nil)
+		s.snap.Topo.Little = cpuset.Range(0, 1)
+	}), silent, []string{}},
 	{"irq-little-core", "must not", "fast cores", scene4(func(s *scene) {
 		s.nic("eth0", "physical", []fire{{2: 50_000}, {3: 50_000}}, nil)
 		s.snap.Topo.Little = cpuset.Range(0, 1)
@@ -249,6 +255,11 @@ var probeCases = []ruleCase{
 	{"virtio-interrupt-per-packet", "missing", "packets unknown", scene4(func(s *scene) { perPacket(s); s.obs.Device["eth0"] = detect.DeviceDelta{} }), silent, []string{}},
 
 	{"virtio-ring-starved", "fires", "a ring that can grow", scene4(func(s *scene) { starved(s, 500) }), problem, []string{"eth0/ring.rx 1024"}},
+	{"virtio-interrupt-per-packet", "must not", "one interrupt for four queues is counted once", scene4(func(s *scene) {
+		s.oneVector("eth0", 4, 150_000)
+		s.heat(0, 0.4)
+		s.receive("eth0", 400_000)
+	}), silent, []string{}},
 	{"virtio-ring-starved", "must not", "once", scene4(func(s *scene) { starved(s, 1) }), silent, []string{}},
 	{"virtio-ring-starved", "missing", "no probes", scene4(func(s *scene) { starved(s, 500); s.obs.Probes = nil }), silent, []string{}},
 
@@ -429,6 +440,7 @@ func control(s *scene, ns uint64) {
 func hostSteers(s *scene, features string, first uint64) {
 	d := spread(s, first, 10_000, 10_000, 10_000)
 	d.Kind, d.VirtioFeatures = "virtio", features
+	s.heat(0, 0.4)
 }
 
 func udpHost(s *scene, fields string, udp uint64) {

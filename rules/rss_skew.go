@@ -18,9 +18,9 @@ var _ = register(Rule{
 		Cause:       "UDP hashed over addresses only, tunnel or PPPoE headers that the NIC cannot look into, an uneven table, or one flow that carries the traffic.",
 		Remedy:      "For UDP with many flows: hash over the four-tuple (ethtool -N DEV rx-flow-hash udp4 sdfn). For an uneven table: an even one. For one flow no setting helps; for unhashable headers RPS does.",
 		SideEffects: "Fragmented UDP packets lose their ports and may overtake each other with a four-tuple hash.",
-		NotWhen:     "Few flows: then the hash is right and the traffic is uneven.",
+		NotWhen:     "Few flows: then the hash is right and the traffic is uneven. While the CPU of the queue has room to spare it is only a note.",
 		Source:      "Documentation/networking/scaling.rst (RSS); include/uapi/linux/ethtool.h RXH_L4_B_0_1",
-		Thresholds:  describe(skewShare, skewFactor, skewPackets),
+		Thresholds:  describe(skewShare, skewFactor, skewPackets, warmSoftirq),
 	},
 	Eval: func(c *Case) []plan.Finding {
 		var out []plan.Finding
@@ -52,6 +52,10 @@ func (c *Case) rssSkew(d *detect.Device) (plan.Finding, bool) {
 	}
 	if share < c.At(skewShare) {
 		f.Operator = "uneven but not harmful; if the traffic is mostly UDP, see whether the hash includes ports (ethtool -n " + d.Name + " rx-flow-hash udp4)"
+		return f, true
+	}
+	if cpu := c.cpuOfQueue(d, queue); c.cool(cpu) {
+		f.Operator = fmt.Sprintf("CPU %d has room to spare: uneven but not harmful", cpu)
 		return f, true
 	}
 	f.Severity = plan.Advice

@@ -81,6 +81,7 @@ var scenarios = []scenario{
 	{15, "interrupts on the little cores of a big.LITTLE board", sceneN(8, func(s *scene) {
 		s.nic("eth0", "physical", []fire{{0: 50_000}}, nil)
 		s.snap.Topo.Little = cpuset.Range(0, 3)
+		s.heat(0, 0.4)
 	}), []string{"irq-little-core"}, []string{"irq.affinity"}, []string{"rps.cpus"}},
 	{20, "a tuner cut 16 queues to 2", sceneN(16, func(s *scene) {
 		s.nic("eth0", "physical", even(2, 90_000), nil).Channels.MaxCombined = 16
@@ -127,6 +128,7 @@ var scenarios = []scenario{
 	{39, "eight queues, one gets 90 %: UDP hashed on addresses", sceneN(8, func(s *scene) {
 		spread(s, 900_000, 10_000, 10_000, 10_000, 10_000, 10_000, 10_000, 10_000).HashFields = map[string]string{"udp4": "sd"}
 		s.set(knob.Device("eth0", "rss.hash.udp4"), "sd")
+		s.heat(0, 0.4)
 	}), []string{"rss-skew"}, []string{"rss.hash.udp4"}, []string{"ring.rx"}},
 	{42, "WireGuard on one queue", scene4(func(s *scene) { oneFlow(s); wireGuard(s) }), []string{"tunnel-hash"}, []string{"wg0/threaded"}, []string{"rss.table", "rps.cpus"}},
 	{38, "one flow", scene4(func(s *scene) { oneFlow(s).HashFields = map[string]string{"udp4": "sdfn"} }), []string{"single-flow-bound"}, nil, []string{"channels.combined", "rps.cpus", budgetKnob}},

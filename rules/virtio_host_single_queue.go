@@ -16,7 +16,7 @@ var _ = register(Rule{
 	ID:    "virtio-host-single-queue",
 	Title: "the hypervisor gives the guest one virtio queue pair",
 	Page: Page{
-		Meaning:  "All packets of this device pass through one queue pair and thus one virtual CPU. Nothing inside the guest can change that.",
+		Meaning:  "All packets of this device pass through one queue pair, or several queues share one interrupt, and thus one virtual CPU does the work. Nothing inside the guest can change that.",
 		Evidence: "Maximum combined channels of 1, the MQ feature bit not offered, or a single pair of virtqueue interrupts (the driver allocates vectors for all offered pairs).",
 		Cause:    "The hypervisor defines the interface without queues=N.",
 		Remedy: "Ask the hypervisor's owner: libvirt <driver name='vhost' queues='N'/>, QEMU -netdev tap,queues=N with -device virtio-net-pci,mq=on,vectors=2N+2; " +
@@ -35,6 +35,9 @@ var _ = register(Rule{
 		source := ""
 		for c, d := range c.devices() {
 			from, single := singleQueue(d)
+			if f, few := c.fewVectors(d); few {
+				out = append(out, f)
+			}
 			if !single {
 				continue
 			}
@@ -71,6 +74,26 @@ func (c *Case) oneQueue(devices []string, source string) plan.Finding {
 			len(devices), strings.Join(devices, ", "), c.Last.Topo.Online.Len())
 	}
 	return f
+}
+
+// fewVectors is about a device whose queues share one interrupt: the
+// hypervisor gave it fewer vectors than queues (drivers/virtio/virtio_pci_common.c
+// vp_find_vqs falls back to one vector for all queues).
+func (c *Case) fewVectors(d *detect.Device) (plan.Finding, bool) {
+	if d.Kind != "virtio" || !sharedVector(d) {
+		return plan.Finding{}, false
+	}
+	cpu := c.queueCPU(d)
+	f := plan.Finding{
+		Severity: plan.Note, Subject: d.Name,
+		Claim:    fmt.Sprintf("the %d queues of %s share one interrupt, so one CPU serves them all", rxQueues(d), d.Name),
+		Evidence: append([]plan.Evidence{{Metric: "vectors", Value: 1, Unit: "interrupts", Threshold: float64(rxQueues(d)), Source: "/proc/interrupts"}}, c.cpuEvidence(cpu)...),
+		Operator: "ask the hypervisor's owner for vectors=2N+2 with N queues (QEMU: -device virtio-net-pci,mq=on,vectors=2N+2)",
+	}
+	if c.hot(cpu) {
+		f.Severity = plan.Problem
+	}
+	return f, true
 }
 
 // singleQueue reports whether a virtio device certainly has one queue pair, and who says so.

@@ -48,12 +48,7 @@ var _ = register(Rule{
 })
 
 func (c *Case) receiveInterruptRate(d *detect.Device) float64 {
-	var total uint64
-	for _, p := range c.Paths {
-		if p.dev == d {
-			total += p.rx.total
-		}
-	}
+	total, _ := c.receiveInterrupts(d)
 	rate, _ := c.PerSecond(total)
 	return rate
 }
