@@ -51,10 +51,40 @@ func Judge(o *detect.Observation, policy profiles.Policy) ([]plan.Finding, []pla
 			out = append(out, c.weigh(f))
 		}
 	}
+	c.blame(out)
 	slices.SortStableFunc(out, func(a, b plan.Finding) int {
 		return cmp.Or(cmp.Compare(b.Severity, a.Severity), cmp.Compare(follows(a), follows(b)), cmp.Compare(a.ID, b.ID), natural.Compare(a.Subject, b.Subject))
 	})
 	return out, c.report()
+}
+
+// causes are findings about a device that explain a saturated CPU, those that
+// say most first.
+var causes = []string{"tunnel-hash", "single-flow-bound", "virtio-queues-unused", "virtio-host-single-queue", "rps-needed", "rss-skew"}
+
+// symptoms are findings about a CPU that a device's fault may explain.
+var symptoms = []string{"cpu-saturated", "ksoftirqd-busy", "softirq-latency", "softirq-imbalance"}
+
+// blame lets what is said of a CPU refer to the device whose queue keeps it
+// busy, so that people mend the cause and not its signs.
+func (c *Case) blame(findings []plan.Finding) {
+	for i := range findings {
+		f := &findings[i]
+		if f.Because != "" || !slices.Contains(symptoms, f.ID) {
+			continue
+		}
+		for _, id := range causes {
+			at := slices.IndexFunc(findings, func(g plan.Finding) bool {
+				return g.ID == id && g.Severity > plan.Note && slices.ContainsFunc(c.Paths, func(p *path) bool {
+					return p.dev.Name == g.Subject && cpuName(p.home()) == f.Subject && c.hot(p.home())
+				})
+			})
+			if at >= 0 {
+				f.Because = id + "/" + findings[at].Subject
+				break
+			}
+		}
+	}
 }
 
 // follows is 1 for a finding that names another as its cause.

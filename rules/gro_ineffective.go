@@ -48,7 +48,7 @@ var _ = register(Rule{
 				Claim:    fmt.Sprintf("GRO merges %.2f packets into one on %s although the traffic is mostly TCP", ratio, d.Name),
 				Evidence: []plan.Evidence{{Metric: "gro_ratio", Value: ratio, Unit: "packets per skb", Threshold: c.At(groRatio), Source: "probe gro"}},
 			}
-			if p, known := c.devicePolling(d); known && p.perPoll() <= c.At(shortPoll) {
+			if p, known := c.devicePolling(d); known && p.perPoll() <= c.At(shortPoll) && c.heat(d) >= c.At(warmSoftirq) && !c.Policy.Latency {
 				f.Because = "gro-short-polls/" + d.Name
 			}
 			if hash, has := d.Features["rx-hashing"]; has && !hash.On && !hash.Fixed {

@@ -173,7 +173,8 @@ var generatedFaults = map[string]hosttest.Spec{
 
 // TestExpectations: every change says what it should do to something that can
 // be measured again: what, in which direction, to which value. Where the finding
-// shows the present value of the same thing, the prediction lies beyond it.
+// shows the present value of the same thing, the prediction lies beyond it. A
+// finding that names another as its cause names one that is there.
 func TestExpectations(t *testing.T) {
 	for _, tc := range allCases() {
 		t.Run(tc.rule+"/"+tc.name, func(t *testing.T) { expects(t, tc.make()) })
@@ -223,5 +224,11 @@ func expectsOf(t *testing.T, findings []plan.Finding, p plan.Plan) {
 	}
 	for _, c := range p.Conflicts {
 		t.Errorf("conflict: %+v", c)
+	}
+	for _, f := range findings {
+		named := func(g plan.Finding) bool { return f.Because == g.ID+"/"+g.Subject }
+		if f.Because != "" && (named(f) || !slices.ContainsFunc(findings, named)) {
+			t.Errorf("%s on %s is because of %s, which is not among the findings", f.ID, f.Subject, f.Because)
+		}
 	}
 }

@@ -256,3 +256,25 @@ func TestScenarios(t *testing.T) {
 		})
 	}
 }
+
+// TestCauses: what is said of a CPU refers to the device that keeps it busy, and
+// the cause comes first.
+func TestCauses(t *testing.T) {
+	s := newScene(4)
+	s.nic("eth0", "virtio", even(1, 90_000), nil)
+	s.heat(0, 0.95)
+	s.thread(3, "ksoftirqd/0", 0, 0.5)
+	s.squeezed(0, 500, "time", 0.9, 1)
+	seen := map[string]string{}
+	for _, f := range rules.Evaluate(s.obs, profiles.Balanced()) {
+		seen[f.ID] = f.Because
+	}
+	for _, id := range []string{"cpu-saturated", "ksoftirqd-busy"} {
+		if seen[id] != "virtio-host-single-queue/eth0" {
+			t.Errorf("%s is because of %q", id, seen[id])
+		}
+	}
+	if because, found := seen["virtio-host-single-queue"]; !found || because != "" {
+		t.Errorf("the cause is found: %v, because of %q", found, because)
+	}
+}
