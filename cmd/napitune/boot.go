@@ -176,8 +176,11 @@ func installedPlan(m *machine, scope boot.Scope) (plan.Plan, []boot.Problem, err
 const (
 	patience = 30 * time.Second
 	recheck  = 200 * time.Millisecond
-	// mostAttempts bounds planning again because devices appeared meanwhile.
-	mostAttempts = 20
+	// A boot of 60 settings holds the lock for some 10 ms.
+	shortestPause, longestPause = 20 * time.Millisecond, time.Second
+	// mostAttempts bounds planning again, because devices appeared or another
+	// transaction was under way; the pauses add up to more than patience.
+	mostAttempts = 60
 )
 
 // stand sets what differs until everything stands, or until the time is over
@@ -211,7 +214,7 @@ func pause(ctx context.Context, d time.Duration) error {
 // once plans and applies. Devices come and other processes work at the same
 // time: then it plans anew.
 func (b *standing) once(ctx context.Context) ([]boot.Problem, error) {
-	deadline := time.Now().Add(patience)
+	deadline, contention := time.Now().Add(patience), shortestPause
 	var last error
 	for range mostAttempts {
 		p, problems, err := profilePlan(b.m, b.profile, b.scope)
@@ -225,14 +228,20 @@ func (b *standing) once(ctx context.Context) ([]boot.Problem, error) {
 		if b.leaveOutDisruptive(p) {
 			continue
 		}
+		failures := len(b.failed)
 		err = b.apply(ctx, p)
-		if err == nil {
+		switch {
+		case err == nil && p.Complete && len(b.failed) == failures:
+			b.kept += len(p.Changes)
+			return problems, nil
+		case err == nil:
 			return b.left()
 		}
 		var refused *apply.Refused
 		switch {
 		case errors.Is(err, apply.ErrLocked) && time.Now().Before(deadline):
-			err = pause(ctx, recheck)
+			err = pause(ctx, contention)
+			contention = min(2*contention, longestPause)
 		case errors.As(err, &refused):
 			last, err = err, b.giveUp(refused)
 		}
