@@ -83,12 +83,13 @@ cross: ## build for arm64, and the pure packages where there is no Linux
 	GOOS=js GOARCH=wasm $(GO) build ./rules/...
 
 # A version that sorts before every release where there is no tag yet.
-VERSION       ?= $(or $(patsubst v%,%,$(shell git describe --tags --match 'v[0-9]*' 2>/dev/null)),0.0.0~git$(shell git log -1 --date=format:%Y%m%d --format=%cd.%h))
+VERSION       ?= $(or $(patsubst v%,%,$(shell git describe --tags --match 'v[0-9]*' 2>/dev/null)),0.0.0~git$(shell git log -1 --date=format:%Y%m%d%H%M%S --format=%cd.%h))
 PACKAGE_ARCHS ?= amd64 arm64
 
 .PHONY: packages
 packages: ## build deb and rpm of PACKAGE_ARCHS in dist
 	@mkdir -p dist
+	@rm -f dist/*.deb dist/*.rpm
 	gzip -9nc cmd/napitune/napitune.8 > dist/napitune.8.gz
 	git log -50 --format='%h %cs %s' | gzip -9nc > dist/changelog.gz
 	@set -e; for arch in $(PACKAGE_ARCHS); do \

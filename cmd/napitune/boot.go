@@ -102,8 +102,14 @@ func bootVerb(c *cli.Context, e env) error {
 		return err
 	}
 	b.profile, b.doc = profile, report.NewBoot(profile.Name, b.file)
+	// A part of the profile is not to blame for a mistake in another: one
+	// misspelt key would fail a unit for every device. The run over everything
+	// tells of them all.
+	whole := !b.scope.HostOnly && b.scope.Device == "" || len(profile.Host)+len(profile.Entries) == 0
 	for _, mistake := range mistakes {
-		b.doc.Problems = append(b.doc.Problems, mistake.Error())
+		if whole {
+			b.doc.Problems = append(b.doc.Problems, mistake.Error())
+		}
 	}
 	if c.Bool("dry-run") {
 		return b.rehearse(o)

@@ -81,6 +81,10 @@ devices:
 			}
 		}
 	}
+	// The mistakes of the whole are not those of a part.
+	if code, _, stderr := invoke(context.Background(), t, bootEnv(), "boot", file, "--host-wide"); code != exitDone || stderr != "" {
+		t.Errorf("host-wide: code %d, %s", code, stderr)
+	}
 	if code, stdout, stderr := invoke(context.Background(), t, bootEnv(), "rollback"); code != exitDone {
 		t.Errorf("rollback: %d, %s%s", code, stdout, stderr)
 	}

@@ -1,0 +1,210 @@
+package lab_test
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// guestEnv lets tests boot guests. They take minutes and need what "lab build"
+// made:
+//
+//	NAPITUNE_LAB=1 go test -run TestBootProfile -timeout 40m -v ./lab
+const guestEnv = "NAPITUNE_LAB"
+
+// reboots is one guest that is booted again and again, as a disk.
+type reboots struct {
+	t         *testing.T
+	lab, disk string
+}
+
+// newReboots builds the lab command and the package that is to be installed.
+func newReboots(t *testing.T) reboots {
+	t.Helper()
+	if os.Getenv(guestEnv) == "" {
+		t.Skip(guestEnv + " is not set: no guests are booted")
+	}
+	out := reboots{t: t, lab: filepath.Join(t.TempDir(), "lab"), disk: filepath.Join(t.TempDir(), "disk.img")}
+	for _, args := range [][]string{
+		{"go", "build", "-o", out.lab, "./lab/cmd/lab"},
+		{"make", "packages", "PACKAGE_ARCHS=amd64"},
+	} {
+		cmd := exec.Command(args[0], args[1:]...)
+		cmd.Dir = ".."
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if text, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v\n%s", args, err, text)
+		}
+	}
+	return out
+}
+
+// boot boots Debian completely and runs a script in it. The answer is what
+// the script printed, by the headings "== NAME" in it.
+func (r reboots) boot(script string) map[string]string {
+	r.t.Helper()
+	const patience = 10 * time.Minute
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, r.lab, "run", "--mode", "systemd", "--cpus", "4", "--nic", "virtio,queues=4", "--nic", "virtio,queues=4",
+		"--disk", r.disk, "--", "sh", "-c", script)
+	cmd.Dir = ".."
+	text, err := cmd.CombinedOutput()
+	if err != nil {
+		r.t.Fatalf("%v\n%s", err, text)
+	}
+	r.t.Logf("the guest:\n%s", text)
+	out := map[string]string{}
+	heading := ""
+	for line := range strings.Lines(string(text)) {
+		if name, ok := strings.CutPrefix(line, "== "); ok {
+			heading = strings.TrimSpace(name)
+			continue
+		}
+		out[heading] += line
+	}
+	for heading := range out {
+		out[heading] = strings.TrimSpace(out[heading])
+	}
+	return out
+}
+
+// The settings of a guest, and of the files that the package does not own.
+const dump = `knobs() { napitune=/usr/bin/napitune; $napitune knobs --format json | grep -v '"schema"'; }
+`
+
+// profile has a value of every stage that virtio-net in a guest takes, none of
+// them its own, and CPUs that the kernel would not choose.
+const profile = `boot-profile: 1
+name: lab
+host:
+  net.core.netdev_budget: 600
+  net.core.netdev_max_backlog: 2000
+devices:
+  - match: {driver: virtio_net, bus: "0000:*", queues: 4}
+    settings:
+      channels.combined: 3
+      ring.rx: 128
+      feature.rx-gro-list: on
+      gro_flush_timeout: 20000
+      napi_defer_hard_irqs: 2
+      rx-*/rps.flow_cnt: 1024
+      rx-0/rps.cpus: 1-2
+      tx-1/xps.cpus: 0,3
+      rx-0/irq.affinity: 3
+      rx-1/irq.affinity: 2
+      rx-2/irq.affinity: 1
+`
+
+const broken = `boot-profile: 1
+name: broken
+host:
+  net.core.netdev_budget: 600
+  net.core.netdev_bugdet: 700
+devices:
+  - match: {driver: virtio_net}
+    settings:
+      gro_flush_timeout: 20000
+      ring.rx: 99999
+  - match: {driver: mlx5_core}
+    settings:
+      ring.rx: 1024
+`
+
+// The package is installed, a profile stands after the reboot and before
+// anybody can log in, stopping the units changes nothing, and without the
+// profile the machine boots as it was; a profile with what cannot be fails one
+// unit, with a line for each, and all the rest stands.
+func TestBootProfile(t *testing.T) {
+	r := newReboots(t)
+
+	got := r.boot(dump + `
+printf '[Match]\nName=eth*\n[Network]\nLinkLocalAddressing=no\n' >/etc/systemd/network/10-lab.network
+systemctl -q enable systemd-networkd 2>/dev/null
+sysctl net.core >/root/sysctl 2>/dev/null
+dpkg -i /src/dist/napitune_*_amd64.deb >/dev/null
+echo "== changed by installing"; sysctl net.core 2>/dev/null | diff /root/sysctl -
+echo "== enabled by installing"; systemctl list-unit-files --no-legend --state=enabled 'napitune*'
+knobs >/root/knobs
+cat >/root/lab.yaml <<'X'
+` + profile + `X
+echo "== installed"; napitune=/usr/bin/napitune; $napitune profile install /root/lab.yaml; echo $?
+echo "== changed by profile install"; knobs | diff /root/knobs -
+`)
+	for _, name := range []string{"changed by installing", "enabled by installing", "changed by profile install"} {
+		if got[name] != "" {
+			t.Errorf("%s: %s", name, got[name])
+		}
+	}
+	if !strings.HasSuffix(got["installed"], "\n0") {
+		t.Errorf("profile install: %s", got["installed"])
+	}
+
+	got = r.boot(dump + `
+echo "== failed"; systemctl --failed --no-legend
+echo "== standing"; /usr/bin/napitune boot --dry-run
+echo "== before the login"; systemctl show -p Before --value napitune-settle.service | tr ' ' '\n' | grep systemd-user-sessions
+echo "== settled"; systemctl show -p ActiveState --value napitune-settle.service napitune-boot.service
+echo "== order"; s=$(systemctl show -p ExecMainStartTimestampMonotonic --value napitune-boot.service); n=$(systemctl show -p ExecMainStartTimestampMonotonic --value systemd-networkd.service); c=$(systemctl show -p ExecMainExitTimestampMonotonic --value systemd-sysctl.service); [ $c -lt $s ] && [ $s -lt $n ] && echo sysctl, boot, network
+echo "== journal"; journalctl -b -u 'napitune*' -o cat --no-pager
+knobs >/root/standing
+systemctl stop napitune-boot.service napitune-settle.service napitune-guard.service 'napitune-device@*'
+echo "== changed by stopping"; knobs | diff /root/standing -
+echo "== removed"; /usr/bin/napitune profile remove; echo $?
+echo "== changed by removing"; knobs | diff /root/standing -
+`)
+	for name, want := range map[string]string{
+		"failed": "", "before the login": "systemd-user-sessions.service", "settled": "active\n\nactive", "order": "sysctl, boot, network",
+		"changed by stopping": "", "changed by removing": "",
+	} {
+		if diff := cmp.Diff(want, got[name]); diff != "" {
+			t.Errorf("%s (-want +got)\n%s", name, diff)
+		}
+	}
+	if !strings.HasPrefix(got["standing"], "boot profile lab: ") || !strings.HasSuffix(got["standing"], " 0 to be set") {
+		t.Errorf("after the boot there is something to do:\n%s\n%s", got["standing"], got["journal"])
+	}
+	if !strings.HasSuffix(got["removed"], "\n0") {
+		t.Errorf("profile remove: %s", got["removed"])
+	}
+
+	got = r.boot(dump + `
+echo "== as before"; knobs | diff /root/knobs -
+echo "== units"; systemctl list-units --no-legend 'napitune*'
+cat >/etc/napitune/profile.yaml <<'X'
+` + broken + `X
+systemctl -q enable napitune-boot napitune-settle
+`)
+	for _, name := range []string{"as before", "units"} {
+		if got[name] != "" {
+			t.Errorf("%s, after the profile was removed:\n%s", name, got[name])
+		}
+	}
+
+	got = r.boot(`
+echo "== failed"; systemctl --failed --no-legend --plain | cut -d' ' -f1
+echo "== lines"; journalctl -b -u napitune-settle -o cat --no-pager | grep profile.yaml: | sort
+echo "== budget"; cat /proc/sys/net/core/netdev_budget
+echo "== flush"; cat /sys/class/net/eth0/gro_flush_timeout /sys/class/net/eth1/gro_flush_timeout
+echo "== reached"; systemctl is-active multi-user.target
+echo "== journal"; journalctl -b -u 'napitune*' -o cat --no-pager
+`)
+	for name, want := range map[string]string{
+		"failed": "napitune-device@eth0.service\nnapitune-device@eth1.service\nnapitune-settle.service",
+		"lines": `napitune: /etc/napitune/profile.yaml:10: eth0/ring.rx: cannot be 99999: 99999 is outside 1 to 256
+napitune: /etc/napitune/profile.yaml:10: eth1/ring.rx: cannot be 99999: 99999 is outside 1 to 256
+napitune: /etc/napitune/profile.yaml:11: driver mlx5_core: this host has no such network device
+napitune: /etc/napitune/profile.yaml:5:3: there is no setting "net.core.netdev_bugdet" of the host; did you mean net.core.netdev_budget?`,
+		"budget": "600", "flush": "20000\n20000", "reached": "active",
+	} {
+		if diff := cmp.Diff(want, got[name]); diff != "" {
+			t.Errorf("%s (-want +got)\n%s", name, diff)
+		}
+	}
+}
