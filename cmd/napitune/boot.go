@@ -136,7 +136,7 @@ func readProfile(path string) (boot.Profile, []*strict.Error, error) {
 func readProfileFile(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) && path == installedProfile {
-		return nil, fmt.Errorf("no boot profile is installed: there is no %s (napitune profile install NAME|FILE makes it)", path)
+		return nil, fmt.Errorf("no boot profile is installed (napitune profile install NAME|FILE does): %w", err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("boot profile: %w", err)
@@ -161,20 +161,6 @@ func profilePlan(m *machine, p boot.Profile, scope boot.Scope) (plan.Plan, []boo
 	made := origin(s)
 	out.Origin, out.Fingerprint = &made, made.Fingerprint()
 	return out, problems, nil
-}
-
-// installedPlan is profilePlan for the profile that is installed, read anew.
-// Mistakes in it are the error, beside the plan of what is right.
-func installedPlan(m *machine, scope boot.Scope) (plan.Plan, []boot.Problem, error) {
-	p, mistakes, err := readProfile(installedProfile)
-	if err != nil {
-		return plan.Plan{}, nil, err
-	}
-	out, problems, err := profilePlan(m, p, scope)
-	for _, mistake := range mistakes {
-		err = errors.Join(err, mistake)
-	}
-	return out, problems, err
 }
 
 // patience is how long to wait for another transaction: at boot there is one

@@ -32,7 +32,7 @@ type profileAction struct {
 func profileActions() []profileAction {
 	return []profileAction{
 		{"list", "", []string{"format", "no-color"}},
-		{"show", "NAME|FILE", []string{"format", "no-color"}},
+		{"show", "NAME|FILE", []string{"format", "no-color", "host"}},
 		{"check", "FILE", []string{"format", "no-color"}},
 		{"save", "NAME", []string{"from", "plan", "cpus", "match", "description", "output", "o", "root", "force", "dry-run", "host"}},
 		{"install", "NAME|FILE", []string{"guard", "no-units", "root", "force", "dry-run"}},
@@ -49,11 +49,11 @@ func profileActionNames() []string {
 }
 
 func profileCommand(e env) *cli.Command {
-	formats := documentFormats()
+	formats := append(documentFormats(), exportFormats()...)
 	flags := []cli.Flag{
-		&cli.StringFlag{Name: "format", Value: formats[0], Usage: "list, show, check: print as `WORD`: " + strings.Join(formats, ", ")},
+		&cli.StringFlag{Name: "format", Value: formats[0], Usage: "list, show, check, and the last three for show with a boot profile: print as `WORD`: " + strings.Join(formats, ", ")},
 		&cli.BoolFlag{Name: "no-color", Usage: "print without colours"},
-		&cli.StringFlag{Name: "host", Usage: "save: the plan is for the captured host `PATH`"},
+		&cli.StringFlag{Name: "host", Usage: "show, save: for the captured host `PATH` instead of this machine"},
 	}
 	return &cli.Command{
 		Name:      "profile",
@@ -70,6 +70,8 @@ func profileCommand(e env) *cli.Command {
 			"napitune profile save fleet --cpus solve --match driver\n" +
 			"                                                 one for hosts of all sizes: CPUs are chosen on each\n" +
 			"napitune profile install edge                    in force at every boot; changes nothing now\n" +
+			"napitune profile show edge --format sysctl       as a file for sysctl.d, with what that cannot express;\n" +
+			"                                                 link for systemd-udevd, shell for a script\n" +
 			"napitune profile remove                          no more; changes nothing now either",
 		Flags:  append(append(flags, saveFlags()...), installFlags()...),
 		Action: func(c *cli.Context) error { return profile(c, e, formats) },
@@ -87,6 +89,14 @@ func profile(c *cli.Context, e env, formats []string) error {
 	}
 	if err := checkProfileOptions(c, action); err != nil {
 		return err
+	}
+	if action.name == "show" {
+		if path, data, found := findBootProfile(args[0]); found {
+			return showBootProfile(c, e, path, data, o)
+		}
+	}
+	if slices.Contains(exportFormats(), o.format) {
+		return fmt.Errorf("--format %s: only a boot profile has that form (napitune profile show FILE)", o.format)
 	}
 	switch action.name {
 	case "save":

@@ -151,7 +151,7 @@ func newApp(e env) *cli.App {
 func verbs(e env) []*cli.Command {
 	return []*cli.Command{
 		adviseCommand(e), applyCommand(e), confirmCommand(e), rollbackCommand(e), forgetCommand(e), statusCommand(e), historyCommand(e),
-		bootCommand(e), guardCommand(e), mapCommand(e), knobsCommand(e), explainCommand(e), captureCommand(e),
+		bootCommand(e), metricsCommand(e), guardCommand(e), mapCommand(e), knobsCommand(e), explainCommand(e), captureCommand(e),
 		doctorCommand(e), profileCommand(e), completionCommand(e), manCommand(e), versionCommand(e),
 	}
 }
