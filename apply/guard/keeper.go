@@ -165,8 +165,8 @@ func (k *Keeper) End(begun, now time.Time) {
 type Around struct {
 	// Words are the journals' last words; see apply.Applier.Words.
 	Words map[knob.Ref]apply.Word
-	// Owners are those who write settings as well.
-	Owners []owner.Owner
+	// Owners gives those who write settings as well.
+	Owners func() []owner.Owner
 	// Blind: writes of other programs cannot be watched.
 	Blind bool
 }
@@ -315,7 +315,7 @@ func (k *Keeper) rewritten(now time.Time, a *account, c plan.Change, around Arou
 		by, a.told = "", false
 	}
 	if by == "" {
-		if by = suspect(c.Ref, around.Owners); by != "" {
+		if by = suspect(c.Ref, around.Owners()); by != "" {
 			by += " (it runs here and writes such settings)"
 		}
 	}
@@ -473,7 +473,8 @@ func (k *Keeper) forget(p plan.Plan) {
 
 // contenders reports whether a program runs that may write what is kept.
 func (k *Keeper) contenders(p plan.Plan, around Around) bool {
-	return slices.ContainsFunc(p.Kept, func(kept plan.Kept) bool { return suspect(kept.Ref, around.Owners) != "" })
+	all := around.Owners()
+	return slices.ContainsFunc(p.Kept, func(kept plan.Kept) bool { return suspect(kept.Ref, all) != "" })
 }
 
 // Report is the state as it is now.

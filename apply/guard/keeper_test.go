@@ -76,7 +76,7 @@ func (s *scene) look(differing ...string) Decision {
 			p.Kept = append(p.Kept, plan.Kept{Ref: ref(s.t, text), Value: "2"})
 		}
 	}
-	d := s.k.Decide(s.now, s.now, p, Around{Words: s.words, Owners: s.running, Blind: s.blind})
+	d := s.k.Decide(s.now, s.now, p, Around{Words: s.words, Owners: func() []owner.Owner { return s.running }, Blind: s.blind})
 	s.k.End(s.now, s.now)
 	return d
 }

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/napitune/napitune/apply"
 	"github.com/napitune/napitune/detect/host"
 	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/detect/owner"
 	"github.com/napitune/napitune/rules/plan"
 )
 
@@ -26,7 +28,10 @@ type Loop struct {
 	// are as wanted, Changes those that are not, each with its present value. An
 	// error means that the host could not be read; it is asked again later.
 	Plan func(ctx context.Context) (plan.Plan, knob.View, error)
-	// Applier writes. Its Owners are suspected of writes that nobody saw.
+	// Owners lists who else writes settings, to suspect of writes that nobody saw;
+	// nil for nobody.
+	Owners func() ([]owner.Owner, error)
+	// Applier writes, and should have no Owners of its own.
 	Applier *apply.Applier
 	// Tell is told what was done, one thing at a time; nil discards.
 	Tell func(Action)
@@ -250,7 +255,7 @@ func (l *Loop) watch(p plan.Plan, view knob.View) (fresh bool) {
 // around reads what is needed to decide. Journals are read only if something
 // differs.
 func (l *Loop) around(p plan.Plan) (Around, error) {
-	out := Around{Blind: l.blind != nil}
+	out := Around{Blind: l.blind != nil, Owners: sync.OnceValue(l.owners)}
 	if len(p.Changes) == 0 && !out.Blind && !l.keeper.yields() {
 		return out, nil
 	}
@@ -258,11 +263,16 @@ func (l *Loop) around(p plan.Plan) (Around, error) {
 	if out.Words, err = l.Applier.Words(); err != nil {
 		return out, fmt.Errorf("read the journals: %w", err)
 	}
-	if l.Applier.Owners != nil {
-		// Only names are lost without it.
-		out.Owners, _ = l.Applier.Owners()
-	}
 	return out, nil
+}
+
+// owners is asked for only where it is needed. Without it, only names are lost.
+func (l *Loop) owners() []owner.Owner {
+	if l.Owners == nil {
+		return nil
+	}
+	all, _ := l.Owners()
+	return all
 }
 
 // write carries out a plan and accounts for what became of it. The end of ctx

@@ -24,12 +24,17 @@ import (
 	"github.com/napitune/napitune/detect"
 	"github.com/napitune/napitune/detect/host"
 	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/detect/owner"
 	"github.com/napitune/napitune/profiles/boot"
 	"github.com/napitune/napitune/rules/plan"
 )
 
 // guardFile is the state of the guard, beside the journals.
 const guardFile = journalDir + "/guard.json"
+
+// memoryLimit makes the collector work during a look that needs more, on hosts
+// with thousands of queues. The program itself has some 14 MB in memory beside it.
+const memoryLimit = 12 << 20
 
 // service is what the guard takes from its surroundings besides env.
 type service struct {
@@ -79,10 +84,14 @@ func keepWatch(c *cli.Context, e env) error {
 		return err
 	}
 	a.Holder = fmt.Sprintf("napitune guard, process %d", os.Getpid())
-	// What is read is gone after each look: a small heap is collected often and
-	// cheaply. The service promises less than 30 MB.
-	debug.SetGCPercent(25)
+	// A look needs a few MB for a moment, which are collected and go back before
+	// the next wait, and not while a setting waits to be restored.
+	debug.SetGCPercent(-1)
+	debug.SetMemoryLimit(memoryLimit)
 	w := &watchman{e: e, m: m, a: a, file: c.Args().First(), again: make(chan struct{})}
+	a.View, a.Origin = w.view, w.origin
+	// That others write is seen; they need not be asked for before each write.
+	a.Owners = nil
 	if err := w.load(); err != nil {
 		return err
 	}
@@ -111,12 +120,52 @@ type watchman struct {
 	again   chan struct{}
 	status  string
 	bootID  string
+	// last is the machine as last read, and unused: no transaction has begun
+	// with it yet.
+	last   *detect.Snapshot
+	unused bool
+}
+
+// read reads the machine. That is most of what a restoration costs, so that the
+// reading from which a plan is made also serves the transaction that follows:
+// of it come the devices and the numbers of interrupts, while settings are read
+// one by one again before each write.
+func (w *watchman) read() (*detect.Snapshot, error) {
+	s, err := detect.Collect(w.m.last())
+	if err != nil {
+		return nil, err
+	}
+	w.last, w.unused = s, true
+	return s, nil
+}
+
+// view is the machine for a transaction, which asks again after each write that
+// makes queues or interrupts.
+func (w *watchman) view() (knob.View, error) {
+	if w.last == nil || !w.unused {
+		if _, err := w.read(); err != nil {
+			return knob.View{}, err
+		}
+	}
+	w.unused = false
+	view := w.last.View()
+	view.Host = w.m.last()
+	return view, nil
+}
+
+func (w *watchman) origin() (plan.Origin, error) {
+	if w.last == nil {
+		if _, err := w.read(); err != nil {
+			return plan.Origin{}, err
+		}
+	}
+	return origin(w.last), nil
 }
 
 // loop wires the loop.
 func (w *watchman) loop(events *host.Events) *guarding.Loop {
 	return &guarding.Loop{
-		Events: events, Plan: w.plan, Applier: w.a, Tell: w.tell, Show: w.show, Reload: w.again,
+		Events: events, Plan: w.plan, Applier: w.a, Owners: func() ([]owner.Owner, error) { return findOwners(w.m) }, Tell: w.tell, Show: w.show, Reload: w.again,
 		Alive: func() { w.e.Service.Notify(daemon.SdNotifyWatchdog) }, AliveEvery: w.e.Service.Watchdog / 2,
 		Ready: func() { w.notify(daemon.SdNotifyReady) },
 		Rest:  debug.FreeOSMemory,
@@ -162,7 +211,7 @@ func (w *watchman) plan(context.Context) (plan.Plan, knob.View, error) {
 			w.tell(guarding.Action{Kind: guarding.Failed, At: time.Now(), Reason: fmt.Sprintf("the profile from before stays in force: %v", err)})
 		}
 	}
-	s, err := detect.Collect(w.m.last())
+	s, err := w.read()
 	if err != nil {
 		return plan.Plan{}, knob.View{}, err
 	}

@@ -138,6 +138,11 @@ func linkNamed(t *testing.T, name string) netlink.Link {
 // latencies are sorted and told, with the longest.
 func tell(t *testing.T, what string, all []time.Duration) {
 	t.Helper()
+	tellWithin(t, what, all, long(time.Second, 5*time.Second))
+}
+
+func tellWithin(t *testing.T, what string, all []time.Duration, limit time.Duration) {
+	t.Helper()
 	slices.Sort(all)
 	var text []string
 	for _, d := range all {
@@ -145,7 +150,7 @@ func tell(t *testing.T, what string, all []time.Duration) {
 	}
 	t.Logf("%s: %d repetitions, median %d ms, longest %d ms; all: %s", what, len(all),
 		all[len(all)/2].Milliseconds(), all[len(all)-1].Milliseconds(), strings.Join(text, " "))
-	if longest := all[len(all)-1]; longest > long(time.Second, 5*time.Second) {
+	if longest := all[len(all)-1]; longest > limit {
 		t.Errorf("%s: %s is too long", what, longest)
 	}
 }
