@@ -6,6 +6,7 @@ NFPM          ?= github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.4
 GOLANGCI      ?= github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.12.2
 FUZZTIME      ?= 20s
 BENCH         ?= .
+SLOW          ?= --slow
 export CGO_ENABLED = 0
 
 .DEFAULT_GOAL := build
@@ -63,6 +64,10 @@ fuzz: ## run every fuzz target for FUZZTIME each
 .PHONY: bench
 bench: ## run the benchmarks, with allocations
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+
+.PHONY: figures
+figures: ## measure what BENCHMARKS.md publishes (an hour; make figures SLOW= leaves guests out)
+	$(GO) run ./lab/cmd/lab bench $(SLOW)
 
 # Wants root and a machine that does nothing else. COST_TOOLS adds other tools
 # to compare with, for example 'softirqs 1;netqtop-bpfcc -n eth0 -i 1'.

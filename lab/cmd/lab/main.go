@@ -28,7 +28,7 @@ func main() {
 		DisableSliceFlagSeparator: true,
 		HideHelpCommand:           true,
 		Commands: []*cli.Command{
-			buildCommand(), runCommand(), testCommand(), faultsCommand(), doctorCommand(), sendCommand(),
+			buildCommand(), runCommand(), testCommand(), faultsCommand(), benchCommand(), processCommand(), doctorCommand(), sendCommand(),
 			{Name: "inside", Hidden: true, Action: func(c *cli.Context) error {
 				return lab.Inside(c.Context, c.Args().First(), os.Stdout, os.Stderr)
 			}},
