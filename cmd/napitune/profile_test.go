@@ -153,7 +153,7 @@ func TestProfileErrors(t *testing.T) {
 		{[]string{"show", "./nowhere"}, "policy: open ./nowhere: no such file or directory"},
 		{[]string{"show", "nowhere.yaml"}, "policy: open nowhere.yaml: no such file or directory"},
 		{[]string{"check", large}, large + ":1:1: the file has 65537 bytes, a policy at most 65536"},
-		{[]string{"--format", "xml", "list"}, `--format "xml": profile prints text, json, yaml`},
+		{[]string{"--format", "xml", "list"}, `--format "xml": profile prints text, json, yaml, shell, sysctl, link`},
 	} {
 		out, err := runProfile(t, test.args...)
 		if err == nil || err.Error() != test.want || out != "" {
