@@ -47,8 +47,8 @@ const (
 	quiet = 50 * time.Millisecond
 	// longest bounds that wait where it never is quiet.
 	longest = 250 * time.Millisecond
-	// share bounds the part of the time that looking takes while events storm, to
-	// one in share; allowance is how much looking may go before it.
+	// share bounds the part of a processor that looking takes while events storm,
+	// to one in share; allowance is how much looking may go before it.
 	share     = 10
 	allowance = time.Second
 	// maxPause bounds the pause that follows from it, for hosts where one look

@@ -23,8 +23,8 @@ type Keeper struct {
 	// began is the first event that no look has followed yet, and due is when
 	// to look for it; zero if there is none.
 	began, due time.Time
-	// notBefore keeps looks apart while events storm; debt is the time spent on
-	// looks, less what has been paid off until paid.
+	// notBefore keeps looks apart while events storm; debt is the processor time
+	// of looks, less what has been paid off until paid.
 	notBefore, paid time.Time
 	debt            time.Duration
 	// timers are further looks, by purpose.
@@ -149,9 +149,9 @@ func (k *Keeper) Begin(now time.Time) (since time.Time) {
 	return since
 }
 
-// End ends a look that began at a time.
-func (k *Keeper) End(begun, now time.Time) {
-	k.debt = max(0, k.debt-now.Sub(k.paid)/share) + now.Sub(begun)
+// End ends a look that took some processor time.
+func (k *Keeper) End(now time.Time, cost time.Duration) {
+	k.debt = max(0, k.debt-now.Sub(k.paid)/share) + cost
 	k.paid = now
 	k.notBefore = now.Add(min(share*max(0, k.debt-allowance), maxPause))
 	for e, at := range k.causes {

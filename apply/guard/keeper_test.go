@@ -77,7 +77,7 @@ func (s *scene) look(differing ...string) Decision {
 		}
 	}
 	d := s.k.Decide(s.now, s.now, p, Around{Words: s.words, Owners: func() []owner.Owner { return s.running }, Blind: s.blind})
-	s.k.End(s.now, s.now)
+	s.k.End(s.now, 0)
 	return d
 }
 
@@ -457,11 +457,10 @@ func TestStorm(t *testing.T) {
 				s.pass(time.Millisecond)
 				continue
 			}
-			begun := s.now
-			s.k.Begin(begun)
+			s.k.Begin(s.now)
 			s.pass(took)
 			spent += took
-			s.k.End(begun, s.now)
+			s.k.End(s.now, took)
 			if s.now.Sub(begin) < allowance && worst > quiet {
 				t.Fatalf("looks of %v: a pause of %v at the beginning", took, worst)
 			}

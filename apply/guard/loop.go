@@ -47,6 +47,9 @@ type Loop struct {
 	Reload <-chan struct{}
 	// Rest is called before a wait, to give back memory; nil does nothing.
 	Rest func()
+	// Cost is the processor time of this process so far, by which looks are kept
+	// apart in a storm; nil takes the time that passes.
+	Cost func() time.Duration
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 
@@ -142,7 +145,7 @@ func (l *Loop) end() {
 
 // look compares the host with what is wanted and brings back what may be.
 func (l *Loop) look(ctx context.Context) {
-	begun := l.Now()
+	begun, spent := l.Now(), l.spent()
 	since := l.keeper.Begin(begun)
 	if since.IsZero() {
 		since = begun
@@ -160,8 +163,15 @@ func (l *Loop) look(ctx context.Context) {
 	} else if act, news := l.keeper.Wait(l.Now(), err.Error()); news {
 		l.tell(act)
 	}
-	l.keeper.End(begun, l.Now())
+	l.keeper.End(l.Now(), l.spent()-spent)
 	l.show()
+}
+
+func (l *Loop) spent() time.Duration {
+	if l.Cost == nil {
+		return time.Duration(l.Now().UnixNano())
+	}
+	return l.Cost()
 }
 
 // recover deals with what an earlier guard left when it was killed.
@@ -205,7 +215,16 @@ func (l *Loop) round(ctx context.Context, since time.Time) (again bool, err erro
 	if len(changes) == 0 {
 		return fresh, nil
 	}
-	return true, l.write(ctx, carry, some(p, changes), d.Causes, since)
+	// What is left, and what writing has made possible or undone.
+	again = fresh || len(p.Deferred) > 0 || len(changes) < len(p.Changes) || slices.ContainsFunc(changes, clobbers)
+	refused, err := l.write(ctx, carry, some(p, changes), d.Causes, since)
+	return again || refused, err
+}
+
+// clobbers reports whether a change may undo other settings.
+func clobbers(c plan.Change) bool {
+	kind, ok := knob.Lookup(c.Ref.Kind)
+	return !ok || len(kind.Clobbers) > 0 || kind.Stage == knob.StageFeatures
 }
 
 // some is a plan of some of the changes.
@@ -275,14 +294,16 @@ func (l *Loop) owners() []owner.Owner {
 	return all
 }
 
-// write carries out a plan and accounts for what became of it. The end of ctx
+// write carries out a plan and accounts for what became of it, and reports
+// whether the host refused any of it. The end of ctx
 // does not cut it short: what has begun is finished, or undone, in moments.
-func (l *Loop) write(ctx context.Context, carry carrier, p plan.Plan, causes map[knob.Ref]Action, since time.Time) error {
+func (l *Loop) write(ctx context.Context, carry carrier, p plan.Plan, causes map[knob.Ref]Action, since time.Time) (refused bool, err error) {
 	result, err := carry(context.WithoutCancel(ctx), p, apply.Options{
 		LeaveOut: func(ref knob.Ref, err error) {
 			if at := indexOf(p, ref); at >= 0 {
 				l.tell(l.keeper.Refuse(l.Now(), p.Changes[at], err.Error()))
 			}
+			refused = true
 		},
 		MaxDisruption: knob.DisruptsLink, Progress: func(apply.Outcome) { l.alive() },
 		// Whether others really write is seen, and not only feared.
@@ -299,9 +320,9 @@ func (l *Loop) write(ctx context.Context, carry carrier, p plan.Plan, causes map
 			act.Took = now.Sub(since)
 			l.tell(act)
 		}
-		return nil
+		return refused, nil
 	}
-	return l.refused(now, p, result, err)
+	return true, l.refused(now, p, result, err)
 }
 
 type carrier func(context.Context, plan.Plan, apply.Options) (apply.Result, error)

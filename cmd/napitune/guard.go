@@ -169,7 +169,16 @@ func (w *watchman) loop(events *host.Events) *guarding.Loop {
 		Alive: func() { w.e.Service.Notify(daemon.SdNotifyWatchdog) }, AliveEvery: w.e.Service.Watchdog / 2,
 		Ready: func() { w.notify(daemon.SdNotifyReady) },
 		Rest:  debug.FreeOSMemory,
+		Cost:  w.cost(),
 	}
+}
+
+// cost is the processor time of this process; nil where that cannot be told.
+func (w *watchman) cost() func() time.Duration {
+	if w.e.Usage == nil {
+		return nil
+	}
+	return func() time.Duration { return time.Duration(w.e.Usage().CPUSeconds * float64(time.Second)) }
 }
 
 // load reads the profile. Mistakes in it are told; what is right is kept, unless
@@ -357,4 +366,35 @@ func guardReport(e env, boot string) (*guarding.Report, error) {
 	}
 	r.Left = slices.Clip(r.Left)
 	return &r, nil
+}
+
+// warnContested tells those who look for advice of settings that the guard has
+// left to somebody else: a proposal for them would not last either.
+func warnContested(e env, verb string) {
+	if verb != "advise" && verb != "doctor" || e.Files.ReadFile == nil {
+		return
+	}
+	// Without the file, or the right to read it, nothing is known.
+	if _, err := e.Files.ReadFile(guardFile); err != nil {
+		return
+	}
+	m, err := e.Open("")
+	if err != nil {
+		return
+	}
+	ident, err := m.last().Ident()
+	if err != nil {
+		return
+	}
+	r, err := guardReport(e, ident.BootID)
+	if err != nil {
+		_, _ = fmt.Fprintf(e.Stderr, "napitune: state of the guard: %v\n", err)
+		return
+	}
+	if r == nil {
+		return
+	}
+	for _, line := range report.Contested(*r) {
+		_, _ = fmt.Fprintln(e.Stderr, "napitune: "+line)
+	}
 }

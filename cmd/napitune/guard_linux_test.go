@@ -303,6 +303,9 @@ func TestGuardLeavesToOthers(t *testing.T) {
 	if !strings.Contains(text, "v0/rx-1/rps.cpus is left alone: written 2 times by somebody else") || !strings.Contains(text, "by sh") {
 		t.Error("status does not tell")
 	}
+	if _, warned := mustEnd(t, exitDone, command("doctor")); !strings.Contains(warned, "v0/rx-1/rps.cpus does not stay at 1: it was written 2 times by somebody else") {
+		t.Errorf("doctor does not warn: %s", warned)
+	}
 	keep := content(other)
 	overwrite(other)
 	g.until("another setting is kept", 10*time.Second, func() bool { return content(other) == keep })

@@ -87,6 +87,7 @@ func run(ctx context.Context, args []string, e env) int {
 	ordered, err := order(args, app)
 	if err == nil {
 		warnUnfinished(e, ordered[1])
+		warnContested(e, ordered[1])
 		err = app.RunContext(ctx, ordered)
 	}
 	return exitCode(ctx, err, e.Stderr)

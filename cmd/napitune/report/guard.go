@@ -62,3 +62,30 @@ func (p *page) guard(g *guard.Report) {
 		p.hang("  x", red, 4, fmt.Sprintf("%s is left alone: %s%s; it was %s and should be %s", l.Ref, l.Reason, by, told(l.Present), told(l.Want)))
 	}
 }
+
+// contestedLines is how many settings are named one by one.
+const contestedLines = 3
+
+// Contested are lines about settings that the guard has left to somebody else.
+func Contested(g guard.Report) []string {
+	var out []string
+	more := 0
+	for _, l := range g.Left {
+		switch {
+		case !l.Contested:
+		case len(out) == contestedLines:
+			more++
+		default:
+			by := ""
+			if l.By != "" {
+				by = " by " + clean(l.By)
+			}
+			out = append(out, fmt.Sprintf("%s does not stay at %s: it was %s%s, and the guard leaves it alone; end that first, or take it out of the profile",
+				clean(l.Ref.String()), told(l.Want), clean(l.Reason), by))
+		}
+	}
+	if more > 0 {
+		out = append(out, fmt.Sprintf("and %d more settings are written by others (napitune status)", more))
+	}
+	return out
+}
