@@ -14,18 +14,22 @@ func Sections() []Section {
 	return []Section{
 		{
 			Name: "rivals", Title: "Napitune beside others, on faults of balance", Slow: true,
-			Text: `256 UDP flows to four queues of a virtio NIC on eight CPUs, all programs one after another in one guest. The bound is
-the share of the busiest queue: no placement of whole queues gets below it. A pair is split if the two interrupts of a queue
-may go to different CPUs. "Left" counts settings, files of /proc and /sys and views of ethtool, that do not read as before
-the program acted once it was undone: ` + "`napitune rollback`, stopping tuned; one pass of irqbalance, perftune.py and rss-ladder\n" + `have no way back. "After kill -9": the program is killed amid its work (irqbalance: as a daemon after 5 s), then undone as
-well as can be (tuned: started anew and stopped). Kills and link flaps are tried with the first
-fault only. Seconds are those of the slow guest, for acting; one pass of irqbalance waits for 10 of them. None of the others
-says what is wrong.
+			Text: "256 UDP flows to four queues of a virtio NIC on eight CPUs, all programs one after another in one guest.\n\n" +
+				`- Busiest CPU: its share of the packets that went up the stack, before and after. The bound is the share of the busiest
+  queue: without RPS no placement gets below it.
+- Split: pairs whose two interrupts may go to different CPUs, before and after.
+- Changed and left: settings (files of /proc and /sys, views of ethtool) that do not read as before the program acted, and
+  those that still do not once it was undone, by napitune rollback or by stopping tuned. One pass of irqbalance,
+  perftune.py and rss-ladder have no way back. None of the others says what is wrong.
+- Kill -9: amid the work (irqbalance: as a daemon after 5 s), then undone as well as can be (tuned: started anew and stopped;
+  it then takes what it had set itself for the host's own). Kills and link flaps are tried with the first fault only.
+- Seconds are those of the slow guest, for acting alone; one pass of irqbalance waits for 10 of them.
+- What a program does not treat is no fault of it: tuned's profiles place no interrupts. perftune.py takes three of four
+  queues away and has RPS spread the packets of the one that is left, over as many CPUs as there are; one CPU still takes
+  all interrupts and polls, which this share does not show.
+
 LAB_FILES names a directory with perftune.py (scylladb/seastar) and python.zip (the modules of strizhechenko/netutils-linux,
-and a distutils.util.strtobool, which perftune.py needs and Python 3.12 lacks); without them these two are left out. What a
-program does not treat is no fault of it: tuned's profiles place no interrupts. perftune.py takes three of four queues away
-and has RPS spread the packets of the one that is left: the share counts where packets go up the stack, while one CPU still
-takes all interrupts and polls.`,
+and a distutils.util.strtobool, which perftune.py needs and Debian's Python lacks); without them these two are left out.`,
 			Shell:   "go run ./lab/cmd/lab test --cpus 8 --nic virtio,queues=4 --timeout 40m --results $RESULTS ./lab/faults -- -test.v -test.run=TestRivals -test.timeout=0",
 			Extract: func(_, results string) (string, error) { return rivalTable(results) },
 		},
