@@ -135,7 +135,7 @@ func judge(own, path string) []string {
 
 // mayUse are the exceptions: cmd deals with signals and its own cost, and errno
 // values are plain numbers to those who replay or imitate a kernel's answers, and
-// the lab ends what it started.
+// the lab names the kernel it measured on and what a program cost.
 func mayUse(own, path string) bool {
 	return path == "syscall" && (own == "cmd/napitune" || below(own, "detect/host") || own == "detect/knob" || below(own, "apply") || below(own, "lab"))
 }
