@@ -116,7 +116,7 @@ func exitCode(ctx context.Context, err error, stderr io.Writer) int {
 }
 
 const description = `napitune measures how this host receives and sends packets, says what is wrong and why, and proposes
-the exact kernel and NIC settings that would mend it. Only apply, rollback and boot change settings; all else is advice.
+the exact kernel and NIC settings that would mend it. Only apply, rollback, boot and guard change settings; all else is advice.
 
 Without a command, napitune advises. It reads the running machine or, with --host, a captured one.
 
