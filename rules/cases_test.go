@@ -361,6 +361,33 @@ var ruleCases = []ruleCase{
 		s.obs.CPU = map[int]detect.CPUShare{}
 	}), silent, []string{}},
 
+	{"rps-narrows", "fires", "four queues on four CPUs, RPS of all to one", sceneN(8, func(s *scene) { gathered(s, 4, "7", 7) }), advice,
+		[]string{"eth0/rx-0/rps.cpus ", "eth0/rx-1/rps.cpus ", "eth0/rx-2/rps.cpus ", "eth0/rx-3/rps.cpus "}},
+	{"rps-narrows", "fires", "saturated", sceneN(8, func(s *scene) { gathered(s, 4, "7", 7); s.heat(7, 0.9) }), problem, nil},
+	{"rps-narrows", "must not", "RPS widens: more CPUs than interrupts have", sceneN(8, func(s *scene) { gathered(s, 2, "4-7", 4) }), silent, []string{}},
+	{"rps-narrows", "must not", "as many CPUs as interrupts have", sceneN(8, func(s *scene) { gathered(s, 4, "4-7", 4) }), silent, []string{}},
+	{"rps-narrows", "must not", "the policy gives packets those CPUs", sceneN(8, func(s *scene) {
+		gathered(s, 4, "7", 7)
+		s.policy = func(p *profiles.Policy) { p.NetworkCPUs = cpuset.Of(7) }
+	}), silent, nil},
+	{"rps-narrows", "must not", "RFS steers to the readers", sceneN(8, func(s *scene) {
+		gathered(s, 4, "7", 7)
+		s.set(knob.Global("net.core.rps_sock_flow_entries"), "32768")
+	}), silent, nil},
+	{"rps-narrows", "must not", "packets of the queues are idle chatter", sceneN(8, func(s *scene) {
+		gathered(s, 4, "7", 7)
+		for i := range 8 {
+			s.obs.Softnet[i] = detect.SoftnetDelta{Processed: 1000}
+		}
+	}), silent, []string{}},
+	{"rps-narrows", "missing", "masks unknown", sceneN(8, func(s *scene) {
+		gathered(s, 4, "7", 7)
+		delete(s.snap.Knobs, knob.Rx("eth0", 2, "rps.cpus"))
+	}), silent, []string{}},
+	{"rps-narrows", "missing", "no softnet_stat", sceneN(8, func(s *scene) {
+		gathered(s, 4, "7", 7)
+		s.obs.Softnet = nil
+	}), silent, []string{}},
 	{"rps-redundant", "fires", "RPS on every queue of a queue-per-CPU device", scene4(func(s *scene) {
 		s.nic("eth0", "physical", even(4, 9000), nil)
 		for i := range 4 {
@@ -482,6 +509,16 @@ func pin(s *scene, dev string, cpus ...int) {
 			n++
 		}
 	}
+}
+
+// gathered is a device with a queue per CPU whose RPS masks are all the same,
+// on one of whose CPUs packets go up the stack.
+func gathered(s *scene, queues int, mask string, cpu int) {
+	s.nic("eth0", "physical", even(queues, 50_000), nil)
+	for i := range queues {
+		s.set(knob.Rx("eth0", i, "rps.cpus"), mask)
+	}
+	s.obs.Softnet[cpu] = detect.SoftnetDelta{Processed: 1_000_000}
 }
 
 func lose(s *scene, dev string, packets uint64) {
