@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -48,6 +49,13 @@ func (d *daemon) listen(t *testing.T, root string, pid int) net.Listener {
 		}
 	}()
 	return l
+}
+
+// requests are those so far.
+func (d *daemon) requests() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.asked)
 }
 
 // serve does one recvmsg of 500 bytes, as irqbalance 1.9.2 does.
@@ -100,8 +108,8 @@ func TestBan(t *testing.T) {
 			t.Errorf("-want +got:\n%s", diff)
 		}
 	}
-	if want := "settings ban irqs 0 45 46"; d.asked[0] != want {
-		t.Errorf("asked %q, want %q: a 0 further on would end the list", d.asked[0], want)
+	if got, want := d.requests()[0], "settings ban irqs 0 45 46"; got != want {
+		t.Errorf("asked %q, want %q: a 0 further on would end the list", got, want)
 	}
 }
 
@@ -126,8 +134,8 @@ func TestBanTooMany(t *testing.T) {
 	if err := client(root, 42).Ban([]int{-1}); err == nil {
 		t.Error("a negative interrupt was taken")
 	}
-	if len(d.asked) != 1 || len(d.asked[0]) != 497 {
-		t.Errorf("%d requests, the first of %d bytes", len(d.asked), len(d.asked[0]))
+	if asked := d.requests(); len(asked) != 1 || len(asked[0]) != 497 {
+		t.Errorf("%d requests, the first of %d bytes", len(asked), len(asked[0]))
 	}
 }
 
