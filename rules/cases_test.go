@@ -57,6 +57,14 @@ var ruleCases = []ruleCase{
 			s.set(knob.Tx("eth0", n, "xps.cpus"), mask)
 		}
 	}), advice, []string{"eth0/rx-1/irq.affinity 2", "eth0/rx-2/irq.affinity 4", "eth0/rx-3/irq.affinity 6"}},
+	{"irq-on-isolated-cpu", "fires", "unequal queues, XPS names one housekeeping CPU for each: they change seats", sceneN(8, func(s *scene) {
+		s.nic("eth0", "virtio", []fire{{4: 50_000}, {5: 40_000}, {6: 60_000}, {7: 45_000}}, nil)
+		pin(s, "eth0", 4, 5, 6, 7)
+		s.snap.Topo.Isolated = cpuset.Of(4, 5, 6, 7)
+		for n, mask := range []string{"0,4", "1,5", "2,6", "3,7"} {
+			s.set(knob.Tx("eth0", n, "xps.cpus"), mask)
+		}
+	}), advice, []string{"eth0/rx-0/irq.affinity 0", "eth0/rx-1/irq.affinity 1", "eth0/rx-2/irq.affinity 2", "eth0/rx-3/irq.affinity 3"}},
 	{"irq-stacked", "fires", "the CPUs that XPS sends from are busy: balance comes first", sceneN(8, func(s *scene) {
 		s.nic("eth0", "virtio", all(4, 0, 50_000), nil)
 		s.nic("eth1", "physical", []fire{{1: 40_000}, {2: 40_000}, {3: 40_000}}, nil)
@@ -132,6 +140,12 @@ var ruleCases = []ruleCase{
 	{"queue-pair-split", "fires", "crossed", scene4(func(s *scene) {
 		s.nic("eth0", "virtio", even(4, 50_000), []fire{{1: 50_000}, {0: 50_000}, {3: 50_000}, {2: 50_000}})
 	}), advice, nil},
+	{"queue-pair-split", "fires", "crossed, more completions than receive interrupts, XPS follows the receiving CPUs: the transmit sides go back", scene4(func(s *scene) {
+		s.nic("eth0", "virtio", even(4, 50_000), []fire{{1: 60_000}, {0: 60_000}, {3: 60_000}, {2: 60_000}})
+		for n := range 4 {
+			s.set(knob.Tx("eth0", n, "xps.cpus"), fmt.Sprint(n))
+		}
+	}), advice, []string{"eth0/tx-0/irq.affinity 0", "eth0/tx-1/irq.affinity 1", "eth0/tx-2/irq.affinity 2", "eth0/tx-3/irq.affinity 3"}},
 	{"queue-pair-split", "must not", "together", scene4(func(s *scene) { s.nic("eth0", "virtio", even(4, 50_000), even(4, 50_000)) }), silent, []string{}},
 	{"queue-pair-split", "must not", "a single pair on two CPUs", scene4(func(s *scene) {
 		s.nic("eth0", "virtio", []fire{{0: 50_000}}, []fire{{1: 50_000}})
@@ -432,6 +446,13 @@ var ruleCases = []ruleCase{
 		s.set(knob.Device("eth0", "rss.hash.udp4"), "sd")
 		s.heat(0, 0.4)
 	}), advice, []string{"eth0/rss.hash.udp4 sdfn"}},
+	{"rss-skew", "fires", "a table that names one queue three times out of four", scene4(func(s *scene) {
+		d := spread(s, 900_000, 100_000, 100_000, 100_000)
+		d.RSS = &host.RSS{Table: []uint32{0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3}}
+		d.HashFields = map[string]string{"udp4": "sd"}
+		s.set(knob.Device("eth0", "rss.table"), knob.FormatTable(d.RSS.Table))
+		s.heat(0, 0.4)
+	}), advice, []string{"eth0/rss.table " + knob.EvenTable(12, 4)}},
 	{"rss-skew", "must not", "its CPU has room to spare: a note", scene4(func(s *scene) {
 		spread(s, 900_000, 10_000, 10_000, 10_000).HashFields = map[string]string{"udp4": "sd"}
 		s.set(knob.Device("eth0", "rss.hash.udp4"), "sd")

@@ -175,7 +175,7 @@ func (c *Case) item(p *path, unpin bool) place.Item {
 	item := place.Item{
 		ID:      fmt.Sprintf("%s/%05d", p.dev.Name, p.queue.N),
 		Load:    coarse(c.load.of(p)),
-		Current: p.home(),
+		Current: c.present(p),
 		Node:    p.dev.Node,
 		Group:   p.dev.Name,
 	}
@@ -186,6 +186,16 @@ func (c *Case) item(p *path, unpin bool) place.Item {
 		item.Node = topo.Unknown
 	}
 	return item
+}
+
+// present is the CPU that a pair sits on: where the busier of its interrupts
+// fires. A split pair sits where it receives if XPS transmits on its queue from
+// there: bringing the other side back leaves the masks as they are.
+func (c *Case) present(p *path) int {
+	if c.pairSplit(p) && c.xpsMask(p).Has(p.rx.home) {
+		return p.rx.home
+	}
+	return p.home()
 }
 
 // coarse rounds a load to steps of a quarter octave (19 %), so that noise

@@ -1,6 +1,8 @@
 package rules
 
 import (
+	"math"
+
 	"github.com/napitune/napitune/detect/cpuset"
 	"github.com/napitune/napitune/detect/knob"
 	"github.com/napitune/napitune/rules/place"
@@ -15,22 +17,56 @@ func (c *Case) keepXPS(order []*path, items []place.Item, cpus []place.CPU, cpu 
 	if c.load.timed {
 		at.noise = timeNoise
 	}
-	for i := range items {
+	masks := make([]cpuset.Set, len(items))
+	for i, p := range order {
 		at.add(cpu[i], items[i].Load)
+		masks[i] = c.xpsMask(p)
 	}
+	// Each step seats at least one pair more within its mask, so this ends.
 	for moved := true; moved; {
 		moved = false
-		for i, p := range order {
-			if cpu[i] < 0 || cpu[i] == items[i].Current {
+		for i := range items {
+			if cpu[i] < 0 || cpu[i] == items[i].Current || masks[i].Has(cpu[i]) {
 				continue
 			}
-			if to := at.better(cpu[i], items[i].Load, c.xpsMask(p)); to >= 0 {
+			if to := at.better(cpu[i], items[i].Load, masks[i]); to >= 0 {
 				at.add(cpu[i], -items[i].Load)
 				at.add(to, items[i].Load)
 				cpu[i], moved = to, true
+			} else if j := at.partner(i, items, cpu, masks); j >= 0 {
+				at.swap(i, j, items, cpu)
+				moved = true
 			}
 		}
 	}
+}
+
+// partner is a pair to change seats with: one on a CPU that this pair's mask
+// names, which the other's own mask does not, and whose seat is as good. -1 if
+// there is none.
+func (s *seats) partner(i int, items []place.Item, cpu []int, masks []cpuset.Set) int {
+	for j := range items {
+		if j == i || cpu[j] < 0 || cpu[j] == items[j].Current || !masks[i].Has(cpu[j]) || masks[j].Has(cpu[j]) {
+			continue
+		}
+		own, other := s.cpus[cpu[i]], s.cpus[cpu[j]]
+		if own.Core == other.Core || own.Node != other.Node || own.Capacity != other.Capacity {
+			continue
+		}
+		// What is left on either core without the two must be alike.
+		gap := (s.load[own.Core] - items[i].Load) - (s.load[other.Core] - items[j].Load)
+		if math.Abs(gap) <= max(slight*min(items[i].Load, items[j].Load), s.noise) {
+			return j
+		}
+	}
+	return -1
+}
+
+func (s *seats) swap(i, j int, items []place.Item, cpu []int) {
+	shift := items[i].Load - items[j].Load
+	s.add(cpu[i], -shift)
+	s.add(cpu[j], shift)
+	cpu[i], cpu[j] = cpu[j], cpu[i]
 }
 
 // xpsMask are the CPUs that transmit on a pair's queue, empty if unknown.
@@ -75,10 +111,10 @@ func (s *seats) add(cpu int, load float64) {
 const slight = 0.1
 
 // better is the first CPU of a mask that would do instead of another one, -1
-// if that one is in the mask or none would do.
+// if none would do.
 func (s *seats) better(from int, load float64, mask cpuset.Set) int {
 	own, known := s.cpus[from]
-	if !known || mask.Has(from) {
+	if !known {
 		return -1
 	}
 	free := s.load[own.Core] - load + max(slight*load, s.noise)

@@ -59,12 +59,38 @@ func (c *Case) rssSkew(d *detect.Device) (plan.Finding, bool) {
 		return f, true
 	}
 	f.Severity = plan.Advice
+	if want, uneven := c.tableWant(d, queue); uneven {
+		f.Wants = []plan.Want{want}
+		return f, true
+	}
 	f.Wants = c.hashWants(d)
 	if len(f.Wants) == 0 {
 		f.Operator = "one flow, or headers that the NIC cannot hash (tunnel, PPPoE): look at the traffic; if it is UDP with many flows, hash it over the four-tuple " +
 			"(ethtool -N " + d.Name + " rx-flow-hash udp4 sdfn); if it is a tunnel, RPS can spread it"
 	}
 	return f, true
+}
+
+// tableWant asks for an even table where the present one gives the busiest
+// queue so many slots that an even hash would make it that busy.
+func (c *Case) tableWant(d *detect.Device, queue int) (plan.Want, bool) {
+	queues := rssQueues(d)
+	if d.RSS == nil || len(d.RSS.Table) == 0 || queues < 2 || d.XDP {
+		return plan.Want{}, false
+	}
+	slots := 0
+	for _, q := range d.RSS.Table {
+		if int(q) == queue {
+			slots++
+		}
+	}
+	share := float64(slots) / float64(len(d.RSS.Table))
+	if share*float64(queues) < c.At(skewFactor) {
+		return plan.Want{}, false
+	}
+	return plan.Want{Ref: knob.Device(d.Name, "rss.table"), Value: knob.EvenTable(len(d.RSS.Table), queues),
+		Why:    fmt.Sprintf("the table gives queue %d %s of its slots", queue, percent(share)),
+		Expect: expect("max_queue_share", "down", 1/float64(queues), "of received packets")}, true
 }
 
 // queueWork is what each receive queue of a device got: packets where a
