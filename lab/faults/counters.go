@@ -3,11 +3,13 @@ package faults
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,20 +24,21 @@ type Counters struct {
 	Dropped   map[int]uint64    // lost from the backlog, by CPU (column 2)
 	Squeezed  map[int]uint64    // runs that ended early, by CPU (column 3)
 	Steered   map[int]uint64    // inter-processor interrupts of RPS, by CPU that got them (column 10)
-	Frames    uint64            // received by the NIC
-	Queues    map[string]uint64 // ethtool -S, such as rx0_packets
+	Frames    uint64            // received by all NICs
+	Sent      map[int]uint64    // frames sent, by queue of the NIC
+	Queues    map[string]uint64 // ethtool -S, such as rx0_packets; drivers need not have it
 }
 
 // Window is what the counters moved by around a load.
 type Window struct {
 	Counters
-	Sent wire.Sent
+	Load wire.Sent // what was sent to the NIC
 }
 
 // parseSoftnet reads /proc/net/softnet_stat. The CPU is column 13 since 5.10
 // (net/core/net-procfs.c softnet_seq_show); guests of the lab are newer.
 func parseSoftnet(text []byte) (Counters, error) {
-	c := Counters{Processed: map[int]uint64{}, Dropped: map[int]uint64{}, Squeezed: map[int]uint64{}, Steered: map[int]uint64{}, Queues: map[string]uint64{}}
+	c := Counters{Processed: map[int]uint64{}, Dropped: map[int]uint64{}, Squeezed: map[int]uint64{}, Steered: map[int]uint64{}, Sent: map[int]uint64{}, Queues: map[string]uint64{}}
 	lines := bufio.NewScanner(bytes.NewReader(text))
 	for lines.Scan() {
 		words := strings.Fields(lines.Text())
@@ -66,10 +69,32 @@ func parseStatistics(text []byte) map[string]uint64 {
 		if !ok || err != nil || !strings.HasSuffix(name, "_packets") {
 			continue
 		}
-		// rx_queue_0_packets up to 6.6, rx0_packets after it (drivers/net/virtio_net.c).
-		out[strings.NewReplacer("_queue_", "").Replace(name)] = n
+		// virtio: rx_queue_0_packets in old kernels, rx0_packets in newer ones.
+		out[strings.Replace(name, "_queue_", "", 1)] = n
 	}
 	return out
+}
+
+// parseQdiscs reads the frames of each transmit queue from "tc -s -j qdisc": the
+// queues of mq have a queueing discipline each, the parent of queue 0 is ":1".
+// Drivers count queues in different ways, and some only over netlink.
+func parseQdiscs(text []byte) (map[int]uint64, error) {
+	var list []struct {
+		Parent  string `json:"parent"`
+		Packets uint64 `json:"packets"`
+	}
+	if err := json.Unmarshal(text, &list); err != nil {
+		return nil, fmt.Errorf("tc -s -j qdisc: %w", err)
+	}
+	out := map[int]uint64{}
+	for _, q := range list {
+		_, minor, ok := strings.Cut(q.Parent, ":")
+		n, err := strconv.ParseUint(minor, 16, 16)
+		if ok && err == nil && n > 0 {
+			out[int(n)-1] += q.Packets
+		}
+	}
+	return out, nil
 }
 
 func readCounters(dev string) (Counters, error) {
@@ -81,18 +106,31 @@ func readCounters(dev string) (Counters, error) {
 	if err != nil {
 		return Counters{}, err
 	}
-	frames, err := os.ReadFile("/sys/class/net/" + dev + "/statistics/rx_packets")
+	paths, err := filepath.Glob("/sys/class/net/eth*/statistics/rx_packets")
 	if err != nil {
 		return Counters{}, err
 	}
-	if c.Frames, err = strconv.ParseUint(strings.TrimSpace(string(frames)), 10, 64); err != nil {
-		return Counters{}, err
+	for _, path := range paths {
+		frames, err := os.ReadFile(path)
+		if err != nil {
+			return Counters{}, err
+		}
+		n, err := strconv.ParseUint(strings.TrimSpace(string(frames)), 10, 64)
+		if err != nil {
+			return Counters{}, fmt.Errorf("%s: %w", path, err)
+		}
+		c.Frames += n
+	}
+	text, err = exec.Command("tc", "-s", "-j", "qdisc", "show", "dev", dev).Output()
+	if err != nil {
+		return Counters{}, fmt.Errorf("tc qdisc: %w", err)
 	}
 	// Some drivers have no statistics; then there is nothing to judge queues by.
 	if text, err := exec.Command("ethtool", "-S", dev).Output(); err == nil {
 		c.Queues = parseStatistics(text)
 	}
-	return c, nil
+	c.Sent, err = parseQdiscs(text)
+	return c, err
 }
 
 // since is what moved from an earlier reading. The columns of softnet_stat are
@@ -108,10 +146,13 @@ func (c Counters) since(earlier Counters) Counters {
 	out := Counters{
 		Processed: narrow(c.Processed, earlier.Processed), Dropped: narrow(c.Dropped, earlier.Dropped),
 		Squeezed: narrow(c.Squeezed, earlier.Squeezed), Steered: narrow(c.Steered, earlier.Steered),
-		Frames: c.Frames - earlier.Frames, Queues: map[string]uint64{},
+		Frames: c.Frames - earlier.Frames, Sent: map[int]uint64{}, Queues: map[string]uint64{},
 	}
 	for name, n := range c.Queues {
 		out.Queues[name] = n - earlier.Queues[name]
+	}
+	for queue, n := range c.Sent {
+		out.Sent[queue] = n - earlier.Sent[queue]
 	}
 	return out
 }
@@ -187,15 +228,9 @@ func merged() Metric {
 
 // crossed is the share of frames that leave on another queue than the one
 // whose interrupt the sending CPU takes. The load sends from CPU 0 only.
-func crossed(own string) Metric {
+func crossed(own int) Metric {
 	return Metric{"share of the frames sent on another CPU's queue", true, func(w Window) float64 {
-		all := 0.0
-		for name, n := range w.Queues {
-			if strings.HasPrefix(name, "tx") {
-				all += float64(n)
-			}
-		}
-		return 1 - ratio(float64(w.Queues[own]), all)
+		return 1 - ratio(float64(w.Sent[own]), total(w.Sent))
 	}}
 }
 
@@ -204,4 +239,4 @@ func none() Metric {
 	return Metric{"", true, func(Window) float64 { return 0 }}
 }
 
-var errNothingArrived = errors.New("the NIC received less than half of what was sent")
+var errNothingArrived = errors.New("the NICs received less than half of what was sent")

@@ -64,7 +64,7 @@ func TestParseSoftnet(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Counters{Processed: map[int]uint64{0: 16, 3: 0xffffffff}, Dropped: map[int]uint64{0: 2, 3: 0}, Squeezed: map[int]uint64{0: 1, 3: 0},
-		Steered: map[int]uint64{0: 5, 3: 0}, Queues: map[string]uint64{}}
+		Steered: map[int]uint64{0: 5, 3: 0}, Sent: map[int]uint64{}, Queues: map[string]uint64{}}
 	if diff := cmp.Diff(want, c); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
@@ -95,6 +95,31 @@ func TestParseStatistics(t *testing.T) {
 	if diff := cmp.Diff(map[string]uint64{"rx0_packets": 12, "tx1_packets": 3}, got); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
+}
+
+func TestParseQdiscs(t *testing.T) {
+	const text = `[{"kind":"mq","handle":"8001:","root":true,"packets":5},{"kind":"fq_codel","handle":"0:","parent":":a","packets":2},
+		{"kind":"fq_codel","handle":"0:","parent":"8001:1","packets":3}]`
+	got, err := parseQdiscs([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[int]uint64{0: 3, 9: 2}, got); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+func FuzzParseQdiscs(f *testing.F) {
+	f.Add([]byte(`[{"kind":"fq_codel","parent":":1","packets":3}]`))
+	f.Add([]byte(`[{"parent":"1:","packets":-1}]`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		queues, err := parseQdiscs(text)
+		for queue := range queues {
+			if queue < 0 || err != nil {
+				t.Errorf("queue %d, error %v", queue, err)
+			}
+		}
+	})
 }
 
 func FuzzParseAdvice(f *testing.F) {

@@ -97,7 +97,7 @@ const predictionError = 0.15
 
 func (r Result) figures(f Fault) []string {
 	var out []string
-	if f.Finding == "" || f.Silent || f.Contested {
+	if f.Finding == "" || f.Silent {
 		return nil
 	}
 	if !worse(f.Metric, r.Faulty, r.Healthy) {

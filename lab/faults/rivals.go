@@ -50,7 +50,7 @@ func (t Tool) Name() string { return t.Title }
 func (Tool) Look(Fault) (Advice, error) { return Advice{}, nil }
 
 // Apply implements Treatment.
-func (t Tool) Apply() error { return shell(t.Start) }
+func (t Tool) Apply(Fault) error { return shell(t.Start) }
 
 // Undo implements Treatment.
 func (t Tool) Undo() error { return shell(t.Stop) }

@@ -114,7 +114,7 @@ func (g *guest) compareSteps(f Fault, treatment Treatment, disturb bool, r *Comp
 		return nil
 	}
 	start := time.Now()
-	if err := g.during(f.Load, treatment.Apply); err != nil {
+	if err := g.during(f.Load, func() error { return treatment.Apply(f) }); err != nil {
 		return err
 	}
 	r.Seconds = time.Since(start).Seconds()

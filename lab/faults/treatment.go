@@ -22,7 +22,7 @@ type Treatment interface {
 	// A treatment that only acts finds nothing.
 	Look(f Fault) (Advice, error)
 	// Apply mends what it can. The load runs.
-	Apply() error
+	Apply(f Fault) error
 	// Undo takes back what Apply did.
 	Undo() error
 }
@@ -68,7 +68,7 @@ func (Present) Name() string { return "present" }
 func (Present) Look(Fault) (Advice, error) { return Advice{}, nil }
 
 // Apply implements Treatment.
-func (Present) Apply() error { return nil }
+func (Present) Apply(Fault) error { return nil }
 
 // Undo implements Treatment.
 func (Present) Undo() error { return nil }
@@ -88,6 +88,9 @@ thresholds:
   packet-cost:
     value: 200000
     why: every packet is dear where each instruction is emulated
+  gro-packet-rate:
+    value: 1000
+    why: so merging pays at lower rates, and a guest digests no higher ones
 `
 
 func (n *Napitune) plan() string { return filepath.Join(n.Scratch, "plan.json") }
@@ -121,8 +124,12 @@ func (n *Napitune) Look(f Fault) (Advice, error) {
 }
 
 // Apply implements Treatment.
-func (n *Napitune) Apply() error {
-	return n.must("apply", "--yes", "--max-disruption", "link", n.plan())
+func (n *Napitune) Apply(f Fault) error {
+	args := []string{"apply", "--yes", "--max-disruption", "link"}
+	if f.Contested {
+		args = append(args, "--owner", "ban")
+	}
+	return n.must(append(args, n.plan())...)
 }
 
 // Undo implements Treatment.
