@@ -49,11 +49,11 @@ const (
 	longest = 250 * time.Millisecond
 	// share bounds the part of a processor that looking takes while events storm,
 	// to one in share; allowance is how much looking may go before it.
-	share     = 10
-	allowance = time.Second
+	share     = 4
+	allowance = 2 * time.Second
 	// maxPause bounds the pause that follows from it, for hosts where one look
 	// takes long.
-	maxPause = 3 * time.Second
+	maxPause = time.Second
 	// grace is how long a difference that nothing explains is only watched: the
 	// kernel sends its messages after the driver has done its work.
 	grace = 250 * time.Millisecond
