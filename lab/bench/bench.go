@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -122,17 +121,11 @@ func machine() string {
 			model, cpus = strings.TrimSpace(value), cpus+1
 		}
 	}
-	var uts syscall.Utsname
-	release := ""
-	if syscall.Uname(&uts) == nil {
-		for _, c := range uts.Release {
-			if c == 0 {
-				break
-			}
-			release += string(rune(c))
-		}
+	release, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		release = []byte("of unknown release")
 	}
-	return fmt.Sprintf("%d CPUs of %s, Linux %s", cpus, model, release)
+	return fmt.Sprintf("%d CPUs of %s, Linux %s", cpus, model, strings.TrimSpace(string(release)))
 }
 
 func lastLines(text string, n int) string {
