@@ -11,7 +11,6 @@ import (
 )
 
 func TestParseMeasure(t *testing.T) {
-	t.Parallel()
 	for _, test := range []struct {
 		args     string
 		terminal bool

@@ -41,7 +41,6 @@ func runs(t *testing.T, where string, argv []string) {
 
 // The sample profile has no mistake, also as the manifest carries it.
 func TestFleetProfile(t *testing.T) {
-	t.Parallel()
 	if _, err := boot.Parse("fleet.yaml", fleetFile(t, "fleet.yaml")); err != nil {
 		t.Error(err)
 	}
@@ -50,7 +49,6 @@ func TestFleetProfile(t *testing.T) {
 // The manifest runs a verb that there is, with the profile where it is mounted,
 // and has what the guard needs to write.
 func TestDaemonSet(t *testing.T) {
-	t.Parallel()
 	var config struct {
 		Kind string
 		Data map[string]string
@@ -138,7 +136,6 @@ func TestDaemonSet(t *testing.T) {
 
 // The role runs verbs and options that there are.
 func TestAnsibleRole(t *testing.T) {
-	t.Parallel()
 	var tasks []map[string]any
 	if err := yaml.Unmarshal(fleetFile(t, "ansible/roles/napitune/tasks/main.yml"), &tasks); err != nil {
 		t.Fatal(err)
@@ -195,7 +192,6 @@ func TestAnsibleRole(t *testing.T) {
 
 // What the role takes for a change is what the command prints.
 func TestRoleKnowsChanges(t *testing.T) {
-	t.Parallel()
 	file := filepath.Join(fleetDir, "fleet.yaml")
 	root := t.TempDir()
 	for i, want := range []bool{true, false} {
