@@ -5,7 +5,6 @@ import (
 
 	"github.com/napitune/napitune/detect/cpuset"
 	"github.com/napitune/napitune/detect/knob"
-	"github.com/napitune/napitune/detect/topo"
 	"github.com/napitune/napitune/rules/plan"
 )
 
@@ -142,7 +141,7 @@ func (c *Case) xpsPartition(group []*path) []cpuset.Set {
 				if home < 0 {
 					continue
 				}
-				distance := c.distance(cpu, home)
+				distance := c.Last.Topo.Distance(cpu, home)
 				if best < 0 || distance < bestDistance || (distance == bestDistance && len(members[i]) < len(members[best])) {
 					best, bestDistance = i, distance
 				}
@@ -157,23 +156,4 @@ func (c *Case) xpsPartition(group []*path) []cpuset.Set {
 		out[i] = cpuset.Of(m...)
 	}
 	return out
-}
-
-// distance orders how near two CPUs are: 0 same, 1 same core, 2 same cache, 3 same node, 4 elsewhere or unknown.
-func (c *Case) distance(a, b int) int {
-	cpuA, okA := c.Last.Topo.CPUs[a]
-	cpuB, okB := c.Last.Topo.CPUs[b]
-	same := func(x, y int) bool { return okA && okB && x != topo.Unknown && x == y }
-	switch {
-	case a == b:
-		return 0
-	case same(cpuA.Core, cpuB.Core):
-		return 1
-	case same(cpuA.LLC, cpuB.LLC):
-		return 2
-	case same(cpuA.Node, cpuB.Node):
-		return 3
-	default:
-		return 4
-	}
 }

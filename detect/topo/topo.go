@@ -187,3 +187,23 @@ func (t *Topology) distancesFlat() bool {
 	}
 	return told
 }
+
+// Distance orders how near two CPUs are: 0 the same, 1 threads of one core, 2 one
+// last-level cache, 3 one node, 4 elsewhere or unknown.
+func (t *Topology) Distance(a, b int) int {
+	cpuA, okA := t.CPUs[a]
+	cpuB, okB := t.CPUs[b]
+	same := func(x, y int) bool { return okA && okB && x != Unknown && x == y }
+	switch {
+	case a == b:
+		return 0
+	case same(cpuA.Core, cpuB.Core):
+		return 1
+	case same(cpuA.LLC, cpuB.LLC):
+		return 2
+	case same(cpuA.Node, cpuB.Node):
+		return 3
+	default:
+		return 4
+	}
+}

@@ -181,7 +181,7 @@ func (r *reckoning) senders(d *detect.Device) map[int]cpuset.Set {
 		for cpu := range r.s.Topo.Online.All() {
 			best, nearest := -1, 0
 			for _, q := range queues {
-				far := r.distance(cpu, r.solution.home[knob.Rx(d.Name, q, affinityKind)])
+				far := r.s.Topo.Distance(cpu, r.solution.home[knob.Rx(d.Name, q, affinityKind)])
 				if best < 0 || far < nearest || far == nearest && len(members[q]) < len(members[best]) {
 					best, nearest = q, far
 				}
@@ -196,24 +196,4 @@ func (r *reckoning) senders(d *detect.Device) map[int]cpuset.Set {
 		out[q] = cpuset.Of(cpus...)
 	}
 	return out
-}
-
-// distance orders how near two CPUs are: 0 same, 1 same core, 2 same cache, 3
-// same node, 4 elsewhere or unknown.
-func (r *reckoning) distance(a, b int) int {
-	cpuA, okA := r.s.Topo.CPUs[a]
-	cpuB, okB := r.s.Topo.CPUs[b]
-	same := func(x, y int) bool { return okA && okB && x != topo.Unknown && x == y }
-	switch {
-	case a == b:
-		return 0
-	case same(cpuA.Core, cpuB.Core):
-		return 1
-	case same(cpuA.LLC, cpuB.LLC):
-		return 2
-	case same(cpuA.Node, cpuB.Node):
-		return 3
-	default:
-		return 4
-	}
 }
