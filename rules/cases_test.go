@@ -375,6 +375,15 @@ var ruleCases = []ruleCase{
 		s.obs.CPU = map[int]detect.CPUShare{}
 	}), silent, []string{}},
 
+	{"arfs-off", "fires", "RFS on a driver that could steer", sceneN(8, func(s *scene) { steered(s, "ice", 100_000) }), advice,
+		[]string{"eth0/feature.rx-ntuple-filter on"}},
+	{"arfs-off", "must not", "a driver without flow steering", sceneN(8, func(s *scene) { steered(s, "ixgbe", 100_000) }), silent, []string{}},
+	{"arfs-off", "must not", "few packets are moved", sceneN(8, func(s *scene) { steered(s, "ice", 1000) }), silent, []string{}},
+	{"arfs-off", "must not", "it is on", sceneN(8, func(s *scene) {
+		steered(s, "ice", 100_000).Features["rx-ntuple-filter"] = host.Feature{On: true, Requested: true}
+	}), silent, []string{}},
+	{"arfs-off", "missing", "features unknown", sceneN(8, func(s *scene) { steered(s, "ice", 100_000).Features = nil }), silent, []string{}},
+	{"arfs-off", "missing", "no softnet_stat", sceneN(8, func(s *scene) { steered(s, "ice", 100_000); s.obs.Softnet = nil }), silent, []string{}},
 	{"rps-narrows", "fires", "four queues on four CPUs, RPS of all to one", sceneN(8, func(s *scene) { gathered(s, 4, "7", 7) }), advice,
 		[]string{"eth0/rx-0/rps.cpus ", "eth0/rx-1/rps.cpus ", "eth0/rx-2/rps.cpus ", "eth0/rx-3/rps.cpus "}},
 	{"rps-narrows", "fires", "saturated", sceneN(8, func(s *scene) { gathered(s, 4, "7", 7); s.heat(7, 0.9) }), problem, nil},
@@ -530,6 +539,20 @@ func pin(s *scene, dev string, cpus ...int) {
 			n++
 		}
 	}
+}
+
+// steered is a device with RFS that moves so many packets per second.
+func steered(s *scene, driver string, perSecond uint64) *detect.Device {
+	d := s.nic("eth0", "physical", even(8, 50_000), nil)
+	d.Driver = driver
+	d.Features["rx-ntuple-filter"] = host.Feature{}
+	s.set(knob.Device("eth0", "feature.rx-ntuple-filter"), "off")
+	s.set(knob.Global("net.core.rps_sock_flow_entries"), "32768")
+	for i := range 8 {
+		s.set(knob.Rx("eth0", i, "rps.flow_cnt"), "4096")
+	}
+	s.obs.Softnet[3] = detect.SoftnetDelta{Processed: 100_000, ReceivedRPS: 10 * perSecond}
+	return d
 }
 
 // gathered is a device with a queue per CPU whose RPS masks are all the same,

@@ -138,6 +138,7 @@ func TestJudge(t *testing.T) {
 		{"a link that was down before", func(s *Sample) { s.Carrier["eth0"] = false }, func(s *Sample) { s.Carrier["eth0"] = false }, nil, Same, ""},
 		{"another mix", nil, func(s *Sample) { s.UDPShare = 0.9 }, nil, Unclear, "UDP was 50 % of datagrams"},
 		{"idle", func(s *Sample) { s.Packets, s.Bytes = 10, 500 }, func(s *Sample) { s.Packets, s.Bytes = 10, 500 }, nil, Unclear, "hardly any traffic: 10 packets/s before and 10 after"},
+		{"idle but for chatter that ended", func(s *Sample) { s.Packets, s.Bytes = 4, 380 }, func(s *Sample) { s.Packets, s.Bytes = 0, 0 }, nil, Unclear, "hardly any traffic: 4 packets/s before and 0 after"},
 		{"idle from the start, then not", func(s *Sample) { s.Packets, s.Bytes = 0, 0 }, nil, nil, Unclear, "from nothing"},
 		{"half the throughput for no reason", nil,
 			func(s *Sample) {

@@ -199,9 +199,9 @@ type judge struct {
 	// grew and fell: the offered load left what is comparable. caused: the
 	// change did that.
 	grew, fell, caused bool
-	// few: too few packets to judge by.
-	few   bool
-	tests int
+	// few: too few packets to judge by, in one phase or, hardly, in both.
+	few, hardly bool
+	tests       int
 
 	elsewhere, neighbours, steal bool
 	linkLost                     string
@@ -279,6 +279,7 @@ func (j *judge) traffic() {
 	}
 	j.moved("bytes", r.Before.Bytes, r.After.Bytes)
 	j.few = min(r.Before.Packets, r.After.Packets)*r.Seconds < fewPackets
+	j.hardly = max(r.Before.Packets, r.After.Packets)*r.Seconds < fewPackets
 	j.mix()
 	for name := range links(j.before, true) {
 		if links(j.after, false)[name] {
@@ -609,7 +610,7 @@ func (j *judge) decide() {
 		r.Verdict, r.Reason = Worse, j.linkLost+" lost its link"
 	case len(worse) > 0:
 		r.Verdict, r.Reason = Worse, sentence(worse)
-	case (j.grew || j.fell) && !j.caused:
+	case (j.grew || j.fell) && !j.caused && !j.hardly:
 		r.Verdict, r.Reason = Unclear, "the traffic changed: "+strings.Join(r.Changed, "; ")
 	case j.few:
 		r.Verdict = Unclear
