@@ -79,10 +79,11 @@ func hasTracepoint(t testing.TB, name string) bool {
 }
 
 // runAlone keeps two test processes from measuring each other: bursts of both
-// in one softirq would be another experiment.
+// in one softirq would be another experiment, and so would sysctls that the
+// tests of the command change under the same lock.
 func runAlone(t testing.TB) {
 	t.Helper()
-	file, err := os.OpenFile(os.TempDir()+"/napitune-probes-test.lock", os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
+	file, err := os.OpenFile(os.TempDir()+"/napitune-test-machine.lock", os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
