@@ -60,7 +60,7 @@ const head = `# Figures
 Written by ` + "`go run ./lab/cmd/lab bench --slow`" + `: every figure was measured, by the command above it. Each says when, on
 what and how busy that machine was; a busy machine makes times longer, so compare what stands in one table and not across
 machines. Guests are emulated: shares, counters and states in them are those of a real machine, rates and times are not
-(lab/README.md).
+(lab/README.md), and advice in them is judged by the lab's policy, with two thresholds for slow CPUs, not by the default one.
 `
 
 func (b Bench) section(ctx context.Context, s Section) (string, error) {

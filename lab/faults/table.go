@@ -120,6 +120,7 @@ const (
 cd /sys/class/net/eth0/queues; n=$(ls -d tx-* | wc -l); for q in $(seq 0 $((n - 1))); do m=0; c=$q; while [ $c -lt 8 ]; do m=$((m | 1 << c)); c=$((c + n)); done; printf %x $m >tx-$q/xps_cpus; done`
 	// Six full polls are 384 packets: more than the default of 300.
 	roomyBudget = `sysctl -qw net.core.netdev_budget=600`
+	noBacklog   = `sysctl -qw net.core.netdev_max_backlog=1`
 	stackIRQs   = `for f in /proc/irq/*/virtio*put.*; do echo 0 >${f%/*}/smp_affinity_list; done`
 	splitIRQs   = `for f in /proc/irq/*/virtio*-input.*; do q=${f##*.}; read a <${f%/*}/smp_affinity_list; set -- $(ls -d /proc/irq/*/virtio*-output.$(((q + 2) % 4))); echo $a >${1%/*}/smp_affinity_list; done`
 	isolIRQs    = `for f in /proc/irq/*/virtio*put.*; do q=${f##*.}; echo $((4 + q)) >${f%/*}/smp_affinity_list; done`
@@ -189,8 +190,10 @@ func Table() []Fault {
 			Finding: "rps-redundant", Changes: masks, Metric: steered()}.on(each, eight),
 		Fault{Name: "packet budget too small for six busy NAPIs", Inject: "sysctl -qw net.core.netdev_budget=300", Load: bursts(6), Probes: true,
 			Finding: "budget-packets", Changes: []string{"net.core.netdev_budget"}, Metric: squeezed()}.on(six, sixNew),
-		Fault{Name: "backlog too short for RPS", Fast: true, Load: udp(), Inject: rpsTo("8") + "; sysctl -qw net.core.netdev_max_backlog=1",
-			Finding: "backlog-drops", Changes: []string{"net.core.netdev_max_backlog"}, Metric: dropped()}.on(four, two),
+		Fault{Name: "backlog too short for RPS", Fast: true, Load: udp(), Inject: rpsTo("aa") + "; " + noBacklog,
+			Finding: "backlog-drops", Changes: []string{"net.core.netdev_max_backlog"}, Metric: dropped()}.on(four),
+		Fault{Name: "backlog too short for RPS", Load: udp(), Inject: rpsTo("c") + "; " + noBacklog,
+			Finding: "backlog-drops", Changes: []string{"net.core.netdev_max_backlog"}, Metric: dropped()}.on(two),
 		Fault{Name: "GRO off", Fast: true, Inject: "ethtool -K eth0 gro off", Undo: "ethtool -K eth0 gro on", Load: bulk(),
 			Finding: "gro-off", Changes: []string{"eth0/feature.rx-gro"}, Metric: merged(), Well: 0.8}.on(plain, plainNew),
 		Fault{Name: "LRO while forwarding", Inject: "sysctl -qw net.ipv4.ip_forward=1; ethtool -K eth0 lro on", Undo: "ethtool -K eth0 lro on", Load: udp(),

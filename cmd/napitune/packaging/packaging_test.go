@@ -65,6 +65,15 @@ func TestManifest(t *testing.T) {
 	}
 }
 
+// lack skips a test that this machine cannot do, and fails it under CI, which can.
+func lack(t *testing.T, what string) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatalf("CI must have %s", what)
+	}
+	t.Skipf("skipped: needs %s", what)
+}
+
 // built is where the packages are:
 //
 //	make packages && NAPITUNE_PACKAGES=$PWD/dist go test ./cmd/napitune/packaging
@@ -72,7 +81,7 @@ func built(t *testing.T, pattern string) string {
 	t.Helper()
 	dir := os.Getenv("NAPITUNE_PACKAGES")
 	if dir == "" {
-		t.Skip("NAPITUNE_PACKAGES is not set: it names the directory with built packages")
+		lack(t, "NAPITUNE_PACKAGES, which names the directory with built packages")
 	}
 	found, err := filepath.Glob(filepath.Join(dir, pattern))
 	if err != nil || len(found) == 0 {
@@ -103,7 +112,7 @@ func files(t *testing.T, root string) []string {
 func TestDeb(t *testing.T) {
 	deb := built(t, "*_amd64.deb")
 	if os.Geteuid() != 0 {
-		t.Skip("dpkg --root needs root")
+		lack(t, "root, for dpkg --root")
 	}
 	root := t.TempDir()
 	for _, dir := range []string{"var/lib/dpkg/info", "var/lib/dpkg/updates", "var/log"} {
@@ -174,7 +183,7 @@ func TestRPM(t *testing.T) {
 	path := built(t, "*.x86_64.rpm")
 	rpm, err := exec.LookPath("rpm")
 	if err != nil {
-		t.Skip("there is no rpm to look into the package")
+		lack(t, "rpm, to look into the package")
 	}
 	out, err := exec.Command(rpm, "-qpl", path).Output()
 	if err != nil {
