@@ -1,7 +1,6 @@
 package rules
 
 import (
-	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -93,10 +92,12 @@ func (c *Case) solve(moving, unpin map[*path]bool) *placement {
 	}
 	var cpus []place.CPU
 	for id := range allowed.All() {
-		cpus = append(cpus, c.placeCPU(id, out.after[id]))
+		cpu := place.On(c.Last.Topo, id)
+		cpu.Base = out.after[id]
+		cpus = append(cpus, cpu)
 	}
 	s := place.Solve(cpus, items, place.Options{MinGain: c.At(moveGain), LocalLimit: c.load.localLimit()})
-	orderly(items, s.CPU)
+	place.Orderly(items, s.CPU)
 	c.keepXPS(order, items, cpus, s.CPU)
 	for i, p := range order {
 		out.cpu[p] = s.CPU[i]
@@ -112,63 +113,6 @@ func addLoads(to, loads map[int]float64) {
 	for cpu, load := range loads {
 		to[cpu] += load
 	}
-}
-
-// orderly exchanges the CPUs of items that are alike in everything that counts,
-// so that the lowest queue stays where it is and the others follow in the
-// order of CPUs: people expect queue 2 on CPU 2.
-func orderly(items []place.Item, cpu []int) {
-	type kin struct {
-		group         string
-		load          float64
-		current, node int
-	}
-	alike := map[kin][]int{}
-	for i, item := range items {
-		if cpu[i] >= 0 {
-			k := kin{item.Group, item.Load, item.Current, item.Node}
-			alike[k] = append(alike[k], i)
-		}
-	}
-	for k, members := range alike {
-		slices.SortFunc(members, func(a, b int) int { return cmp.Compare(items[a].ID, items[b].ID) })
-		var cpus []int
-		for _, i := range members {
-			cpus = append(cpus, cpu[i])
-		}
-		slices.SortFunc(cpus, func(a, b int) int {
-			return cmp.Or(-cmp.Compare(stays(a, k.current), stays(b, k.current)), cmp.Compare(a, b))
-		})
-		for n, i := range members {
-			cpu[i] = cpus[n]
-		}
-	}
-}
-
-func stays(cpu, current int) int {
-	if cpu == current {
-		return 1
-	}
-	return 0
-}
-
-func (c *Case) placeCPU(id int, base float64) place.CPU {
-	cpu := place.CPU{ID: id, Core: id, LLC: topo.Unknown, Node: topo.Unknown, Base: base}
-	t, ok := c.Last.Topo.CPUs[id]
-	if !ok {
-		return cpu
-	}
-	if t.Core != topo.Unknown {
-		cpu.Core = t.Core
-	}
-	cpu.LLC, cpu.Node = t.LLC, t.Node
-	if !c.Last.Topo.NUMATrusted() {
-		cpu.Node = topo.Unknown
-	}
-	if c.Last.Topo.LittleCPUs().Has(id) {
-		cpu.Capacity = 0.5
-	}
-	return cpu
 }
 
 func (c *Case) item(p *path, unpin bool) place.Item {

@@ -50,7 +50,7 @@ func newArena(o *detect.Observation) (*arena, string) {
 	}
 	a.nodes = a.c.Last.Topo.NUMATrusted()
 	for id := range a.c.Last.Topo.Online.All() {
-		at := a.c.placeCPU(id, 0)
+		at := place.On(a.c.Last.Topo, id)
 		a.cpus = append(a.cpus, peers.CPU{ID: id, Core: at.Core, LLC: at.LLC, Node: at.Node})
 	}
 	for _, p := range a.c.Paths {
@@ -201,7 +201,9 @@ func (a *arena) advised(o *detect.Observation) ([]int, int) {
 func (a *arena) solved() []int {
 	var cpus []place.CPU
 	for id := range a.c.Allowed.All() {
-		cpus = append(cpus, a.c.placeCPU(id, a.fixed[id]))
+		cpu := place.On(a.c.Last.Topo, id)
+		cpu.Base = a.fixed[id]
+		cpus = append(cpus, cpu)
 	}
 	var items []place.Item
 	var order []*path

@@ -130,30 +130,11 @@ func claimedElsewhere(masks []cpuset.Set, self, cpu int) bool {
 }
 
 // xpsPartition gives every online CPU to the queue whose interrupt CPU is
-// nearest (itself, sibling, cache, node, any), the emptiest among equals.
+// nearest.
 func (c *Case) xpsPartition(group []*path) []cpuset.Set {
-	members := make([][]int, len(group))
-	for _, pass := range []bool{true, false} { // interrupt CPUs first, so that each queue keeps its own
-		for cpu := range c.Last.Topo.Online.All() {
-			best, bestDistance := -1, 0
-			for i, p := range group {
-				home := c.plannedCPU(p)
-				if home < 0 {
-					continue
-				}
-				distance := c.Last.Topo.Distance(cpu, home)
-				if best < 0 || distance < bestDistance || (distance == bestDistance && len(members[i]) < len(members[best])) {
-					best, bestDistance = i, distance
-				}
-			}
-			if best >= 0 && (bestDistance == 0) == pass {
-				members[best] = append(members[best], cpu)
-			}
-		}
+	homes := make([]int, len(group))
+	for i, p := range group {
+		homes[i] = c.plannedCPU(p)
 	}
-	out := make([]cpuset.Set, len(group))
-	for i, m := range members {
-		out[i] = cpuset.Of(m...)
-	}
-	return out
+	return c.Last.Topo.Share(homes)
 }

@@ -6,7 +6,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/napitune/napitune/cmd/napitune/report"
+	"github.com/napitune/napitune/profiles/strict"
 )
 
 // defaultVerb is what napitune does without a command.
@@ -162,7 +162,7 @@ func unknownVerb(name string, before []string, app *cli.App) error {
 	for _, c := range app.Commands {
 		names = append(names, c.Name)
 	}
-	if near := report.Near(name, names); len(near) > 0 {
+	if near := strict.Near(name, names); len(near) > 0 {
 		return fmt.Errorf("there is no command %q; did you mean %s?", name, strings.Join(near, ", "))
 	}
 	return fmt.Errorf("there is no command %q (napitune --help lists them; a device is named with --dev)", name)
@@ -179,7 +179,7 @@ func unknownOption(arg, name string, command *cli.Command, app *cli.App) error {
 		names = append(names, n)
 	}
 	hint := fmt.Sprintf("napitune %s --help lists them", command.Name)
-	if near := report.Near(name, names); len(near) > 0 {
+	if near := strict.Near(name, names); len(near) > 0 {
 		hint = "did you mean " + dashed(near[0]) + "?"
 	}
 	return fmt.Errorf("%s has no option %s (%s)", command.Name, arg, hint)

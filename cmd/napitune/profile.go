@@ -16,6 +16,7 @@ import (
 	"github.com/napitune/napitune/detect/knob"
 	"github.com/napitune/napitune/profiles"
 	"github.com/napitune/napitune/profiles/boot"
+	"github.com/napitune/napitune/profiles/strict"
 	"github.com/napitune/napitune/rules"
 	"github.com/napitune/napitune/rules/plan"
 )
@@ -133,7 +134,7 @@ func parseProfileAction(args []string) (action profileAction, rest []string, err
 	at := slices.IndexFunc(all, func(a profileAction) bool { return a.name == name })
 	if at < 0 {
 		hint := "there is " + strings.Join(profileActionNames(), ", ")
-		if near := report.Near(name, profileActionNames()); len(near) > 0 {
+		if near := strict.Near(name, profileActionNames()); len(near) > 0 {
 			hint = "did you mean " + near[0] + "?"
 		}
 		return action, nil, fmt.Errorf("profile cannot %q; %s", name, hint)

@@ -207,3 +207,40 @@ func (t *Topology) Distance(a, b int) int {
 		return 4
 	}
 }
+
+// Share divides the online CPUs among some homes, themselves CPUs, so that each
+// goes to the nearest, to the one with the fewest among equals. A home has
+// itself in its share, unless another home is the same CPU. A negative home
+// gets none.
+func (t *Topology) Share(homes []int) []cpuset.Set {
+	shares := make([][]int, len(homes))
+	for _, own := range []bool{true, false} { // homes first, so that the counts of the others are fair
+		for cpu := range t.Online.All() {
+			best, nearest := t.nearest(cpu, homes, shares)
+			if best >= 0 && (nearest == 0) == own {
+				shares[best] = append(shares[best], cpu)
+			}
+		}
+	}
+	out := make([]cpuset.Set, len(homes))
+	for i, cpus := range shares {
+		out[i] = cpuset.Of(cpus...)
+	}
+	return out
+}
+
+// nearest is the home with the least distance from a CPU, and that; of several
+// the one with the smallest share so far.
+func (t *Topology) nearest(cpu int, homes []int, shares [][]int) (best, distance int) {
+	best = -1
+	for i, home := range homes {
+		if home < 0 {
+			continue
+		}
+		d := t.Distance(cpu, home)
+		if best < 0 || d < distance || d == distance && len(shares[i]) < len(shares[best]) {
+			best, distance = i, d
+		}
+	}
+	return best, distance
+}

@@ -1,7 +1,6 @@
 package boot
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -89,7 +88,7 @@ func (r *reckoning) solve() {
 		}
 	}
 	s := place.Solve(r.placeCPUs(), items, place.Options{LocalLimit: -1})
-	orderly(items, s.CPU)
+	place.Orderly(items, s.CPU)
 	for i, ref := range refs {
 		if s.CPU[i] >= 0 {
 			r.solution.home[ref] = s.CPU[i]
@@ -107,44 +106,9 @@ func (r *reckoning) solved(d *detect.Device) bool {
 func (r *reckoning) placeCPUs() []place.CPU {
 	var out []place.CPU
 	for id := range r.s.AllowedCPUs().All() {
-		cpu := place.CPU{ID: id, Core: id, LLC: topo.Unknown, Node: topo.Unknown}
-		if t, ok := r.s.Topo.CPUs[id]; ok {
-			if t.Core != topo.Unknown {
-				cpu.Core = t.Core
-			}
-			cpu.LLC = t.LLC
-			if r.s.Topo.NUMATrusted() {
-				cpu.Node = t.Node
-			}
-		}
-		if r.s.Topo.LittleCPUs().Has(id) {
-			cpu.Capacity = 0.5
-		}
-		out = append(out, cpu)
+		out = append(out, place.On(r.s.Topo, id))
 	}
 	return out
-}
-
-// orderly gives the CPUs of a device to its queues in rising order: they are
-// alike, and people expect queue 2 on CPU 2.
-func orderly(items []place.Item, cpu []int) {
-	groups := map[string][]int{}
-	for i, item := range items {
-		if cpu[i] >= 0 {
-			groups[item.Group] = append(groups[item.Group], i)
-		}
-	}
-	for _, members := range groups {
-		cpus := make([]int, 0, len(members))
-		for _, i := range members {
-			cpus = append(cpus, cpu[i])
-		}
-		slices.Sort(cpus)
-		slices.SortFunc(members, func(a, b int) int { return cmp.Compare(items[a].ID, items[b].ID) })
-		for n, i := range members {
-			cpu[i] = cpus[n]
-		}
-	}
 }
 
 // helpers are the CPUs to which RPS may hand the packets of a queue: those that
@@ -167,33 +131,19 @@ func (r *reckoning) helpers(d *detect.Device, home int) cpuset.Set {
 	return near
 }
 
-// senders gives every online CPU to the transmit queue whose CPU is nearest,
-// the one with the fewest among equals; each queue keeps its own CPU.
+// senders gives every online CPU to one of the transmit queues, so that each
+// sends to the nearest.
 func (r *reckoning) senders(d *detect.Device) map[int]cpuset.Set {
-	members := map[int][]int{}
-	var queues []int
+	var queues, homes []int
 	for _, q := range d.Queues {
-		if _, ok := r.solution.home[knob.Rx(d.Name, q.N, affinityKind)]; ok && q.Tx && !slices.Contains(queues, q.N) {
-			queues = append(queues, q.N)
-		}
-	}
-	for _, own := range []bool{true, false} {
-		for cpu := range r.s.Topo.Online.All() {
-			best, nearest := -1, 0
-			for _, q := range queues {
-				far := r.s.Topo.Distance(cpu, r.solution.home[knob.Rx(d.Name, q, affinityKind)])
-				if best < 0 || far < nearest || far == nearest && len(members[q]) < len(members[best]) {
-					best, nearest = q, far
-				}
-			}
-			if best >= 0 && (nearest == 0) == own {
-				members[best] = append(members[best], cpu)
-			}
+		home, ok := r.solution.home[knob.Rx(d.Name, q.N, affinityKind)]
+		if ok && q.Tx && !slices.Contains(queues, q.N) {
+			queues, homes = append(queues, q.N), append(homes, home)
 		}
 	}
 	out := map[int]cpuset.Set{}
-	for q, cpus := range members {
-		out[q] = cpuset.Of(cpus...)
+	for i, share := range r.s.Topo.Share(homes) {
+		out[queues[i]] = share
 	}
 	return out
 }

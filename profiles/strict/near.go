@@ -1,6 +1,8 @@
 package strict
 
 import (
+	"cmp"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -9,8 +11,8 @@ import (
 // Choices ends an error about a name that is not there: with the one meant, if
 // that can be guessed, else with all names if they are few.
 func Choices(name string, names []string) string {
-	if best := nearest(name, names); best != "" {
-		return "; did you mean " + best + "?"
+	if near := Near(name, names); len(near) > 0 {
+		return "; did you mean " + near[0] + "?"
 	}
 	const few = 16
 	if len(names) == 0 || len(names) > few {
@@ -19,20 +21,39 @@ func Choices(name string, names []string) string {
 	return "; there is " + strings.Join(names, ", ")
 }
 
-// nearest is the name that a misspelt one resembles most, "" if none does: at
-// most one letter in three may differ.
-func nearest(name string, names []string) string {
-	const longest = 64 // nobody mistypes a word of this length
+// Near lists those of names that resemble a misspelt one, nearest first, three
+// at most: at most one letter in three differs, or the name is a part of them.
+func Near(name string, names []string) []string {
+	const (
+		longest  = 64 // nobody mistypes a word of this length, and the cost grows with its square
+		shortest = 3  // fewer letters are a part of too many names
+	)
 	if len(name) > longest {
-		return ""
+		return nil
 	}
-	best, least := "", max(1, len(name)/3)+1
+	type candidate struct {
+		name     string
+		distance int
+	}
+	var found []candidate
+	lower := strings.ToLower(name)
 	for _, n := range names {
-		if d := distance(strings.ToLower(name), strings.ToLower(n)); d < least {
-			best, least = n, d
+		d := distance(lower, strings.ToLower(n))
+		if len(lower) >= shortest && strings.Contains(strings.ToLower(n), lower) {
+			d = min(d, 1)
+		}
+		if d <= max(1, len(lower)/3) {
+			found = append(found, candidate{n, d})
 		}
 	}
-	return best
+	slices.SortStableFunc(found, func(a, b candidate) int {
+		return cmp.Or(cmp.Compare(a.distance, b.distance), cmp.Compare(a.name, b.name))
+	})
+	var out []string
+	for _, c := range found[:min(3, len(found))] {
+		out = append(out, c.name)
+	}
+	return out
 }
 
 // distance counts the letters to insert, delete, replace or exchange with their

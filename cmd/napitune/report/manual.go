@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/profiles/strict"
 	"github.com/napitune/napitune/rules"
 )
 
@@ -119,7 +120,7 @@ func (m Manual) Explain(w io.Writer, name string, style Style) error {
 		}
 	}
 	if found == 0 {
-		return fmt.Errorf("nothing is called %q%s", name, suggestion(Near(name, m.Names())))
+		return fmt.Errorf("nothing is called %q%s", name, suggestion(strict.Near(name, m.Names())))
 	}
 	return p.err
 }
@@ -237,63 +238,4 @@ func (p *page) termPage(t Term) {
 	}
 	p.line(head)
 	p.hang("", plain, 2, strings.NewReplacer("**", "", "`", "").Replace(t.Text))
-}
-
-// Near lists those of names that resemble a misspelt one, nearest first, three
-// at most: names that contain it or that are a few letters away.
-func Near(name string, names []string) []string {
-	type candidate struct {
-		name     string
-		distance int
-	}
-	// Nobody mistypes a word of this length, and the cost grows with its square.
-	if len(name) > 64 {
-		return nil
-	}
-	lower := strings.ToLower(name)
-	var found []candidate
-	for _, n := range names {
-		d := distance(lower, strings.ToLower(n))
-		if len(lower) >= 3 && strings.Contains(strings.ToLower(n), lower) {
-			d = 1
-		}
-		if d <= max(1, len(lower)/3) {
-			found = append(found, candidate{n, d})
-		}
-	}
-	slices.SortStableFunc(found, func(a, b candidate) int {
-		return cmp.Or(cmp.Compare(a.distance, b.distance), cmp.Compare(a.name, b.name))
-	})
-	var out []string
-	for _, c := range found[:min(3, len(found))] {
-		out = append(out, c.name)
-	}
-	return out
-}
-
-// distance is the edit distance of two words in bytes, two neighbours in the
-// wrong order counting as one mistake (optimal string alignment).
-func distance(a, b string) int {
-	rows := make([][]int, len(a)+1)
-	for i := range rows {
-		rows[i] = make([]int, len(b)+1)
-		rows[i][0] = i
-	}
-	for j := range rows[0] {
-		rows[0][j] = j
-	}
-	for i := range len(a) {
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			best := min(rows[i][j]+cost, rows[i][j+1]+1, rows[i+1][j]+1)
-			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
-				best = min(best, rows[i-1][j-1]+1)
-			}
-			rows[i+1][j+1] = best
-		}
-	}
-	return rows[len(a)][len(b)]
 }
