@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/napitune/napitune/detect"
 	"github.com/napitune/napitune/detect/cpuset"
 	"github.com/napitune/napitune/detect/host"
 	"github.com/napitune/napitune/detect/host/hosttest"
@@ -199,7 +200,21 @@ func newRig(t testing.TB, spec hosttest.Spec) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return rigOf(t, samples)
+	r := rigOf(t, samples)
+	r.view = asDetected
+	return r
+}
+
+// asDetected is the view that the command has of a host. The machine's own finds
+// interrupts in a way of its own, and more of them.
+func asDetected(v knob.View) knob.View {
+	s, err := detect.Collect(v.Host)
+	if err != nil {
+		return v
+	}
+	seen := s.View()
+	seen.Host = v.Host
+	return seen
 }
 
 func rigOf(t testing.TB, samples []*host.Host) *rig {
@@ -399,6 +414,7 @@ func specs() map[string]hosttest.Spec {
 	return map[string]hosttest.Spec{
 		"virtio":       {CPUs: 4, QueuesPerNIC: 2, MaxQueues: 4},
 		"virtio rings": {CPUs: 4, QueuesPerNIC: 4, VirtioFeatures: []int{40, 52, 53}, IRQStacked: true},
+		"virtio spare": {CPUs: 4, QueuesPerNIC: 1, MaxQueues: 4, IRQStacked: true},
 		"virtio one":   {CPUs: 2, QueuesPerNIC: 1, NICs: 2},
 		"i40e":         {CPUs: 8, Driver: "i40e", QueuesPerNIC: 4, MaxQueues: 8, Nodes: 2},
 		"ice":          {CPUs: 8, Driver: "ice", QueuesPerNIC: 4, MaxQueues: 8, NICs: 2, SMT: 2},

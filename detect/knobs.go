@@ -46,7 +46,9 @@ func (s *Snapshot) View() knob.View {
 	return view
 }
 
-// resolveIRQ names the interrupt of one side of a queue.
+// resolveIRQ names the interrupt of one side of a queue. A queue that is out of
+// use may have one, whose mask a change of channels sets as well: a rollback
+// must be able to address it.
 func (s *Snapshot) resolveIRQ(dev string, tx bool, queue int) (int, error) {
 	side := "rx"
 	if tx {
@@ -68,6 +70,9 @@ func (s *Snapshot) resolveIRQ(dev string, tx bool, queue int) (int, error) {
 		if irq < 0 {
 			return -1, fmt.Errorf("interrupt of %s/%s-%d: %s", dev, side, queue, q.Why)
 		}
+		return irq, nil
+	}
+	if irq, ok := d.SpareIRQs[QueueID{Tx: tx, N: queue}]; ok {
 		return irq, nil
 	}
 	return -1, fmt.Errorf("interrupt of %s/%s-%d: no such queue", dev, side, queue)

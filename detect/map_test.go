@@ -222,6 +222,57 @@ func TestFunctionNames(t *testing.T) {
 	}
 }
 
+// TestSpareIRQs: interrupts of queues that are out of use are in no row of the
+// map and no setting of the snapshot, and a rollback can address them.
+func TestSpareIRQs(t *testing.T) {
+	const pci = "0000:04:00.0"
+	for _, tc := range []struct {
+		name    string
+		actions []string
+		rx, tx  int
+		want    map[QueueID]int
+	}{
+		{"pairs", []string{"mlx5_async0@pci:" + pci, "mlx5_comp0@pci:" + pci, "mlx5_comp1@pci:" + pci}, 1, 1, map[QueueID]int{{N: 1}: 32, {Tx: true, N: 1}: 32}},
+		{"each side", []string{"enp4s0-rx-0", "enp4s0-rx-1", "enp4s0-tx-0", "enp4s0-tx-1"}, 1, 2, map[QueueID]int{{N: 1}: 31}},
+		{"all in use", []string{"enp4s0-TxRx-0", "enp4s0-TxRx-1"}, 2, 2, nil},
+		{"half of a pair in use", []string{"enp4s0-TxRx-0", "enp4s0-TxRx-1"}, 1, 2, nil},
+		{"two claim one queue", []string{"enp4s0-TxRx-0", "enp4s0-TxRx-1", "enp4s0-fp-1"}, 1, 1, nil},
+		{"numbers across both sides", []string{"gve-ntfy-blk0@pci:" + pci, "gve-ntfy-blk1@pci:" + pci, "gve-ntfy-blk2@pci:" + pci, "gve-ntfy-blk3@pci:" + pci}, 1, 1, nil},
+		{"queues not told", []string{"enp4s0-TxRx-0", "enp4s0-TxRx-1"}, 0, 0, nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			var msi []int
+			for i := range tc.actions {
+				msi = append(msi, 30+i)
+			}
+			sc := scene{actions: tc.actions}
+			sc.nic("enp4s0", pci, msi...).queues("enp4s0", tc.rx, tc.tx)
+			s, err := Collect(sc.host(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			d := s.Device("enp4s0")
+			if diff := cmp.Diff(tc.want, d.SpareIRQs); diff != "" {
+				t.Errorf("(-want +got)\n%s", diff)
+			}
+			for id, want := range tc.want {
+				if irq, err := s.View().IRQ("enp4s0", id.Tx, id.N); irq != want || err != nil {
+					t.Errorf("queue %+v resolves to %d, %v", id, irq, err)
+				}
+			}
+			if irq, err := s.View().IRQ("enp4s0", false, 9); err == nil {
+				t.Errorf("queue 9 resolves to %d", irq)
+			}
+			for ref := range s.Knobs {
+				if _, spare := tc.want[QueueID{Tx: ref.Tx, N: ref.Queue}]; spare && ref.Kind == "irq.affinity" {
+					t.Errorf("%s is a setting of the snapshot", ref)
+				}
+			}
+		})
+	}
+}
+
 // TestRenamedBothWays: two NICs swapped their names while up, so the action
 // names point at the wrong one.
 func TestRenamedBothWays(t *testing.T) {

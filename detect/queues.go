@@ -399,6 +399,9 @@ func (m *mapper) build(d *Device) {
 		m.caution(d, &q)
 		d.Queues = append(d.Queues, q)
 	}
+	if t.rx >= 0 {
+		d.SpareIRQs = dm.spare(rx, tx, used)
+	}
 	for irq := range dm.doubtful(max(rx, tx)) {
 		used[irq] = true
 	}
@@ -407,6 +410,26 @@ func (m *mapper) build(d *Device) {
 			d.OtherIRQs = append(d.OtherIRQs, row.Number)
 		}
 	}
+}
+
+// spare are the interrupts of queues beyond those in use. gve numbers its
+// interrupts across both sides, so that the number of one says nothing of a
+// queue that is out of use.
+func (dm *deviceMap) spare(rx, tx int, used map[int]bool) map[QueueID]int {
+	out := map[QueueID]int{}
+	for id, s := range dm.slots {
+		beyond := id.N >= rx
+		if id.Tx {
+			beyond = id.N >= tx
+		}
+		if beyond && len(s.irqs) == 1 && !used[s.irqs[0]] && len(dm.blocks) == 0 {
+			out[id] = s.irqs[0]
+		}
+	}
+	if len(out) == 0 {
+		return nil
+	}
+	return out
 }
 
 // doubtful are interrupts that do serve queues in use, though it is not known

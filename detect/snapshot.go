@@ -118,6 +118,10 @@ type Device struct {
 	QueuesKnown bool
 	// OtherIRQs are this device's interrupts that serve no queue (link, config, mailbox).
 	OtherIRQs []int
+	// SpareIRQs are interrupts of queues that are out of use, by queue: a driver
+	// may keep them and set their masks when the queue comes back into use
+	// (drivers/net/virtio_net.c, virtnet_set_affinity). They are in OtherIRQs too.
+	SpareIRQs map[QueueID]int
 
 	Counters  InterfaceCounters
 	Stats     host.Stats                    // ethtool -S

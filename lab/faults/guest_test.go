@@ -160,7 +160,7 @@ func (g *guest) steps(f Fault, treatment Treatment, r *Result) error {
 	if f.Contested {
 		r.Split = nil // the other program splits pairs that are too quiet for anybody to care
 	} else {
-		r.Differs = before.Diff(after, f.Leaves...)
+		r.Differs = before.Diff(after)
 	}
 	return err
 }

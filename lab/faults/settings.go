@@ -71,9 +71,8 @@ func rootCause(err error) string {
 	return err.Error()
 }
 
-// Diff lists what differs from another state, one line each, sorted, except
-// where the name matches a pattern of what may.
-func (s Settings) Diff(other Settings, except ...string) []string {
+// Diff lists what differs from another state, one line each, sorted.
+func (s Settings) Diff(other Settings) []string {
 	names := map[string]bool{}
 	for name := range s {
 		names[name] = true
@@ -83,9 +82,6 @@ func (s Settings) Diff(other Settings, except ...string) []string {
 	}
 	var out []string
 	for _, name := range slices.Sorted(maps.Keys(names)) {
-		if slices.ContainsFunc(except, func(pattern string) bool { return fits(pattern, name) }) {
-			continue
-		}
 		if was, is := s[name], other[name]; was != is {
 			out = append(out, name+": "+firstDifference(was, is))
 		}

@@ -30,9 +30,6 @@ type Fault struct {
 	// Well is how near to the healthy figure the mended one must come: at
 	// least this share of it. 0 means 0.95.
 	Well float64
-	// Leaves are patterns (path.Match) of settings that undoing may leave
-	// different, because nothing addresses them.
-	Leaves []string
 	// Probes: the finding rests on what eBPF programs count.
 	Probes bool
 	// Contested: another program writes the same settings, so that the state
@@ -201,9 +198,6 @@ func Table() []Fault {
 		Fault{Name: "XPS reversed", Inject: reverseXPS, Load: sending(),
 			Finding: "xps-mismatch", Changes: []string{"eth0/tx-*/xps.cpus"}, Metric: crossed(0)}.on(each, eight),
 		Fault{Name: "one of four queues used", Fast: true, Inject: "ethtool -L eth0 combined 1", Undo: "ethtool -L eth0 combined 4", Load: udp(),
-			// The driver sets the masks of all vectors anew with the channels, those of
-			// queues that are out of use again afterwards, too.
-			Leaves:  []string{"/proc/irq/*/smp_affinity_list"},
 			Finding: "virtio-queues-unused", Changes: []string{"eth0/channels.combined"}, Metric: maxShare()}.on(four, fourNodes),
 		Fault{Name: "RSS table skewed", Inject: "ethtool -X eth0 weight 9 1 1 1", Undo: "ethtool -X eth0 equal 4", Load: udp(),
 			Finding: "rss-skew", Changes: table, Metric: maxShare()}.on(each),

@@ -292,11 +292,6 @@ func (h *host) read() state {
 		h.readFiles(out, pattern, func(path string) string { return path })
 	}
 	for _, action := range glob(h.t, "/proc/irq/*/virtio*put.*") {
-		// The driver keeps the interrupts of queues that are not used. Where they
-		// go cannot matter: bringing the queue back sets it anew (virtnet_set_affinity).
-		if _, err := os.Stat("/sys/class/net/eth0/queues/rx-" + strings.TrimPrefix(filepath.Ext(action), ".")); err != nil {
-			continue
-		}
 		h.readFiles(out, filepath.Dir(action)+"/smp_affinity_list", func(string) string { return "interrupt " + filepath.Base(action) })
 	}
 	for _, view := range []string{"-k", "-l", "-g", "-c", "-a", "-x"} {
