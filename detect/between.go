@@ -34,6 +34,7 @@ func Between(snaps ...*Snapshot) *Observation {
 	b.interrupts()
 	b.devices()
 	b.protocols()
+	b.conntrack()
 	o.Inconsistent = contradictions(last)
 	return o
 }

@@ -127,6 +127,7 @@ func (c *collector) counters() {
 		}
 	}
 	c.protocols()
+	c.conntrack()
 }
 
 func (c *collector) protocols() {

@@ -43,6 +43,9 @@ type Observation struct {
 	// Devices, per name.
 	Device    map[string]DeviceDelta
 	Protocols map[string]uint64
+	// Conntrack are losses of connection tracking: "drop", "early_drop",
+	// "insert_failed" (Conntrack.Counters); nil if not shown.
+	Conntrack map[string]uint64
 
 	// Probes is what eBPF counted over the window; nil if no probe took part.
 	Probes *counters.Counters

@@ -29,6 +29,7 @@ type Snapshot struct {
 	Softnet   Softnet
 	CPUTimes  CPUTimes
 	Protocols Protocols
+	Conntrack Conntrack
 	Links     []host.Link
 	Processes []host.Process
 	// Forwarding says whether this host routes packets.

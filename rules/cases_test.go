@@ -549,6 +549,27 @@ var ruleCases = []ruleCase{
 		s.nic("eth0", "synthetic", nil, nil)
 		s.obs.Device["eth0"].Stats["vf_rx_packets"] = 900_000
 	}), note, []string{}},
+	{"loss-elsewhere", "fires", "the connection table is full", scene4(func(s *scene) {
+		s.snap.Conntrack = detect.Conntrack{Known: true, Count: 65_536, Max: 65_536}
+		s.obs.Conntrack = map[string]uint64{"drop": 0, "early_drop": 400}
+	}), advice, []string{}},
+	{"loss-elsewhere", "fires", "nearly full, nothing lost", scene4(func(s *scene) {
+		s.snap.Conntrack = detect.Conntrack{Known: true, Count: 63_000, Max: 65_536}
+	}), note, []string{}},
+	{"loss-elsewhere", "fires", "nearly full now, whatever was lost since boot", scene4(func(s *scene) {
+		s.snap.Conntrack = detect.Conntrack{Known: true, Count: 63_000, Max: 65_536}
+		s.obs.Conntrack = map[string]uint64{"drop": 900_000}
+		s.sinceBoot()
+	}), note, []string{}},
+	{"loss-elsewhere", "fires", "the same connection entered twice", scene4(func(s *scene) {
+		s.snap.Conntrack = detect.Conntrack{Known: true, Count: 900, Max: 65_536}
+		s.obs.Conntrack = map[string]uint64{"drop": 300, "insert_failed": 300}
+	}), note, []string{}},
+	{"loss-elsewhere", "must not", "refused as invalid, the table half empty", scene4(func(s *scene) {
+		s.snap.Conntrack = detect.Conntrack{Known: true, Count: 30_000, Max: 65_536}
+		s.obs.Conntrack = map[string]uint64{"drop": 0, "insert_failed": 0}
+	}), silent, []string{}},
+	{"loss-elsewhere", "must not", "no limit", scene4(func(s *scene) { s.snap.Conntrack = detect.Conntrack{Known: true, Count: 30_000} }), silent, []string{}},
 	{"loss-elsewhere", "must not", "none", scene4(func(s *scene) { s.obs.Protocols["Udp.RcvbufErrors"] = 0 }), silent, []string{}},
 	{"loss-elsewhere", "missing", "only totals since boot", scene4(func(s *scene) { s.obs.Protocols["Udp.RcvbufErrors"] = 500; s.sinceBoot() }), silent, []string{}},
 

@@ -82,6 +82,12 @@ var furtherScenarios = []scenario{
 		s.set(knob.Global(backlog), "1000")
 		s.obs.Softnet[2] = detect.SoftnetDelta{Processed: 90_000, Dropped: 30}
 	}), []string{"backlog-drops"}, []string{backlog}, append([]string{"ring.rx", "irq.affinity"}, neverBudget...)},
+	{34, "the connection table is full", scene4(func(s *scene) {
+		budgets(s)
+		s.nic("eth0", "physical", even(4, 50_000), nil)
+		s.snap.Conntrack = detect.Conntrack{Known: true, Count: 262_100, Max: 262_144}
+		s.obs.Conntrack = map[string]uint64{"drop": 4000, "early_drop": 900, "insert_failed": 0}
+	}), []string{"loss-elsewhere"}, nil, append([]string{backlog, "ring.rx", "irq.affinity", "rps.cpus", "channels.combined"}, neverBudget...)},
 	{35, "a veth pair on the CPU of its sender", scene4(func(s *scene) {
 		s.nic("eth0", "physical", even(2, 5000), nil)
 		s.veth("veth1", 3, 900_000)
@@ -169,7 +175,6 @@ var outside = map[int]string{
 	18: "needs to know which program runs where; the remedy is to pin the program",
 	22: "a matter of naming: queues are found by the kernel's own edges, names come last (tests of detect)",
 	25: "memory of another program",
-	34: "the connection table is not measured: its overflow is in the kernel log",
 	50: "queueing disciplines are not measured",
 	54: "the answer is an error of the write (device busy): applying shows it and takes the change back",
 	63: "a cap of the cloud without a counter in the guest",

@@ -11,17 +11,17 @@ var _ = register(Rule{
 	ID:    "loss-elsewhere",
 	Title: "packets are lost where no setting of this tool reaches",
 	Page: Page{
-		Meaning:     "Packets are lost, but not for want of queues, budgets or CPUs: the socket buffer of an application was full, the cloud's allowance was used up, or the traffic does not go through the device one looks at.",
-		Evidence:    "UDP RcvbufErrors (/proc/net/snmp), *_allowance_exceeded (ENA) and vf_rx_packets (hv_netvsc), ethtool -S, over the window. A full connection table is not measured: the kernel log tells of it.",
-		Cause:       "The application reads too slowly, or the instance is too small for the packet rate.",
-		Remedy:      "Larger socket buffers or a faster reader; a larger instance.",
+		Meaning:     "Packets are lost, but not for want of queues, budgets or CPUs: the socket buffer of an application was full, the table of tracked connections was full, the cloud's allowance was used up, or the traffic does not go through the device one looks at.",
+		Evidence:    "UDP RcvbufErrors (/proc/net/snmp), drop, early_drop and insert_failed (/proc/net/stat/nf_conntrack) with nf_conntrack_count against nf_conntrack_max, *_allowance_exceeded (ENA) and vf_rx_packets (hv_netvsc), ethtool -S, over the window.",
+		Cause:       "The application reads too slowly; more connections, or longer remembered ones, than the table holds; or the instance is too small for the packet rate.",
+		Remedy:      "Larger socket buffers or a faster reader; a larger connection table, shorter timeouts, or no tracking for traffic that needs none; a larger instance.",
 		SideEffects: "None from here.",
 		NotWhen:     "Always worth reading before turning a knob.",
-		Source:      "net/ipv4/udp.c; ENA driver documentation (allowance metrics)",
-		Thresholds:  describe(backlogRate),
+		Source:      "net/ipv4/udp.c; net/netfilter/nf_conntrack_core.c; ENA driver documentation (allowance metrics)",
+		Thresholds:  describe(backlogRate, conntrackFull),
 	},
 	Eval: func(c *Case) []plan.Finding {
-		out := c.syntheticDevices()
+		out := append(c.syntheticDevices(), c.connectionTable()...)
 		if c.Basis == detect.BasisBoot {
 			return out
 		}
@@ -83,4 +83,51 @@ func isAllowance(name string) bool {
 		return true
 	}
 	return false
+}
+
+var conntrackFull = threshold("conntrack-full", 0.95, "of nf_conntrack_max",
+	"from 95 % on the kernel itself throws out connections before their time (net/netfilter/nf_conntrack_core.c, gc_worker)",
+	"bursts of new connections larger than the last twentieth of the table")
+
+// connectionTable judges the table of tracked connections. A packet of a new
+// connection that finds it full, and no other connection that may go for it, is
+// dropped before it reaches any queue that could be tuned
+// (net/netfilter/nf_conntrack_core.c, __nf_conntrack_alloc and early_drop).
+func (c *Case) connectionTable() []plan.Finding {
+	t := c.Last.Conntrack
+	if !t.Known || t.Max == 0 {
+		return nil
+	}
+	used := float64(t.Count) / float64(t.Max)
+	dropped, early := c.Conntrack["drop"], c.Conntrack["early_drop"]
+	full := used >= c.At(conntrackFull)
+	lost := dropped > 0 && c.lossRate(dropped)
+	f := plan.Finding{
+		Subject:  "nf_conntrack",
+		Evidence: []plan.Evidence{{Metric: "conntrack_used", Value: used, Unit: "of nf_conntrack_max", Threshold: c.At(conntrackFull), Source: "nf_conntrack_count"}},
+		Operator: "raise net.netfilter.nf_conntrack_max (with the module parameter hashsize a quarter of it), shorten nf_conntrack_tcp_timeout_* and nf_conntrack_udp_timeout, " +
+			"or do not track what needs none (iptables -j NOTRACK, nft notrack): no queue or softirq setting helps",
+	}
+	if c.Basis == detect.BasisBoot {
+		lost, early = false, 0
+	} else {
+		f.Evidence = append(f.Evidence,
+			plan.Evidence{Metric: "conntrack_drop", Value: float64(dropped), Unit: "packets", Source: "/proc/net/stat/nf_conntrack"},
+			plan.Evidence{Metric: "conntrack_early_drop", Value: float64(early), Unit: "connections", Source: "/proc/net/stat/nf_conntrack"})
+	}
+	switch {
+	case full && (lost || early > 0 && c.lossRate(early)):
+		f.Severity = plan.Advice
+		f.Claim = fmt.Sprintf("the connection table is full (%d of %d): %d packets of new connections were dropped here, and %d connections thrown out for others", t.Count, t.Max, dropped, early)
+	case full:
+		f.Severity = plan.Note
+		f.Claim = fmt.Sprintf("the connection table is nearly full: %d of %d", t.Count, t.Max)
+	case lost:
+		f.Severity = plan.Note
+		f.Claim = fmt.Sprintf("connection tracking dropped %d packets, %d of them because their connection was entered twice at the same time", dropped, min(dropped, c.Conntrack["insert_failed"]))
+		f.Operator = "the table is not full: usual are first packets of one UDP connection in parallel, such as DNS queries through NAT (a local DNS cache, or NOTRACK); no queue or softirq setting helps"
+	default:
+		return nil
+	}
+	return []plan.Finding{f}
 }

@@ -42,7 +42,7 @@ func newScene(cpus int) *scene {
 	obs := &detect.Observation{
 		First: snap, Last: snap, Samples: 2, Basis: detect.BasisWindow, Window: 10 * time.Second,
 		NetRx: map[int]uint64{}, NetTx: map[int]uint64{}, Softnet: map[int]detect.SoftnetDelta{}, CPU: map[int]detect.CPUShare{},
-		Interrupt: map[int]uint64{}, IRQ: map[int]detect.IRQDelta{}, Device: map[string]detect.DeviceDelta{}, Protocols: map[string]uint64{},
+		Interrupt: map[int]uint64{}, IRQ: map[int]detect.IRQDelta{}, Device: map[string]detect.DeviceDelta{}, Protocols: map[string]uint64{}, Conntrack: map[string]uint64{},
 	}
 	for i := range cpus {
 		obs.NetRx[i] = 100
