@@ -1,28 +1,37 @@
 package bench
 
 import (
+	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
 
+func plain(out, _ string) (string, error) { return out, nil }
+
 // What failed says so in its place, and what was measured is not measured again.
 func TestDocument(t *testing.T) {
-	plain := func(out, _ string) (string, error) { return out, nil }
 	sections := []Section{
 		{Name: "date", Title: "One", Shell: "date +%N", Extract: plain},
 		{Name: "fails", Title: "Two", Shell: "echo broken; false", Extract: plain},
 		{Name: "slow", Title: "Three", Shell: "echo ran", Slow: true, Extract: plain},
+		{Name: "derived", Title: "Four", Shell: "cat $KEPT/date.out", Derived: true, Extract: plain},
 	}
 	b := Bench{Root: t.TempDir(), Dir: t.TempDir(), Log: t.Logf}
 	first, err := b.Document(t.Context(), sections)
-	if err == nil || !strings.Contains(err.Error(), "broken") {
-		t.Errorf("error %v, want one that tells what the command printed", err)
+	if err == nil || !strings.Contains(err.Error(), "fails: exit status 1: broken") {
+		t.Errorf("error %v, want one that names the section and tells what its command printed", err)
 	}
 	if n := strings.Count(first, "Not measured."); n != 2 {
 		t.Errorf("%d sections not measured, want 2:\n%s", n, first)
+	}
+	if _, four, _ := strings.Cut(first, "## Four"); strings.Count(four, "Measured ") != 1 {
+		t.Errorf("what is derived has an origin of its own:\n%s", four)
 	}
 	again, _ := b.Document(t.Context(), sections)
 	if diff := cmp.Diff(first, again); diff != "" {
@@ -32,21 +41,129 @@ func TestDocument(t *testing.T) {
 	if slow, _ := b.Document(t.Context(), sections); !strings.Contains(slow, "\nran\n") {
 		t.Errorf("the slow section did not run:\n%s", slow)
 	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if text, err := b.Document(ended, sections); text != "" || err == nil {
+		t.Errorf("a run that was ended wrote %q, %v", text, err)
+	}
+}
+
+// A section that fails when it is measured again keeps its figures, one whose
+// figures cannot be read is not kept, and only what was asked for is measured.
+func TestMeasureAgain(t *testing.T) {
+	b := Bench{Root: t.TempDir(), Dir: t.TempDir(), Log: t.Logf}
+	one := func(shell string) []Section {
+		return []Section{{Name: "one", Title: "One", Shell: shell, Extract: func(out, _ string) (string, error) {
+			if !strings.HasPrefix(out, "good") {
+				return "", errors.New("no figures")
+			}
+			return out, nil
+		}}}
+	}
+	if text, err := b.Document(t.Context(), one("echo bad")); err == nil || !strings.Contains(text, "Not measured.") {
+		t.Errorf("what cannot be read: %v\n%s", err, text)
+	}
+	if text, err := b.Document(t.Context(), one("echo good 1")); err != nil || !strings.Contains(text, "good 1") {
+		t.Errorf("what could not be read was kept: %v\n%s", err, text)
+	}
+	b.Fresh = true
+	if text, err := b.Document(t.Context(), one("echo good 2; false")); err == nil || !strings.Contains(text, "\ngood 1\n") {
+		t.Errorf("the earlier figures are gone: %v\n%s", err, text)
+	}
+	b.Only = "other"
+	if text, err := b.Document(t.Context(), one("echo good 3")); err != nil || !strings.Contains(text, "\ngood 1\n") {
+		t.Errorf("measured though not asked for: %v\n%s", err, text)
+	}
+	b.Only = "one"
+	if text, err := b.Document(t.Context(), one("echo good 4")); err != nil || !strings.Contains(text, "\ngood 4\n") {
+		t.Errorf("not measured again: %v\n%s", err, text)
+	}
+}
+
+// What is interrupted goes on where it was, under the origins of all its runs.
+func TestResume(t *testing.T) {
+	b := Bench{Root: t.TempDir(), Dir: t.TempDir(), Log: t.Logf}
+	s := Section{Name: "long", Shell: "echo 1 >>$RESULTS; false", Resumes: true, Extract: func(_, results string) (string, error) { return results, nil }}
+	if _, err := b.Document(t.Context(), []Section{s}); err == nil {
+		t.Fatal("no error")
+	}
+	began := time.Date(2020, 1, 2, 3, 4, 5, 0, time.UTC)
+	unfinished := filepath.Join(b.Dir, "unfinished", "long.json")
+	for _, o := range []Origin{{Began: began, Ended: began, Machine: "M", Commit: "a", LoadLow: 2, LoadHigh: 3},
+		{Began: began, Ended: began.Add(time.Minute), Machine: "M", Commit: "b", LoadLow: 1, LoadHigh: 2}} {
+		if err := Sign(unfinished, o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Shell = "echo 2 >>$RESULTS"
+	text, err := b.Document(t.Context(), []Section{s})
+	if want := "1\n2\n\nMeasured 2020-01-02 at commit a, b on M, under a load of 1.0 to 3.0, in 1m0s.\n"; err != nil || !strings.HasSuffix(text, want) {
+		t.Errorf("%v, want the end %q:\n%s", err, want, text)
+	}
+}
+
+// Results of an earlier run are shown with their origin, and without one that
+// is said.
+func TestTake(t *testing.T) {
+	b := Bench{Root: t.TempDir(), Dir: t.TempDir(), Log: t.Logf}
+	s := Section{Name: "faults", Slow: true, Shell: "false", Extract: func(_, results string) (string, error) {
+		if results == "" {
+			return "", errors.New("no results")
+		}
+		return results, nil
+	}}
+	file := filepath.Join(t.TempDir(), "r.json")
+	if err := b.Take(s, file); err == nil {
+		t.Error("took a file that is not there")
+	}
+	if err := os.WriteFile(file, []byte("line\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Take(s, file); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := b.Document(t.Context(), []Section{s}); err != nil || !strings.Contains(text, "line\n\nMeasured 2") || !strings.Contains(text, "not recorded") {
+		t.Errorf("%v\n%s", err, text)
+	}
+	if err := Sign(file, Watch(b.Root)()); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Take(s, file); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := b.Document(t.Context(), []Section{s}); err != nil || !strings.Contains(text, " at commit unknown on ") {
+		t.Errorf("%v\n%s", err, text)
+	}
 }
 
 func TestRivalTable(t *testing.T) {
-	got, err := rivalTable(`{"fault":"stacked","tool":"napitune","found":["irq-stacked CPU 0"],"changed":["a","b"],"faulty":0.988,"treated":0.25,"bound":0.25,"splitbefore":4,"seconds":5.17,"stop":"napitune rollback","left":[],"flapped":["a"],"flapped_to":0.25,"killed":[]}
-{"fault":"stacked","tool":"other","changed":["a"],"faulty":0.988,"treated":0.5,"bound":0.25,"split":4,"stop":"","left":["a"],"killed":[],"not_killed":true}
-{"fault":"stacked","tool":"broken","error":"it said | so\nand more"}
+	got, err := rivalTable(`{"fault":"stacked","machine":"m","metric":"share of x","tool":"napitune","expected":"irq-stacked","found":["irq-stacked CPU 0"],"changed":["a","b"],"healthy":0.25,"faulty":0.988,"treated":0.25,"bound":0.25,"splitbefore":4,"seconds":5.17,"stop":"napitune rollback","left":[],"flapped":["a"],"killed":[],"faulty_rate":0.5,"treated_rate":0.98}
+{"fault":"stacked","tool":"other","metric":"share of x","expected":"irq-stacked","refused":["c"],"changed":["a"],"faulty":0.988,"treated":0.5,"bound":0.25,"split":4,"stop":"","left":["a"],"not_flapped":true,"not_killed":true}
+{"fault":"stacked","tool":"broken","expected":"irq-stacked","error":"it said | so\nand more"}
+{"fault":"healthy","machine":"m","metric":"drops","tool":"napitune","found":["x y"],"not_flapped":true,"not_killed":true}
+{"fault":"healthy","tool":"other","metric":"drops","changed":["a"],"stop":"s","treated":1,"not_flapped":true,"not_killed":true}
 `)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := `| fault | program | found | settings changed | busiest CPU | bound | pairs split | seconds | left after undoing | taken by a link flap | left after kill -9 |
-|---|---|---|---|---|---|---|---|---|---|---|
-| stacked | napitune | irq-stacked CPU 0 | 2 | 98.8 % → 25.0 % | 25.0 % | 4 → 0 | 5.2 | 0 | 1 | 0 |
-| stacked | other | – | 1 | 98.8 % → 50.0 % | 25.0 % | 0 → 4 | – | 1 (no way back) | – | – |
-| stacked | broken | failed: it said \| so |  |  |  |  |  |  |  |  |
+	want := `### stacked
+
+On m. Figure: share of x; healthy 25.0 %, the busiest queue's share 25.0 %.
+
+| program | found | false alarms | refused | settings changed | figure | pairs split | throughput | seconds | left after undoing | taken by a link flap | left after kill -9 |
+|---|---|---|---|---|---|---|---|---|---|---|---|
+| napitune | irq-stacked CPU 0 | 0 | 0 | 2 | 98.8 % → 25.0 % | 4 → 0 | 0.50 → 0.98 | 5.2 | 0 | 1 | 0 |
+| other | says nothing | – | 1 | 1 | 98.8 % → 50.0 % | 0 → 4 | – | – | 1 (no way back) | – | – |
+| broken | failed: it said \| so |  |  |  |  |  |  |  |  |  |  |
+
+### healthy
+
+On m. Figure: drops; healthy 0.00.
+
+| program | found | false alarms | refused | settings changed | figure | pairs split | throughput | seconds | left after undoing | taken by a link flap | left after kill -9 |
+|---|---|---|---|---|---|---|---|---|---|---|---|
+| napitune | – | x y | 0 | 0 | 0.00 → 0.00 | 0 → 0 | – | – | nothing to undo | – | – |
+| other | – | acts | 0 | 1 | 0.00 → 1.00 | 0 → 0 | – | – | 0 | – | – |
 `
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -100,5 +217,33 @@ func TestFenced(t *testing.T) {
 	}
 	if _, err := fenced("PASS\n", func(l string) bool { return !frame(l) }); errors.Is(err, nil) {
 		t.Error("no figures are figures")
+	}
+}
+
+// A ratio is the median of the pairs, not of the medians.
+func TestTimesTable(t *testing.T) {
+	got, err := timesTable(`{"what":"w","program":"napitune","changed":60,"seconds":[1,2,4]}
+{"what":"w","program":"other","changed":61,"seconds":[6,4,12]}
+`)
+	want := `| job | program | settings changed | median | least to most | times napitune's, median of the pairs |
+|---|---|---|---|---|---|
+| w | napitune | 60 | 2.00 s | 1.00 to 4.00 s | 1 |
+| w | other | 61 | 6.00 s | 4.00 to 12.00 s | 3.0 |
+`
+	if diff := cmp.Diff(want, got); diff != "" || err != nil {
+		t.Error(diff, err)
+	}
+	if _, err := timesTable(`{"what":"w","program":"a","seconds":[1]}` + "\n" + `{"what":"w","program":"b","seconds":[]}`); err == nil {
+		t.Error("half a pair is a pair")
+	}
+}
+
+func TestBelow(t *testing.T) {
+	got, err := below("# Cost\n\nWhere and when.\n\n## Part\n")
+	if diff := cmp.Diff("Where and when.\n\n### Part\n", got); diff != "" || err != nil {
+		t.Error(diff, err)
+	}
+	if _, err := below("no title"); err == nil {
+		t.Error("no title is a title")
 	}
 }

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"fmt"
 	"strings"
 )
 
@@ -13,24 +14,34 @@ func Sections() []Section {
 	}
 	return []Section{
 		{
-			Name: "rivals", Title: "Napitune beside others, on faults of balance", Slow: true,
-			Text: "256 UDP flows to four queues of a virtio NIC on eight CPUs, all programs one after another in one guest.\n\n" +
-				`- Busiest CPU: its share of the packets that went up the stack, before and after. The bound is the share of the busiest
-  queue: without RPS no placement gets below it.
-- Split: pairs whose two interrupts may go to different CPUs, before and after.
-- Changed and left: settings (files of /proc and /sys, views of ethtool) that do not read as before the program acted, and
-  those that still do not once it was undone, by napitune rollback or by stopping tuned. One pass of irqbalance,
-  perftune.py and rss-ladder have no way back. None of the others says what is wrong.
-- Kill -9: amid the work (irqbalance: as a daemon after 5 s), then undone as well as can be (tuned: started anew and stopped;
-  it then takes what it had set itself for the host's own). Kills and link flaps are tried with the first fault only.
-- Seconds are those of the slow guest, for acting alone; one pass of irqbalance waits for 10 of them.
-- What a program does not treat is no fault of it: tuned's profiles place no interrupts. perftune.py takes three of four
-  queues away and has RPS spread the packets of the one that is left, over as many CPUs as there are; one CPU still takes
-  all interrupts and polls, which this share does not show.
+			Name: "rivals", Title: "Napitune beside others", Slow: true, Resumes: true,
+			Text: `One fault after another, a guest for each; in it all programs one after another treat the same fault under the same load,
+most of them that of 256 UDP flows on four queues of a virtio NIC.
 
-LAB_FILES names a directory with perftune.py (scylladb/seastar) and python.zip (the modules of strizhechenko/netutils-linux,
-and a distutils.util.strtobool, which perftune.py needs and Debian's Python lacks); without them these two are left out.`,
-			Shell:   "go run ./lab/cmd/lab test --cpus 8 --nic virtio,queues=4 --timeout 40m --results $RESULTS ./lab/faults -- -test.v -test.run=TestRivals -test.timeout=0",
+- Found: the finding that names the fault; bpftune says in its log why it changes what it changes, the others act and say
+  nothing. False alarms: other findings; where nothing is wrong, all of them, and the changes of what only acts.
+- Refused: lines of a program's own output about what it could not do. napitune leaves what is impossible out of its plan.
+- Changed and left: settings (files of /proc and /sys, views of ethtool) that do not read as before the program acted, and
+  those that still do not once it was undone: by napitune rollback, by stopping tuned, by ending bpftune that was started
+  with --rollback. One pass of irqbalance, perftune.py and rss-ladder have no way back.
+- The busiest queue's share is the bound of the busiest CPU's: without RPS no placement gets below it.
+- Split: pairs whose two interrupts may go to different CPUs, before and after.
+- Throughput: what goes up the stack in a second of flood (bytes of TCP where GRO is the fault), with the fault and treated,
+  as shares of the healthy guest's in the same round; the median of 3 rounds, in each of which all states of all programs
+  are brought back in turn by writing their settings. The CPUs of a guest take turns on one thread, so that a CPU with all
+  the work is slowed by nobody: throughput shows losses and added work here, and no gain from spreading.
+- Kill -9: amid the work (irqbalance: as a daemon after 5 s; bpftune after 20 s), then undone as well as can be (tuned: started
+  anew and stopped; it then takes what it had set itself for the host's own).
+- Seconds are those of the slow guest, for acting alone; irqbalance waits for 10 of them before its pass, and bpftune, which
+  goes on for ever, is given 20.
+- What a program does not treat is no fault of it: only the faults that it knows say something about it. tuned's own
+  profiles place no interrupts and are tried on two faults; by hand is the profile of somebody who knows what is wrong,
+  with a script where tuned 2.20 has no plugin. perftune.py takes three of four queues away and has RPS spread the packets of
+  the one that is left; one CPU still takes all interrupts and polls, which the share does not show.
+
+LAB_FILES names a directory with perftune.py, rss-ladder and bpftune, which Debian does not package; lab/faults/others.sh
+fills it. Without it these are left out.`,
+			Shell:   "go run ./lab/cmd/lab rivals --results $RESULTS",
 			Extract: func(_, results string) (string, error) { return rivalTable(results) },
 		},
 		{
@@ -44,8 +55,8 @@ reads as before.`,
 		{
 			Name: "prediction", Title: "Predicted against measured load", Derived: true,
 			Text: `The largest share of one CPU that the plan foretold, and that which came: from the two tables above, where the plan
-moves queues. The aim is 15 %.`,
-			Shell:   "cat $(dirname $RESULTS)/rivals.json $(dirname $RESULTS)/faults.json >$RESULTS 2>/dev/null || true",
+moves queues. The aim is 15 %. irqbalance, where it goes on moving interrupts meanwhile, takes part in what is measured.`,
+			Shell:   "cat $KEPT/rivals.json $KEPT/faults.json >$RESULTS 2>/dev/null || true",
 			Extract: func(_, results string) (string, error) { return predictionTable(results) },
 		},
 		{
@@ -72,26 +83,46 @@ the host. Captured1152 reads a recorded host from its archive as well.`,
 			Extract: benchmarks,
 		},
 		{
-			Name: "apply", Title: "100 changes and their rollback",
+			Name: "apply", Title: "100 changes and their rollback, and a boot profile",
 			Text: `To queues of a veth pair in a network namespace of the running kernel, the journal on disk before each change, all read
-back. Live: napitune's part of one process. The others are to a host in memory.`,
-			Shell: "go test -count=1 -v -run TestHundredChangesLive ./cmd/napitune && go test -run '^$' -bench 100 -benchmem ./apply",
+back. Live: napitune's part of one process. 60 settings: a boot profile, as a whole process. The others are to a host in memory.`,
+			Shell: "go test -count=1 -v -run 'TestHundredChangesLive|TestBootIsFast' ./cmd/napitune && go test -run '^$' -bench 100 -benchmem ./apply",
 			Extract: func(out, _ string) (string, error) {
-				return fenced(out, func(l string) bool { return strings.Contains(l, "100 changes") || strings.HasPrefix(l, "Benchmark") })
+				return fenced(out, func(l string) bool {
+					return strings.Contains(l, "100 changes") || strings.HasPrefix(l, "60 settings") || strings.HasPrefix(l, "Benchmark")
+				})
 			},
 		},
 		{
-			Name: "process", Title: "The whole process: start-up, size, the largest host",
+			Name: "times", Title: "The same settings by napitune, tuned and perftune.py", Slow: true,
+			Text: `Whole processes in a guest, in pairs that take turns, 5 of each after one for the page cache. The 60 settings are 4 of the
+host, 40 of the queues of one NIC and 16 of another's; both programs must leave the same. napitune reads each back and keeps a
+journal. tuned runs with daemon = 0 and ends when it has applied its profile. perftune.py sets three limits of TCP besides,
+which napitune has none of, and works out what to set; napitune reads it from a profile. perftune.py comes from LAB_FILES.`,
+			Shell:   "go run ./lab/cmd/lab test --cpus 8 --nic virtio,queues=8 --nic virtio,queues=8 --timeout 30m --results $RESULTS ./lab/bench -- -test.v -test.run=TestTimes",
+			Extract: func(_, results string) (string, error) { return timesTable(results) },
+		},
+		{
+			Name: "process", Title: "The whole process: start-up, size, hosts from 8 to 1,152 CPUs",
 			Text: `The binary of ` + "`make build`" + `. Times are of whole processes with loading, the median of some; memory is the largest
-resident set.`,
+resident set. Hosts are captured ones of NAPITUNE_HOSTS, from 8 to 1,152 CPUs.`,
 			Shell:   "make -s build && go run ./lab/cmd/lab process bin/napitune",
 			Extract: logged,
 		},
 		{
-			Name: "probes", Title: "Cost of the probes", Slow: true,
-			Text:    "Wants root and a machine that does nothing else: ns for each run of a program, and packets lost to it at full rate.",
-			Shell:   "make probe-cost && cat probes/COST.md",
-			Extract: func(out, _ string) (string, error) { _, table, _ := strings.Cut(out, "\n\n"); return table, nil },
+			Name: "probes", Title: "Cost of the probes", Derived: true,
+			Text:    `From probes/COST.md. make probe-cost measures it, on a machine that does nothing else, and writes there on what and when.`,
+			Shell:   "cat probes/COST.md",
+			Extract: func(out, _ string) (string, error) { return below(out) },
 		},
 	}
+}
+
+// below is a document without its title, its own headings one level down.
+func below(text string) (string, error) {
+	_, rest, ok := strings.Cut(text, "\n")
+	if !ok || !strings.HasPrefix(text, "# ") {
+		return "", fmt.Errorf("no title in %.40q", text)
+	}
+	return strings.ReplaceAll(strings.TrimLeft(rest, "\n"), "\n## ", "\n### "), nil
 }

@@ -44,32 +44,96 @@ func table(head []string, rows [][]string) string {
 
 func percent(share float64) string { return fmt.Sprintf("%.1f %%", 100*share) }
 
+// rivalTable has a part for each fault and in it a row for each program.
 func rivalTable(lines string) (string, error) {
 	results, err := decode[faults.Compared](lines)
 	if err != nil {
 		return "", err
 	}
-	var rows [][]string
-	for _, r := range results {
-		row := []string{r.Fault, r.Tool}
-		if r.Error != "" {
-			rows = append(rows, append(row, "failed: "+firstLine(r.Error), "", "", "", "", "", "", "", ""))
-			continue
+	var out strings.Builder
+	for len(results) > 0 {
+		first, n := results[0], 0
+		var rows [][]string
+		for ; n < len(results) && results[n].Fault == first.Fault; n++ {
+			rows = append(rows, rivalRow(results[n]))
 		}
-		rows = append(rows, append(row, found(r), fmt.Sprint(len(r.Changed)), percent(r.Faulty)+" → "+percent(r.Treated), percent(r.Bound),
-			fmt.Sprintf("%d → %d", r.SplitBefore, r.Split), seconds(r), left(r), flapped(r), killed(r)))
+		results = results[n:]
+		if out.Len() > 0 {
+			out.WriteString("\n")
+		}
+		fmt.Fprintf(&out, "### %s\n\nOn %s. Figure: %s; healthy %s", first.Fault, first.Machine, first.Metric, figure(first.Metric, first.Healthy))
+		if first.Bound > 0 {
+			fmt.Fprintf(&out, ", the busiest queue's share %s", percent(first.Bound))
+		}
+		out.WriteString(".\n\n")
+		out.WriteString(table([]string{"program", "found", "false alarms", "refused", "settings changed", "figure", "pairs split", "throughput",
+			"seconds", "left after undoing", "taken by a link flap", "left after kill -9"}, rows))
 	}
-	return table([]string{"fault", "program", "found", "settings changed", "busiest CPU", "bound", "pairs split", "seconds", "left after undoing", "taken by a link flap", "left after kill -9"}, rows), nil
+	return out.String(), nil
 }
 
-func found(r faults.Compared) string {
-	switch {
-	case len(r.Found) > 0:
-		return strings.Join(r.Found, "; ")
-	case r.Tool == "napitune":
-		return "nothing"
+func rivalRow(r faults.Compared) []string {
+	row := []string{r.Tool}
+	if r.Error != "" {
+		return append(row, "failed: "+firstLine(r.Error), "", "", "", "", "", "", "", "", "", "")
 	}
-	return "–"
+	named, others := found(r)
+	return append(row, named, others, count(r.Refused), count(r.Changed), figure(r.Metric, r.Faulty)+" → "+figure(r.Metric, r.Treated),
+		fmt.Sprintf("%d → %d", r.SplitBefore, r.Split), throughput(r), seconds(r), left(r), unless(r.NotFlapped, r.Flapped), unless(r.NotKilled, r.Killed))
+}
+
+func count(list []string) string { return fmt.Sprint(len(list)) }
+
+// figure shows shares as such; other figures have their unit in their name.
+func figure(metric string, value float64) string {
+	if strings.Contains(metric, "share") {
+		return percent(value)
+	}
+	return fmt.Sprintf("%.2f", value)
+}
+
+// speaks reports whether a program ever says what is wrong.
+func speaks(r faults.Compared) bool { return r.Tool == "napitune" || len(r.Found) > 0 }
+
+// found tells the finding that there must be from the others. Where nothing is
+// wrong all are false, and so are the changes of a program that only acts.
+func found(r faults.Compared) (named, others string) {
+	var wanted, beyond []string
+	for _, f := range r.Found {
+		if r.Expected != "" && (strings.HasPrefix(f, r.Expected+" ") || r.Tool != "napitune") {
+			wanted = append(wanted, f)
+			continue
+		}
+		beyond = append(beyond, f)
+	}
+	switch {
+	case r.Expected == "":
+		named = "–"
+	case len(wanted) > 0:
+		named = strings.Join(wanted, "; ")
+	case speaks(r):
+		named = "no"
+	default:
+		named = "says nothing"
+	}
+	switch {
+	case len(beyond) > 0:
+		others = strings.Join(beyond, "; ")
+	case speaks(r):
+		others = "0"
+	case r.Expected == "" && len(r.Changed) > 0:
+		others = "acts"
+	default:
+		others = "–"
+	}
+	return named, others
+}
+
+func throughput(r faults.Compared) string {
+	if r.FaultyRate == 0 || r.TreatedRate == 0 {
+		return "–"
+	}
+	return fmt.Sprintf("%.2f → %.2f", r.FaultyRate, r.TreatedRate)
 }
 
 func seconds(r faults.Compared) string {
@@ -86,21 +150,15 @@ func left(r faults.Compared) string {
 	case r.Stop == "":
 		return fmt.Sprintf("%d (no way back)", len(r.Left))
 	}
-	return fmt.Sprint(len(r.Left))
+	return count(r.Left)
 }
 
-func flapped(r faults.Compared) string {
-	if len(r.Changed) == 0 || r.FlappedTo == 0 {
+// unless counts what was left of something that was tried.
+func unless(not bool, list []string) string {
+	if not {
 		return "–"
 	}
-	return fmt.Sprint(len(r.Flapped))
-}
-
-func killed(r faults.Compared) string {
-	if r.NotKilled || len(r.Changed) == 0 && len(r.Killed) == 0 {
-		return "–"
-	}
-	return fmt.Sprint(len(r.Killed))
+	return count(list)
 }
 
 func firstLine(text string) string {

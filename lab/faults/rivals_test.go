@@ -5,52 +5,85 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 )
 
-func compared() []Fault {
-	four := machine("6.1", 8, virtio(4))
-	return []Fault{
-		{Name: "all queue interrupts on one CPU", Machine: four, Inject: stackIRQs, Load: udp(), Metric: maxShare()},
-		{Name: "healthy", Machine: four, Inject: "true", Load: udp(), Metric: maxShare()},
-		{Name: "queue pairs split", Machine: four, Inject: splitIRQs, Load: answered(), Metric: maxShare()},
-		{Name: "RPS of all queues to one CPU", Machine: four, Inject: rpsTo("80"), Load: udp(), Metric: maxShare()},
+// Every fault of the contest has a figure, and all that can write its settings
+// by hand have a profile for it.
+func TestContest(t *testing.T) {
+	for _, f := range Contest() {
+		if f.Metric.Name == "" || f.Load.Guest {
+			t.Errorf("%s: figure %q, sent by the guest: %v", f.Name, f.Metric.Name, f.Load.Guest)
+		}
+		if _, known := byHand(f); known != (f.Finding != "") {
+			t.Errorf("%s: finding %q, profile by hand: %v", f.Name, f.Finding, known)
+		}
 	}
 }
 
-// TestRivals tries other programs on the faults of balance, one after another
-// on each in the same guest:
-//
-//	go run ./lab/cmd/lab test --cpus 8 --nic virtio,queues=4 --timeout 40m --results rivals.json ./lab/faults -- -test.v -test.run=TestRivals -test.timeout=0
-func TestRivals(t *testing.T) {
-	if os.Getenv("LAB_GUEST") == "" {
-		t.Skip("this is no guest of the lab: the command is in the comment of this test")
+func TestTried(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "r")
+	if done, err := Tried(path); err != nil || len(done) > 0 {
+		t.Errorf("no file: %v, %v", done, err)
 	}
-	g := openGuest(t, pinPairs)
-	var err error
-	if g.pristine, err = readWidely(device); err != nil {
+	if err := os.WriteFile(path, []byte(`{"fault":"a","tool":"x"}`+"\n"+`{"fault":"b"}`+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	treatments := []Treatment{&Napitune{Scratch: t.TempDir(), Window: 3 * time.Second}}
-	for _, tool := range Tools() {
-		if tool.Tried() {
-			treatments = append(treatments, tool)
+	if done, err := Tried(path); err != nil || !done["a"] || !done["b"] || done["c"] {
+		t.Errorf("%v, %v", done, err)
+	}
+	if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Tried(path); err == nil {
+		t.Error("half a line is a result")
+	}
+}
+
+// What a program says and what it could not do are told apart by lines.
+func TestToolLines(t *testing.T) {
+	for _, tool := range Tools(Fault{}) {
+		if tool.Title != "perftune.py" {
 			continue
 		}
-		t.Logf("not tried: %s, because there is no %s", tool.Title, tool.Needs)
+		tool.said = []byte("Setting mask 1 in /x\nSetting mask 2 in /y: failed to write into /y: (OSError)\n")
+		if got := tool.lines(tool.Refuse); len(got) != 1 || !strings.HasPrefix(got[0], "Setting mask 2") {
+			t.Errorf("%q", got)
+		}
+		if got := tool.lines(tool.Finds); got != nil {
+			t.Errorf("it finds %q", got)
+		}
 	}
-	for n, f := range compared() {
-		for _, treatment := range treatments {
-			r := g.compare(f, treatment, n == 0)
+}
+
+// TestRivals tries other programs on the faults that LAB_FAULTS names, one
+// after another on each in the same guest: go run ./lab/cmd/lab rivals boots one
+// for each fault.
+func TestRivals(t *testing.T) {
+	if os.Getenv("LAB_GUEST") == "" {
+		t.Skip("this is no guest of the lab: run go run ./lab/cmd/lab rivals")
+	}
+	names := strings.Split(os.Getenv("LAB_FAULTS"), "\n")
+	for _, f := range Contest() {
+		if !slices.Contains(names, f.Name) {
+			continue
+		}
+		c := contest{guest: openGuest(t, f.Prepare), fault: f}
+		var err error
+		if c.pristine, err = readWidely(device); err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range c.run(t) {
 			line, err := json.Marshal(r)
 			if err != nil {
 				t.Fatal(err)
 			}
 			appendLine(t, line)
 			t.Logf("%s", line)
-			g.putBack()
 		}
 	}
 }
@@ -67,128 +100,227 @@ func appendLine(t *testing.T, line []byte) {
 	}
 }
 
-// putBack makes the guest healthy again, whatever was left.
-func (g *guest) putBack() {
-	g.t.Helper()
+// contest is all programs on one fault.
+type contest struct {
+	*guest
+	fault   Fault
+	healthy float64
+}
+
+// run lets each program treat the fault, then measures throughput in all the
+// states that they made, the healthy and the faulty one, in turn.
+func (c *contest) run(t *testing.T) []Compared {
+	healthy, err := c.measure(c.fault.Load)
+	if err != nil {
+		t.Fatalf("healthy: %v", err)
+	}
+	c.healthy = c.fault.Metric.Of(healthy)
+	treatments := []Treatment{&Napitune{Scratch: t.TempDir(), Window: 3 * time.Second}}
+	for _, tool := range Tools(c.fault) {
+		if tool.Tried() {
+			treatments = append(treatments, tool)
+			continue
+		}
+		t.Logf("not tried: %s, because there is no %s", tool.Title, tool.Needs)
+	}
+	var out []Compared
+	states := []Settings{c.pristine, c.broken()}
+	for _, treatment := range treatments {
+		r, made := c.compare(treatment)
+		t.Logf("%s: %.1f s, %d changed, %.3f → %.3f, left %q, killed %q %s", r.Tool, r.Seconds, len(r.Changed), r.Faulty, r.Treated, r.Left, r.Killed, r.Error)
+		out, states = append(out, r), append(states, made)
+		c.putBack()
+	}
+	rates := c.rates(t, states)
+	for i := range out {
+		out[i].FaultyRate, out[i].TreatedRate = rates[1], rates[2+i]
+	}
+	c.putBack()
+	return out
+}
+
+// broken is the state with the fault.
+func (c *contest) broken() Settings {
+	c.shell(c.fault.Inject)
+	made, err := readWidely(device)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.putBack()
+	return made
+}
+
+// rates are the throughputs of states as shares of that of the first, each the
+// median of the rounds. What is no state, or cannot be brought about by writing
+// it, has none.
+func (c *contest) rates(t *testing.T, states []Settings) []float64 {
+	const rounds = 3
+	shares := make([][]float64, len(states))
+	for range rounds {
+		first := 0.0
+		for i, state := range states {
+			rate, err := c.rateIn(state)
+			if err != nil {
+				t.Logf("throughput of state %d: %v", i, err)
+				continue
+			}
+			if i == 0 {
+				first = rate
+			}
+			if first > 0 {
+				shares[i] = append(shares[i], rate/first)
+			}
+		}
+	}
+	out := make([]float64, len(states))
+	for i, s := range shares {
+		slices.Sort(s)
+		if len(s) > 0 {
+			out[i] = s[len(s)/2]
+		}
+	}
+	return out
+}
+
+func (c *contest) rateIn(state Settings) (float64, error) {
+	if state == nil {
+		return 0, errors.New("there is none")
+	}
 	now, err := readWidely(device)
-	if view := "ethtool -l " + device; err == nil && now[view] != g.pristine[view] {
-		g.shell("ethtool -L eth0 combined 4")
-		now, err = readWidely(device)
+	if err != nil {
+		return 0, err
 	}
+	if err := now.become(device, state); err != nil {
+		return 0, err
+	}
+	flood := c.fault.Load
+	flood.PerSecond, flood.Burst, flood.Packets, flood.Seconds = 0, 0, 0, 1
+	w, err := c.measure(flood)
+	if err != nil || w.Load.Seconds == 0 {
+		return 0, err
+	}
+	if flood.Kind == "tcp" {
+		return float64(w.Load.Bytes) / w.Load.Seconds, nil
+	}
+	return total(w.Processed) / w.Load.Seconds, nil
+}
+
+// putBack makes the guest healthy again, whatever was left.
+func (c *contest) putBack() {
+	c.t.Helper()
+	now, err := readWidely(device)
 	if err == nil {
-		err = g.pristine.Restore(now)
+		err = now.become(device, c.pristine)
 	}
-	now, again := readWidely(device)
-	if err := errors.Join(err, again); err != nil || len(g.pristine.Diff(now)) > 0 {
-		g.t.Fatalf("the guest cannot be put back as it was: %v %s", err, strings.Join(g.pristine.Diff(now), "; "))
+	if err != nil {
+		c.t.Fatalf("the guest is not as it was: %v", err)
 	}
 }
 
-func (g *guest) compare(f Fault, treatment Treatment, disturb bool) Compared {
-	r := Compared{Fault: f.Name, Machine: f.Machine.String(), Tool: treatment.Name(), Changed: []string{}, Left: []string{}, Flapped: []string{}, Killed: []string{}}
-	if err := g.compareSteps(f, treatment, disturb, &r); err != nil {
+// compare lets one program treat the fault; made is the state that came of it.
+func (c *contest) compare(treatment Treatment) (r Compared, made Settings) {
+	f := c.fault
+	r = Compared{Fault: f.Name, Machine: f.Machine.String(), Tool: treatment.Name(), Expected: f.Finding, Metric: f.Metric.Name, Lower: f.Metric.Lower,
+		Healthy: c.healthy, Changed: []string{}, Left: []string{}, Flapped: []string{}, Killed: []string{}, NotFlapped: true, NotKilled: true}
+	made, err := c.steps(treatment, &r)
+	if err != nil {
 		r.Error = err.Error()
 	}
-	return r
+	return r, made
 }
 
-func (g *guest) compareSteps(f Fault, treatment Treatment, disturb bool, r *Compared) error {
-	g.shell(f.Inject)
-	faulty, err := g.measure(f.Load)
+func (c *contest) steps(treatment Treatment, r *Compared) (made Settings, err error) {
+	f := c.fault
+	c.shell(f.Inject)
+	faulty, err := c.measure(f.Load)
 	if err != nil {
-		return fmt.Errorf("faulty: %w", err)
+		return nil, fmt.Errorf("faulty: %w", err)
 	}
-	r.Faulty, r.Bound, r.SplitBefore = maxShare().Of(faulty), busiestQueue(faulty), len(g.splitPairs())
+	r.Faulty, r.SplitBefore = f.Metric.Of(faulty), len(c.splitPairs())
+	if r.Metric == maxShare().Name {
+		r.Bound = busiestQueue(faulty)
+	}
 	before, err := readWidely(device)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var advice Advice
-	if err := g.during(f.Load, func() (err error) { advice, err = treatment.Look(f); return err }); err != nil {
-		return err
+	if err := c.during(f.Load, func() (err error) { advice, err = treatment.Look(f); return err }); err != nil {
+		return nil, err
 	}
 	r.Found, r.Predicted = advice.alarms(), advice.Predicted
-	_, other := treatment.(Tool)
+	tool, other := treatment.(*Tool)
 	if !other && len(advice.Changes) == 0 {
-		r.Treated, r.Split, r.Stop, r.NotKilled = r.Faulty, r.SplitBefore, "nothing to undo", true
-		return nil
+		r.Treated, r.Split, r.Stop = r.Faulty, r.SplitBefore, "nothing to undo"
+		return before, nil
 	}
 	start := time.Now()
-	if err := g.during(f.Load, func() error { return treatment.Apply(f) }); err != nil {
-		return err
+	if err := c.during(f.Load, func() error { return treatment.Apply(f) }); err != nil {
+		return nil, err
 	}
 	r.Seconds = time.Since(start).Seconds()
-	if err := g.after(f, treatment, before, disturb, r); err != nil || !disturb {
-		r.NotKilled = true
-		return err
+	if other {
+		r.Found, r.Refused = tool.lines(tool.Finds), tool.lines(tool.Refuse)
 	}
-	return g.killed(f, treatment, r)
+	if made, err = c.after(treatment, before, r); err != nil || f.Finding == "" {
+		return made, err
+	}
+	return made, c.killed(treatment, r)
 }
 
 // after measures what a program made, flaps the link and has it undone.
-func (g *guest) after(f Fault, treatment Treatment, before Settings, disturb bool, r *Compared) error {
-	made, err := readWidely(device)
+func (c *contest) after(treatment Treatment, before Settings, r *Compared) (made Settings, err error) {
+	treated, err := c.measure(c.fault.Load)
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("treated: %w", err)
+	}
+	r.Treated, r.Split = c.fault.Metric.Of(treated), len(c.splitPairs())
+	if made, err = readWidely(device); err != nil {
+		return nil, err
 	}
 	r.Changed = append(r.Changed, before.Diff(made)...)
-	treated, err := g.measure(f.Load)
-	if err != nil {
-		return fmt.Errorf("treated: %w", err)
-	}
-	r.Treated, r.Split = maxShare().Of(treated), len(g.splitPairs())
-	if disturb {
-		if err := g.flap(f, made, r); err != nil {
-			return err
+	if c.fault.Finding != "" {
+		if err := c.flap(made, r); err != nil {
+			return made, err
 		}
 	}
 	r.Stop = "napitune rollback"
-	if tool, ok := treatment.(Tool); ok {
+	if tool, ok := treatment.(*Tool); ok {
 		r.Stop = tool.Stop
 	}
 	if err := treatment.Undo(); err != nil {
-		return err
+		return made, err
 	}
 	left, err := readWidely(device)
 	r.Left = append(r.Left, before.Diff(left)...)
-	return err
+	return made, err
 }
 
 // flap takes the link down and up.
-func (g *guest) flap(f Fault, made Settings, r *Compared) error {
-	g.shell("ip link set eth0 down; ip link set eth0 up; sleep 1")
+func (c *contest) flap(made Settings, r *Compared) error {
+	c.shell("ip link set eth0 down; ip link set eth0 up; sleep 1")
 	flapped, err := readWidely(device)
-	if err != nil {
-		return err
-	}
-	r.Flapped = append(r.Flapped, made.Diff(flapped)...)
-	w, err := g.measure(f.Load)
-	if err != nil {
-		return fmt.Errorf("after the flap: %w", err)
-	}
-	r.FlappedTo = maxShare().Of(w)
-	return nil
+	r.Flapped, r.NotFlapped = append(r.Flapped, made.Diff(flapped)...), false
+	return err
 }
 
 // killed brings the fault about once more and kills the program.
-func (g *guest) killed(f Fault, treatment Treatment, r *Compared) error {
+func (c *contest) killed(treatment Treatment, r *Compared) error {
 	victim, ok := treatment.(interface{ Killed() error })
-	tool, other := treatment.(Tool)
-	if !ok || other && tool.Kill == "" {
-		r.NotKilled = true
+	if tool, other := treatment.(*Tool); !ok || other && tool.Kill == "" {
 		return nil
 	}
-	g.putBack()
-	g.shell(f.Inject)
+	c.putBack()
+	c.shell(c.fault.Inject)
 	before, err := readWidely(device)
 	if err != nil {
 		return err
 	}
-	if err := g.during(f.Load, victim.Killed); err != nil {
+	if err := c.during(c.fault.Load, victim.Killed); err != nil {
 		return fmt.Errorf("killed: %w", err)
 	}
 	now, err := readWidely(device)
-	r.Killed = append(r.Killed, before.Diff(now)...)
+	r.Killed, r.NotKilled = append(r.Killed, before.Diff(now)...), false
 	return err
 }
 

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -20,10 +21,12 @@ import (
 func benchCommand() *cli.Command {
 	return &cli.Command{
 		Name: "bench", Usage: "measure and write BENCHMARKS.md",
-		Description: "What was measured is kept in the cache, and not measured again without --fresh. NAPITUNE_HOSTS names the captured hosts.",
+		Description: "What was measured is kept in the cache, and not measured again without --fresh. A section that cannot be measured is named, and the rest written. NAPITUNE_HOSTS names the captured hosts.",
 		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "slow", Usage: "measure in guests and the probes too: an hour"},
-			&cli.BoolFlag{Name: "fresh", Usage: "forget what was measured before"},
+			&cli.BoolFlag{Name: "slow", Usage: "measure in guests too: two hours"},
+			&cli.BoolFlag{Name: "fresh", Usage: "measure again what was measured before; what fails then keeps its earlier figures"},
+			&cli.StringFlag{Name: "only", Usage: "measure only section `NAME`, show the rest as it was kept"},
+			&cli.StringSliceFlag{Name: "take", Usage: "take the results of an earlier run: `SECTION=FILE`, as lab faults or lab rivals wrote them; may be given more than once"},
 			&cli.StringFlag{Name: "results", Usage: "keep the output of commands in `DIR` (default: bench in the cache)"},
 		},
 		Action: func(c *cli.Context) error {
@@ -31,25 +34,23 @@ func benchCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			dir := c.String("results")
-			if dir == "" {
-				cache, err := lab.DefaultCache()
-				if err != nil {
-					return err
-				}
-				dir = filepath.Join(cache.Dir, "bench")
-			}
-			if dir, err = filepath.Abs(dir); err != nil {
+			dir, err := keptIn(c.String("results"))
+			if err != nil {
 				return err
 			}
-			if c.Bool("fresh") {
-				if err := forget(dir); err != nil {
+			b := bench.Bench{Root: root, Dir: dir, Slow: c.Bool("slow"), Fresh: c.Bool("fresh"), Only: c.String("only"), Log: func(format string, args ...any) {
+				fmt.Fprintf(os.Stderr, format+"\n", args...)
+			}}
+			if b.Only != "" {
+				if _, err := section(b.Only); err != nil {
 					return err
 				}
 			}
-			b := bench.Bench{Root: root, Dir: dir, Slow: c.Bool("slow"), Log: func(format string, args ...any) {
-				fmt.Fprintf(os.Stderr, format+"\n", args...)
-			}}
+			for _, told := range c.StringSlice("take") {
+				if err := take(b, told); err != nil {
+					return err
+				}
+			}
 			text, missing := b.Document(c.Context, bench.Sections())
 			if text == "" {
 				return missing
@@ -59,21 +60,58 @@ func benchCommand() *cli.Command {
 	}
 }
 
-// forget removes what was kept, and nothing else that lies there.
-func forget(dir string) error {
-	var errs []error
-	for _, s := range bench.Sections() {
-		for _, kind := range []string{".out", ".json"} {
-			if err := os.Remove(filepath.Join(dir, s.Name+kind)); !errors.Is(err, os.ErrNotExist) {
-				errs = append(errs, err)
-			}
+// keptIn is the directory of what was measured.
+func keptIn(dir string) (string, error) {
+	if dir == "" {
+		cache, err := lab.DefaultCache()
+		if err != nil {
+			return "", err
 		}
+		dir = filepath.Join(cache.Dir, "bench")
 	}
-	return errors.Join(errs...)
+	return filepath.Abs(dir)
 }
 
-// largestHost is the largest of the captured hosts.
-const largestHost = "pcp/hpe_1152cpu_i40e.tar.gz"
+func section(name string) (bench.Section, error) {
+	var names []string
+	for _, s := range bench.Sections() {
+		if s.Name == name {
+			return s, nil
+		}
+		names = append(names, s.Name)
+	}
+	return bench.Section{}, fmt.Errorf("no section %q; there are %s", name, strings.Join(names, ", "))
+}
+
+func take(b bench.Bench, told string) error {
+	name, file, _ := strings.Cut(told, "=")
+	s, err := section(name)
+	if err != nil {
+		return fmt.Errorf("--take %s: %w", told, err)
+	}
+	if err := b.Take(s, file); err != nil {
+		return fmt.Errorf("--take %s: %w", told, err)
+	}
+	return nil
+}
+
+// sizes are captured hosts from small to the largest there is.
+func sizes() []string {
+	return []string{
+		"web/virtio_8cpu_8q_irqbalance_churn", "issues/irqbalance122_32cpu_all_cpu0", "issues/coreos2135_vmxnet3_46cpu", "openshift-nto/worker2", "pcp/hpe_1152cpu_i40e",
+	}
+}
+
+// captured finds a host under whatever form it was stored in.
+func captured(hosts, name string) (string, error) {
+	for _, form := range []string{"", ".txtar", ".txtar.gz", ".tar.gz", ".tar", ".txtar.zst"} {
+		path := filepath.Join(hosts, name+form)
+		if _, err := os.Stat(path); err == nil {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("NAPITUNE_HOSTS: no %s in %s", name, hosts)
+}
 
 func processCommand() *cli.Command {
 	return &cli.Command{
@@ -85,18 +123,19 @@ func processCommand() *cli.Command {
 				return err
 			}
 			fmt.Fprintf(os.Stdout, "%s: %.1f MiB\n", binary, float64(info.Size())/(1<<20))
-			rows := []struct {
-				runs int
-				args []string
-			}{{20, []string{"version"}}}
-			if hosts := os.Getenv("NAPITUNE_HOSTS"); hosts != "" {
-				rows = append(rows, struct {
-					runs int
-					args []string
-				}{5, []string{"advise", "--host", filepath.Join(hosts, largestHost)}})
+			if err := timeProcess(os.Stdout, binary, []string{"version"}, 20); err != nil {
+				return err
 			}
-			for _, r := range rows {
-				if err := timeProcess(os.Stdout, binary, r.args, r.runs); err != nil {
+			hosts := os.Getenv("NAPITUNE_HOSTS")
+			if hosts == "" {
+				return nil
+			}
+			for _, name := range sizes() {
+				path, err := captured(hosts, name)
+				if err != nil {
+					return err
+				}
+				if err := timeProcess(os.Stdout, binary, []string{"advise", "--host", path}, 5); err != nil {
 					return err
 				}
 			}

@@ -53,6 +53,39 @@ func faultsCommand() *cli.Command {
 	}
 }
 
+func rivalsCommand() *cli.Command {
+	return &cli.Command{
+		Name: "rivals", Usage: "bring about faults in guests and have napitune and other programs treat them",
+		Description: "One guest boots for each fault. A fault whose results are in the file is left out. LAB_FILES names a directory with what Debian\ndoes not package; lab/faults/others.sh fills it.",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "only", Usage: "only faults whose name contains `TEXT`"},
+			&cli.StringFlag{Name: "results", Usage: "append a JSON line for each fault and program to `FILE`"},
+			&cli.DurationFlag{Name: "timeout", Value: 30 * time.Minute, Usage: "end a guest after `TIME`"},
+		},
+		Action: func(c *cli.Context) error {
+			done, err := faults.Tried(c.String("results"))
+			if err != nil {
+				return err
+			}
+			var errs []error
+			for _, f := range faults.Contest() {
+				if done[f.Name] || !strings.Contains(f.Name, c.String("only")) {
+					continue
+				}
+				fmt.Fprintf(os.Stderr, "== %s: %s\n", f.Machine, f.Name)
+				command := []string{"env", "LAB_FAULTS=" + f.Name, "/lab/bin/guest.test", "-test.run=TestRivals", "-test.v", "-test.timeout=" + c.Duration("timeout").String()}
+				if err := boot(c, f.Machine, map[string]string{"guest.test": "./lab/faults"}, command); err != nil {
+					errs = append(errs, fmt.Errorf("%s: %w", f.Name, err))
+				}
+				if c.Context.Err() != nil {
+					break
+				}
+			}
+			return errors.Join(errs...)
+		},
+	}
+}
+
 // chosen lists machines in the order of the table and the faults of each.
 func chosen(all bool, only string) (machines []lab.Machine, rows map[string][]string) {
 	rows = map[string][]string{}

@@ -16,6 +16,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/napitune/napitune/lab"
+	"github.com/napitune/napitune/lab/bench"
 	"github.com/napitune/napitune/lab/wire"
 )
 
@@ -28,7 +29,7 @@ func main() {
 		DisableSliceFlagSeparator: true,
 		HideHelpCommand:           true,
 		Commands: []*cli.Command{
-			buildCommand(), runCommand(), testCommand(), faultsCommand(), benchCommand(), processCommand(), doctorCommand(), sendCommand(),
+			buildCommand(), runCommand(), testCommand(), faultsCommand(), rivalsCommand(), benchCommand(), processCommand(), doctorCommand(), sendCommand(),
 			{Name: "inside", Hidden: true, Action: func(c *cli.Context) error {
 				return lab.Inside(c.Context, c.Args().First(), os.Stdout, os.Stderr)
 			}},
@@ -184,7 +185,11 @@ func boot(c *cli.Context, m lab.Machine, tests map[string]string, command []stri
 	ctx, cancel := context.WithTimeoutCause(c.Context, c.Duration("timeout"), errors.New("timed out; --timeout gives it longer"))
 	defer cancel()
 	runner := lab.Runner{Cache: cache, Self: self, Files: files, Source: root, Out: c.String("results"), Stdout: os.Stdout, Stderr: os.Stderr}
+	end := bench.Watch(root)
 	code, err := runner.Run(ctx, m, command)
+	if origin := end(); runner.Out != "" {
+		err = errors.Join(err, bench.Sign(runner.Out, origin))
+	}
 	if err != nil {
 		return err
 	}
