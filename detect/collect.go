@@ -35,6 +35,7 @@ func Collect(h *host.Host) (*Snapshot, error) {
 	c.softnet()
 	c.devices()
 	c.queues()
+	c.vectors()
 	c.knobs()
 	if c.empty() {
 		return nil, fmt.Errorf("collect: nothing is readable: %s", c.firstGap())

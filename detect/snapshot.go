@@ -24,6 +24,7 @@ type Snapshot struct {
 	Topo      *topo.Topology
 	Devices   []*Device // sorted by name
 	IRQs      IRQTable
+	Vectors   Vectors
 	Softirqs  Softirqs
 	Softnet   Softnet
 	CPUTimes  CPUTimes

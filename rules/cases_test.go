@@ -127,6 +127,34 @@ var ruleCases = []ruleCase{
 		}
 	}), silent, []string{}},
 
+	{"irq-vectors-full", "fires", "the next CPU is full: the plan passes it by", scene4(func(s *scene) {
+		s.nic("eth0", "physical", all(3, 0, 50_000), nil)
+		s.snap.Vectors = detect.Vectors{Free: map[int]int{0: 3, 1: 0, 2: 9, 3: 9}, Counted: true}
+	}), note, []string{"eth0/rx-1/irq.affinity 2", "eth0/rx-2/irq.affinity 3"}},
+	{"irq-vectors-full", "fires", "pairs of two vectors, and room for three", scene4(func(s *scene) {
+		s.nic("eth0", "virtio", all(3, 0, 50_000), all(3, 0, 50_000))
+		s.snap.Vectors.Free = map[int]int{0: 0, 1: 3, 2: 1, 3: 4}
+	}), note, []string{"eth0/rx-1/irq.affinity 1", "eth0/tx-1/irq.affinity 1", "eth0/rx-2/irq.affinity 3", "eth0/tx-2/irq.affinity 3"}},
+	{"irq-vectors-full", "fires", "queues must leave isolated CPUs, and no other has a vector", scene4(func(s *scene) {
+		s.nic("eth0", "physical", []fire{{2: 50_000}, {3: 50_000}}, nil)
+		s.snap.Topo.Isolated = cpuset.Range(2, 3)
+		s.snap.Vectors.Free = map[int]int{0: 0, 1: 1, 2: 150, 3: 150}
+	}), advice, []string{"eth0/rx-0/irq.affinity 1"}},
+	{"irq-vectors-full", "fires", "both CPUs of a split pair", scene4(func(s *scene) {
+		s.nic("eth0", "virtio", []fire{{0: 50_000}, {1: 50_000}}, []fire{{2: 40_000}, {3: 40_000}})
+		s.snap.Vectors.Free = map[int]int{0: 0, 1: 90, 2: 90, 3: 90}
+	}), note, nil},
+	{"irq-vectors-full", "must not", "every CPU has room", scene4(func(s *scene) {
+		s.nic("eth0", "physical", all(4, 0, 50_000), nil)
+		s.snap.Vectors.Free = map[int]int{0: 90, 1: 1, 2: 9, 3: 9}
+	}), silent, []string{"eth0/rx-1/irq.affinity 1", "eth0/rx-2/irq.affinity 2", "eth0/rx-3/irq.affinity 3"}},
+	{"irq-vectors-full", "must not", "only an isolated CPU is full", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(3, 50_000), nil)
+		s.snap.Topo.Isolated = cpuset.Of(3)
+		s.snap.Vectors.Free = map[int]int{0: 90, 1: 90, 2: 90, 3: 0}
+	}), silent, []string{}},
+	{"irq-vectors-full", "missing", "no table", scene4(func(s *scene) { s.nic("eth0", "physical", even(4, 50_000), nil) }), silent, []string{}},
+
 	{"irq-smeared", "fires", "delivered round robin", scene4(func(s *scene) {
 		s.nic("eth0", "physical", []fire{{0: 19_000, 1: 19_000, 2: 19_000, 3: 19_000}}, nil)
 	}), advice, nil},

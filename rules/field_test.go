@@ -25,6 +25,10 @@ var furtherScenarios = []scenario{
 		moved(s, 4)
 		s.snap.Processes = []host.Process{{PID: 9, Comm: "irqbalance"}}
 	}), []string{"irq-churn"}, nil, append([]string{"rps.cpus"}, neverBudget...)},
+	{10, "the CPU that is next has no interrupt vector left: another one", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", all(3, 0, 50_000), nil)
+		s.snap.Vectors.Free = map[int]int{0: 90, 1: 0, 2: 150, 3: 150, 4: 150, 5: 150, 6: 150, 7: 150}
+	}), []string{"irq-stacked"}, []string{"rx-1/irq.affinity", "rx-2/irq.affinity"}, []string{"value 1"}},
 	{11, "more vectors than housekeeping CPUs could take: the rest fire on isolated ones", sceneN(8, func(s *scene) {
 		s.nic("eth0", "physical", even(8, 50_000), nil)
 		s.snap.Topo.Isolated = cpuset.Range(2, 7)
@@ -168,7 +172,6 @@ var capturedProblems = map[int]string{
 
 // outside are the field problems that judging cannot answer, and who does.
 var outside = map[int]string{
-	10: "the answer is an error of the write (no vector left on the CPU): applying shows it and takes the change back",
 	18: "needs to know which program runs where; the remedy is to pin the program",
 	22: "a matter of naming: queues are found by the kernel's own edges, names come last (tests of detect)",
 	25: "memory of another program",

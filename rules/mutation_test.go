@@ -169,6 +169,9 @@ func mutateTopology(random *rand.Rand, s *scene) {
 	if random.IntN(3) == 0 {
 		t.Nodes = nil
 	}
+	if random.IntN(3) == 0 {
+		s.snap.Vectors.Free = map[int]int{random.IntN(9) - 2: random.IntN(5) - 2, 1: 0, 2: 1 << 40}
+	}
 }
 
 func mutateProbes(random *rand.Rand, s *scene) {

@@ -19,6 +19,10 @@ type placement struct {
 	// before and after are the load of each CPU, bound the least possible maximum.
 	before, after map[int]float64
 	bound         float64
+	// refused are the CPUs that pairs would be on if those had interrupt
+	// vectors left, homeless the pairs that no CPU has a vector for.
+	refused  map[*path]int
+	homeless []*path
 }
 
 // predicted is the highest load of any CPU after the moves.
@@ -96,14 +100,22 @@ func (c *Case) solve(moving, unpin map[*path]bool) *placement {
 		cpu.Base = out.after[id]
 		cpus = append(cpus, cpu)
 	}
-	s := place.Solve(cpus, items, place.Options{MinGain: c.At(moveGain), LocalLimit: c.load.localLimit()})
+	options := place.Options{MinGain: c.At(moveGain), LocalLimit: c.load.localLimit()}
+	s := place.Solve(cpus, items, options)
+	if c.limitRoom(cpus, order) {
+		unlimited := s.CPU
+		s = place.Solve(cpus, items, options)
+		out.refused = refused(cpus, order, unlimited, s.CPU)
+	}
 	place.Orderly(items, s.CPU)
 	c.keepXPS(order, items, cpus, s.CPU)
 	for i, p := range order {
 		out.cpu[p] = s.CPU[i]
-		if s.CPU[i] >= 0 {
-			out.after[s.CPU[i]] += c.load.of(p)
+		if s.CPU[i] < 0 {
+			out.homeless = append(out.homeless, p)
+			continue
 		}
+		out.after[s.CPU[i]] += c.load.of(p)
 	}
 	out.bound = s.LowerBound
 	return out
@@ -123,7 +135,9 @@ func (c *Case) item(p *path, unpin bool) place.Item {
 		Node:    p.dev.Node,
 		Group:   p.dev.Name,
 	}
-	if unpin || !c.allowed(p.dev).Has(item.Current) {
+	// A pair that comes together needs a vector where only one side is now.
+	gathers := c.pairSplit(p) && c.fullCPUs().Has(item.Current)
+	if unpin || gathers || !c.allowed(p.dev).Has(item.Current) {
 		item.Current = -1
 	}
 	if !c.Last.Topo.NUMATrusted() {
@@ -199,8 +213,12 @@ func (c *Case) affinityWants(paths []*path, why string, effect plan.Expect) []pl
 			if side.tx || !p.queue.Rx {
 				ref = knob.Tx(p.dev.Name, p.queue.N, "irq.affinity")
 			}
+			reason := why
+			if full, refused := placed.refused[p]; refused {
+				reason += fmt.Sprintf("; CPU %d would be next but has no interrupt vector left", full)
+			}
 			out = append(out, plan.Want{
-				Ref: ref, Value: strconv.Itoa(cpu), Why: why, Seen: side.f.cpus().String(),
+				Ref: ref, Value: strconv.Itoa(cpu), Why: reason, Seen: side.f.cpus().String(),
 				Expect: effect,
 			})
 		}

@@ -11,7 +11,8 @@ import (
 // keepXPS exchanges planned CPUs for others that are as good and that XPS
 // already sends to the pair's transmit queue, so that moving interrupts does
 // not drag the masks of all queues along. As good is: same node and speed, and
-// a core that is as free without the pair as the planned one.
+// a core that is as free without the pair as the planned one. CPUs that are
+// short of interrupt vectors are left to the solver.
 func (c *Case) keepXPS(order []*path, items []place.Item, cpus []place.CPU, cpu []int) {
 	at := newSeats(cpus)
 	if c.load.timed {
@@ -50,7 +51,7 @@ func (s *seats) partner(i int, items []place.Item, cpu []int, masks []cpuset.Set
 			continue
 		}
 		own, other := s.cpus[cpu[i]], s.cpus[cpu[j]]
-		if own.Core == other.Core || own.Node != other.Node || own.Capacity != other.Capacity {
+		if own.Core == other.Core || own.Node != other.Node || own.Capacity != other.Capacity || own.Room != 0 || other.Room != 0 {
 			continue
 		}
 		// What is left on either core without the two must be alike.
@@ -120,7 +121,7 @@ func (s *seats) better(from int, load float64, mask cpuset.Set) int {
 	free := s.load[own.Core] - load + max(slight*load, s.noise)
 	for to := range mask.All() {
 		c, known := s.cpus[to]
-		if known && c.Node == own.Node && c.Capacity == own.Capacity && c.Core != own.Core && s.load[c.Core] <= free {
+		if known && c.Room == 0 && c.Node == own.Node && c.Capacity == own.Capacity && c.Core != own.Core && s.load[c.Core] <= free {
 			return to
 		}
 	}

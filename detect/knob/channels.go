@@ -2,6 +2,7 @@ package knob
 
 import (
 	"strconv"
+	"syscall"
 
 	"github.com/napitune/napitune/detect/host"
 )
@@ -91,6 +92,13 @@ func (f channelField) read(v View, r Ref) State {
 	return known(strconv.Itoa(*current), lock, bounds)
 }
 
+// channelsBusy is what EBUSY means: the driver does not re-create queues that
+// somebody holds, such as RDMA (ice_set_channels in
+// drivers/net/ethernet/intel/ice/ice_ethtool.c, "Cannot change channels when
+// RDMA is active").
+const channelsBusy = "RDMA (irdma, mlx5_ib), an AF_XDP socket or a macvlan offload holds the queues; " +
+	"stop the holder, or set the channels at boot before it starts (napitune profile install)"
+
 // least is the smallest number the core accepts: at least one receive and one
 // transmit channel must remain (net/ethtool/channels.c, ethnl_set_channels).
 func (f channelField) least(c host.Channels) int64 {
@@ -118,5 +126,5 @@ func (f channelField) write(v View, w host.Writer, r Ref, value string) error {
 	}
 	_, current := f.of(&c)
 	*current = n
-	return put(w.SetChannels, r.Dev, c)
+	return explained(put(w.SetChannels, r.Dev, c), syscall.EBUSY, channelsBusy)
 }

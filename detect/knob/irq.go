@@ -1,9 +1,11 @@
 package knob
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"strconv"
+	"syscall"
 
 	"github.com/napitune/napitune/detect/cpuset"
 	"github.com/napitune/napitune/detect/host"
@@ -134,5 +136,14 @@ func writeAffinity(v View, w host.Writer, r Ref, value string) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(w, "proc/irq/"+strconv.Itoa(irq)+"/smp_affinity", encodeMask(value))
+	err = writeFile(w, "proc/irq/"+strconv.Itoa(irq)+"/smp_affinity", encodeMask(value))
+	return explained(err, syscall.ENOSPC, "CPU "+value+" has no free interrupt vector; choose another CPU, or move other interrupts away from it")
+}
+
+// explained adds what an errno means for this setting and what to do then.
+func explained(err error, errno syscall.Errno, meaning string) error {
+	if !errors.Is(err, errno) {
+		return err
+	}
+	return fmt.Errorf("%w: %s", err, meaning)
 }

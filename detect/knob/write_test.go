@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -110,6 +111,40 @@ func TestWriteErrorsNameTheWrite(t *testing.T) {
 	for _, value := range []string{"-1", "4294967296"} {
 		if err := k.Write(v, w, Device("eth0", "ring.rx"), value); err == nil || errors.Is(err, cause) {
 			t.Errorf("ring of %s was written: %v", value, err)
+		}
+	}
+}
+
+// What an errno means depends on the setting; people are told what to do.
+func TestWriteErrorsSayWhatToDo(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		ref, value string
+		errno      syscall.Errno
+		want       []string
+	}{
+		{"eth0/rx-0/irq.affinity", "3", syscall.ENOSPC, []string{"CPU 3 has no free interrupt vector", "choose another CPU"}},
+		{"eth0/channels.combined", "4", syscall.EBUSY, []string{"RDMA", "AF_XDP", "stop the holder", "at boot"}},
+		{"eth0/channels.combined", "4", syscall.EINVAL, nil},
+		{"eth0/rx-0/irq.affinity", "3", syscall.EPERM, nil},
+	} {
+		ref, err := ParseRef(tt.ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := host.Writer{
+			WriteFile:   func(string, []byte) error { return tt.errno },
+			SetChannels: func(string, host.Channels) error { return tt.errno },
+		}
+		k, _ := Lookup(ref.Kind)
+		err = k.Write(view(), w, ref, tt.value)
+		if !errors.Is(err, tt.errno) || tt.want == nil && !strings.HasSuffix(err.Error(), ": "+tt.errno.Error()) {
+			t.Errorf("%s, %v: %v", tt.ref, tt.errno, err)
+		}
+		for _, words := range tt.want {
+			if !strings.Contains(err.Error(), words) {
+				t.Errorf("%s, %v: %q does not say %q", tt.ref, tt.errno, err, words)
+			}
 		}
 	}
 }

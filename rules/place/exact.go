@@ -14,7 +14,7 @@ const (
 // search is not worth it.
 func (s *state) exact() *state {
 	items := s.items
-	if s.opt.MaxPerCPU == 0 {
+	if !s.limited {
 		// Items without traffic are found room for afterwards.
 		for len(items) > 0 && items[len(items)-1].idle {
 			items = items[:len(items)-1]
@@ -64,7 +64,7 @@ func (x *exactSearch) assign(i int, busiest float64) {
 			continue
 		}
 		for t, c := range x.cores[k].threads {
-			if !x.may(i, c) || !x.room(c) || x.triedThread(k, t) {
+			if !x.may(i, c) || !x.room(i, c) || x.triedThread(k, t) {
 				continue
 			}
 			x.descendInto(i, c, busiest)
@@ -94,8 +94,12 @@ func (x *exactSearch) partial(busiest float64) value {
 }
 
 // tried reports whether an earlier core is in the same condition, so that this
-// one would only repeat its search.
+// one would only repeat its search. Where room is limited, the core that an item
+// comes from is like no other.
 func (x *exactSearch) tried(k int) bool {
+	if x.limited {
+		return false
+	}
 	for m := range k {
 		if x.cores[m].kind == x.cores[k].kind && x.sameLoad(k, m) {
 			return true
@@ -116,6 +120,9 @@ func (x *exactSearch) sameLoad(k, m int) bool {
 
 // triedThread is the same for the threads of one core.
 func (x *exactSearch) triedThread(k, t int) bool {
+	if x.limited {
+		return false
+	}
 	threads := x.cores[k].threads
 	c := threads[t]
 	for _, d := range threads[:t] {

@@ -44,9 +44,12 @@ func decode(data []byte) ([]CPU, []Item, Options) {
 	small := func() int { return int(int8(next())) }
 	cpus := make([]CPU, next()%24)
 	items := make([]Item, next()%40)
-	o := Options{MinGain: number(), LocalLimit: number(), SMTShare: number(), RemoteCost: number(), MaxPerCPU: small()}
+	o := Options{MinGain: number(), LocalLimit: number(), SMTShare: number(), RemoteCost: number()}
 	for i := range cpus {
 		cpus[i] = CPU{ID: small(), Core: small() / 4, LLC: small() / 16, Node: small() / 32, Base: number(), Capacity: number()}
+		if next() < 100 {
+			cpus[i].Room = int(next()%6) - 1
+		}
 		if next() < 200 {
 			cpus[i].ID = i
 		}
@@ -64,11 +67,12 @@ func decode(data []byte) ([]CPU, []Item, Options) {
 func check(t *testing.T, cpus []CPU, items []Item, o Options) {
 	t.Helper()
 	sol := Solve(cpus, items, o)
-	given := map[int]bool{}
+	given, twice := map[int]bool{}, map[int]bool{}
 	for _, c := range cpus {
+		twice[c.ID] = given[c.ID]
 		given[c.ID] = c.ID >= 0
 	}
-	count := map[int]int{}
+	come := map[int]int{}
 	unplaced := map[int]bool{}
 	for _, i := range sol.Unplaced {
 		unplaced[i] = true
@@ -80,12 +84,16 @@ func check(t *testing.T, cpus []CPU, items []Item, o Options) {
 		if c == -1 {
 			continue
 		}
-		count[c]++
+		if items[i].Current != c {
+			come[c]++
+		}
 		if !given[c] || !items[i].Allowed.IsEmpty() && !items[i].Allowed.Has(c) {
 			t.Errorf("item %d on CPU %d, not given or not allowed (%v)", i, c, items[i].Allowed)
 		}
-		if o.MaxPerCPU > 0 && count[c] > o.MaxPerCPU {
-			t.Errorf("%d items on CPU %d, at most %d allowed", count[c], c, o.MaxPerCPU)
+	}
+	for _, c := range cpus {
+		if c.Room != 0 && come[c.ID] > max(c.Room, 0) && !twice[c.ID] {
+			t.Errorf("%d items come to CPU %d, which has room for %d", come[c.ID], c.ID, c.Room)
 		}
 	}
 	for _, v := range []float64{sol.Before, sol.Max, sol.LowerBound} {

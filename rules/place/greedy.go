@@ -38,7 +38,7 @@ func (p *problem) repair() *state {
 			continue
 		}
 		s.home[i] = now
-		if p.may(i, now) && s.room(now) {
+		if p.may(i, now) {
 			s.place(i, now)
 		}
 	}
@@ -54,7 +54,7 @@ func (s *state) fill() {
 		}
 		if c := s.choose(i, nil); c != none {
 			s.place(i, c)
-		} else if s.opt.MaxPerCPU > 0 {
+		} else if s.limited {
 			s.makeRoom(i)
 		}
 	}
@@ -72,7 +72,7 @@ func (s *state) choose(i int, accept func(c int) bool) int {
 			continue
 		}
 		for _, c := range s.cores[k].threads {
-			if !s.may(i, c) || !s.room(c) || accept != nil && !accept(c) {
+			if !s.may(i, c) || !s.room(i, c) || accept != nil && !accept(c) {
 				continue
 			}
 			r := rank{util: s.after(k, c, s.cost(i, c), none, 0), away: s.away(i, c)}
@@ -149,43 +149,49 @@ func compareBool(a, b bool) int { return cmp.Compare(bit(a), bit(b)) }
 // makeRoom places an item whose allowed CPUs are all full by moving others
 // along the shortest chain that ends on a CPU with room. Without it, a greedy
 // choice could leave an item unplaced that has a place.
-func (s *state) makeRoom(i int) {
+func (s *state) makeRoom(first int) {
 	from := make([]int, len(s.cpus)) // the item that would come to this CPU
 	seen := make([]bool, len(s.cpus))
-	var queue []int
-	reach := func(j int) {
+	reaching := []int{first}
+	for len(reaching) > 0 {
+		j := reaching[0]
+		reaching = reaching[1:]
 		for c := range s.cpus {
-			if !seen[c] && s.may(j, c) {
-				seen[c], from[c] = true, j
-				queue = append(queue, c)
+			if !s.may(j, c) || c == s.at[j] {
+				continue
 			}
-		}
-	}
-	reach(i)
-	for len(queue) > 0 {
-		c := queue[0]
-		queue = queue[1:]
-		if s.room(c) {
-			s.shift(i, c, from)
-			return
-		}
-		for _, j := range s.on[s.cpus[c].core] {
-			if s.at[j] == c {
-				reach(j)
+			if s.room(j, c) {
+				s.shift(first, j, c, from)
+				return
+			}
+			if !seen[c] {
+				seen[c], from[c] = true, j
+				reaching = append(reaching, s.arrivals(c)...)
 			}
 		}
 	}
 }
 
-// shift moves every item of the chain that ends on c.
-func (s *state) shift(first, c int, from []int) {
+// arrivals are the items on a CPU that took room there.
+func (s *state) arrivals(c int) []int {
+	var out []int
+	for _, j := range s.on[s.cpus[c].core] {
+		if s.at[j] == c && s.comes(j, c) > 0 {
+			out = append(out, j)
+		}
+	}
+	return out
+}
+
+// shift moves item j to CPU c, and so on back along the chain that began with
+// the first item.
+func (s *state) shift(first, j, c int, from []int) {
 	for {
-		j := from[c]
 		left := s.at[j]
 		s.place(j, c)
 		if j == first {
 			return
 		}
-		c = left
+		c, j = left, from[left]
 	}
 }

@@ -211,6 +211,92 @@ func TestWithinMinGain(t *testing.T) {
 	}
 }
 
+// fits reports whether no CPU gets more items than it has room for.
+func (or *oracle) fits(place []int) bool {
+	for _, c := range or.cpus {
+		come := 0
+		for i, id := range place {
+			if id == c.ID && or.items[i].Current != id {
+				come++
+			}
+		}
+		if c.Room != 0 && come > max(c.Room, 0) {
+			return false
+		}
+	}
+	return true
+}
+
+// TestRoom compares with exhaustive search on hosts whose CPUs have few
+// vectors left: as many items find a place, near the best there is.
+func TestRoom(t *testing.T) {
+	r := rand.New(rand.NewPCG(25, 26))
+	var full deviation
+	tight := 0
+	for n := range 1000 {
+		cpus, items, o := randomInstance(r, 5, 5)
+		limitRoom(r, cpus)
+		o.MinGain = -1
+		or := newOracle(cpus, items, o)
+		best, most := verdict{over: math.Inf(1)}, -1
+		or.eachFitting(func(place []int) {
+			placed := len(place) - count(place, -1)
+			if v := or.judge(place); placed > most || placed == most && v.compare(best) < 0 {
+				best, most = v, placed
+			}
+		})
+		sol := Solve(cpus, items, o)
+		if !or.fits(sol.CPU) {
+			t.Errorf("instance %d: %v leaves no CPU its room", n, sol.CPU)
+		}
+		if placed := len(items) - len(sol.Unplaced); placed != most {
+			t.Errorf("instance %d: %d items placed, %d have a place", n, placed, most)
+		} else if placed == len(items) {
+			tight++
+			full.add(t, fmt.Sprint("instance ", n), or.judge(sol.CPU), best, 0.05)
+		}
+	}
+	full.report(t, "few vectors", 0.01)
+	if tight < 500 {
+		t.Errorf("only %d instances had a place for all", tight)
+	}
+}
+
+// eachFitting calls fn with every placement that the CPUs have room for, items
+// without a place included.
+func (or *oracle) eachFitting(fn func(place []int)) {
+	place := make([]int, len(or.items))
+	var try func(i int)
+	try = func(i int) {
+		if i == len(place) {
+			if or.fits(place) {
+				fn(place)
+			}
+			return
+		}
+		place[i] = -1
+		try(i + 1)
+		for _, c := range or.cpus {
+			if or.allowed(i, c.ID) {
+				place[i] = c.ID
+				try(i + 1)
+			}
+		}
+		place[i] = -1
+	}
+	try(0)
+}
+
+func count(in []int, v int) int {
+	n := 0
+	for _, x := range in {
+		if x == v {
+			n++
+		}
+	}
+	return n
+}
+
 // deviation collects how far maxima are above the optimum.
 type deviation struct {
 	n, missed  int

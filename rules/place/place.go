@@ -28,7 +28,7 @@
 //
 // In this order:
 //
-//  1. Only allowed CPUs, at most MaxPerCPU items on each.
+//  1. Only allowed CPUs, at most CPU.Room items coming to each.
 //  2. The NIC's own node, unless it is saturated: no core is driven above
 //     LocalLimit to keep an item at home, and no item leaves for any other reason.
 //  3. The smallest maximum core load; then the next busiest core, and so on, so
@@ -79,6 +79,13 @@ type CPU struct {
 	// Capacity is the speed relative to the fastest CPU: cpu_capacity/1024.
 	// 0 means 1; anything else is brought into 0.01..1.
 	Capacity float64
+	// Room is how many items that are not on this CPU now may come to it: what
+	// is left of its interrupt vectors on x86, where a write of smp_affinity is
+	// refused with ENOSPC beyond that. 0 means no limit, a negative number none.
+	// An item that stays needs no room, and one that leaves makes none: its
+	// vector is given back only after it has fired at its new place
+	// (arch/x86/kernel/apic/vector.c, free_moved_vector).
+	Room int
 }
 
 // Item is something to be placed: a queue, or a queue pair with one vector.
@@ -122,9 +129,6 @@ type Options struct {
 	// RemoteCost is the factor on the load of an item served on another
 	// node: 0 means 1.25; brought into 1..10.
 	RemoteCost float64
-	// MaxPerCPU is how many items one CPU can take, for hosts short of
-	// interrupt vectors (smp_affinity answers ENOSPC): 0 means no limit.
-	MaxPerCPU int
 }
 
 // Work turns a busy share measured on a CPU into Item.Load for a NIC on the
@@ -172,6 +176,9 @@ func Solve(cpus []CPU, items []Item, o Options) Solution {
 	present := p.present()
 	fresh := p.fresh()
 	final := p.settle(p.repair(), fresh)
+	if p.limited {
+		final = p.resettle(final, cpus, items, o)
+	}
 	return p.solution(present, final, len(items))
 }
 
@@ -192,7 +199,6 @@ func (o Options) withDefaults() Options {
 	o.LocalLimit = option(o.LocalLimit, defaultLocalLimit, 0, math.Inf(1))
 	o.SMTShare = option(o.SMTShare, defaultSMTShare, 1, 2)
 	o.RemoteCost = option(o.RemoteCost, defaultRemoteCost, 1, 10)
-	o.MaxPerCPU = max(o.MaxPerCPU, 0)
 	return o
 }
 

@@ -36,6 +36,38 @@ func queues(loads ...float64) []Item {
 	return out
 }
 
+// withRoom limits how many items may come to each CPU, in their order.
+func withRoom(cpus []CPU, rooms ...int) []CPU {
+	for i := range cpus {
+		cpus[i].Room = rooms[i]
+	}
+	return cpus
+}
+
+// limitRoom leaves some CPUs with room for few items or none.
+func limitRoom(r *rand.Rand, cpus []CPU) {
+	for i := range cpus {
+		cpus[i].Room = []int{-1, -1, 0, 1, 2, 4}[r.IntN(6)]
+	}
+}
+
+// roomAfter is the room of a CPU once items have come to it; those that left
+// have not given theirs back yet.
+func roomAfter(c CPU, items []Item, placed []int) int {
+	if c.Room <= 0 {
+		return c.Room
+	}
+	for i, cpu := range placed {
+		if cpu == c.ID && items[i].Current != c.ID {
+			c.Room--
+		}
+	}
+	if c.Room == 0 {
+		return -1
+	}
+	return c.Room
+}
+
 func same(load float64, n int) []float64 { return slices.Repeat([]float64{load}, n) }
 
 func at(items []Item, cpus ...int) []Item {
@@ -75,7 +107,10 @@ func TestSpread(t *testing.T) {
 		{"big cores first", []CPU{{ID: 0, Core: 0, Capacity: 0.4}, {ID: 1, Core: 1, Capacity: 0.4}, {ID: 2, Core: 2}, {ID: 3, Core: 3}}, queues(0.3, 0.3), Options{}, []int{2, 3}},
 		{"little cores when big ones are fuller", []CPU{{ID: 0, Core: 0, Capacity: 0.6}, {ID: 1, Core: 1}}, queues(0.3, 0.3), Options{}, []int{1, 0}},
 		{"idle queues by count", machine(1, 4, 1), queues(0.5, 0.4, 0, 0), Options{}, []int{0, 1, 2, 3}},
-		{"vector capacity", machine(1, 2, 1), queues(0.9, 0.1, 0.1, 0.1), Options{MaxPerCPU: 2}, []int{0, 1, 1, 0}},
+		{"room for two", withRoom(machine(1, 2, 1), 2, 2), queues(0.9, 0.1, 0.1, 0.1), Options{}, []int{0, 1, 1, 0}},
+		{"the best CPU is full", withRoom(machine(1, 4, 1), 0, -1, 0, 0), at(queues(same(0.2, 3)...), 0, 0, 0), Options{}, []int{2, 3, 0}},
+		{"who is there may stay", withRoom(machine(1, 2, 1), -1, -1), at(queues(same(0.2, 2)...), 1, 1), Options{}, []int{1, 1}},
+		{"full CPUs exchange nothing", withRoom(machine(2, 1, 1), -1, -1), onNode(at(queues(0.2), 1), 0), Options{}, []int{1}},
 		{"cores not told", []CPU{{ID: 0, Core: -1, LLC: -1, Node: -1}, {ID: 1, Core: -1, LLC: -1, Node: -1}}, onNode(queues(0.2, 0.2), 1), Options{}, []int{0, 1}},
 	}
 	for _, tt := range tests {
@@ -312,13 +347,13 @@ func TestImpossible(t *testing.T) {
 	if got := Solve(machine(1, 2, 1), nil, Options{}); len(got.CPU) != 0 || got.Max != 0 || got.LowerBound != 0 || got.Counted {
 		t.Errorf("no items: %+v", got)
 	}
-	if got := Solve(machine(1, 2, 1), queues(same(0.1, 5)...), Options{MaxPerCPU: 2}); len(got.Unplaced) != 1 {
+	if got := Solve(withRoom(machine(1, 2, 1), 2, 2), queues(same(0.1, 5)...), Options{}); len(got.Unplaced) != 1 {
 		t.Errorf("five items on four seats: Unplaced %v", got.Unplaced)
 	}
 	// Greedy puts the heavy item on CPU 0, the only one that the other may use.
 	tight := queues(0.9, 0.1)
 	tight[1].Allowed = cpuset.Of(0)
-	if got := Solve(machine(1, 2, 1), tight, Options{MaxPerCPU: 1}); !reflect.DeepEqual(got.CPU, []int{1, 0}) {
+	if got := Solve(withRoom(machine(1, 2, 1), 1, 1), tight, Options{}); !reflect.DeepEqual(got.CPU, []int{1, 0}) {
 		t.Errorf("last seat taken: CPU %v, want [1 0]", got.CPU)
 	}
 	odd := queues(math.NaN(), math.Inf(1), -3, 1e300, 0.5)
@@ -406,9 +441,12 @@ func TestFixpoint(t *testing.T) {
 		cpus, items, o := randomInstance(r, 12, 20)
 		o.MinGain = []float64{0, -1, 0.02, 0.3}[n%4]
 		if n%5 == 0 {
-			o.MaxPerCPU = 1 + r.IntN(4)
+			limitRoom(r, cpus)
 		}
 		first := Solve(cpus, items, o)
+		for i := range cpus {
+			cpus[i].Room = roomAfter(cpus[i], items, first.CPU)
+		}
 		again := at(slices.Clone(items), first.CPU...)
 		second := Solve(cpus, again, o)
 		if second.Moves != 0 {

@@ -33,6 +33,7 @@ type problem struct {
 	items   []item
 	classes [][]bool // per class of equal Allowed: which CPUs
 	counted bool
+	limited bool // some CPU has not room for all
 }
 
 type cpu struct {
@@ -40,6 +41,7 @@ type cpu struct {
 	thread              int // position within the core
 	capacity            float64
 	base                int64
+	room                int // items that may come, unlimited if large
 }
 
 type core struct {
@@ -90,8 +92,9 @@ func (p *problem) addCPUs(in []CPU) {
 		at := &p.cores[k]
 		p.cpus = append(p.cpus, cpu{
 			id: c.ID, core: k, node: max(c.Node, none), llc: max(c.LLC, none),
-			thread: len(at.threads), capacity: capacity(c.Capacity), base: units(c.Base),
+			thread: len(at.threads), capacity: capacity(c.Capacity), base: units(c.Base), room: room(c.Room),
 		})
+		p.limited = p.limited || c.Room != 0
 		at.threads = append(at.threads, len(p.cpus)-1)
 	}
 	for k := range p.cores {
@@ -112,8 +115,16 @@ func (c *core) size(cpus []cpu, smtShare float64) {
 func compareCPU(a, b CPU) int {
 	return cmp.Or(
 		cmp.Compare(a.ID, b.ID), cmp.Compare(a.Core, b.Core), cmp.Compare(a.LLC, b.LLC),
-		cmp.Compare(a.Node, b.Node), cmp.Compare(a.Base, b.Base), cmp.Compare(a.Capacity, b.Capacity),
+		cmp.Compare(a.Node, b.Node), cmp.Compare(a.Base, b.Base), cmp.Compare(a.Capacity, b.Capacity), cmp.Compare(a.Room, b.Room),
 	)
+}
+
+// room turns CPU.Room into a number to compare with.
+func room(given int) int {
+	if given == 0 {
+		return math.MaxInt
+	}
+	return max(given, 0)
 }
 
 func units(load float64) int64 {
@@ -190,7 +201,7 @@ func (p *problem) members(allowed cpuset.Set) []bool {
 }
 
 // classifyCores gives interchangeable cores the same kind: alike in speed,
-// node, base load and in who may use them.
+// node, base load, room and in who may use them.
 func (p *problem) classifyCores() {
 	kinds := map[string]int{}
 	var key []byte
@@ -201,6 +212,7 @@ func (p *problem) classifyCores() {
 			key = appendInt(key, int64(math.Float64bits(c.capacity)))
 			key = appendInt(key, int64(c.node))
 			key = appendInt(key, c.base)
+			key = appendInt(key, int64(c.room))
 			for _, class := range p.classes {
 				key = append(key, bit(class[t]))
 			}

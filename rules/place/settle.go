@@ -1,5 +1,10 @@
 package place
 
+import (
+	"cmp"
+	"slices"
+)
+
 // slackPerGain is how far above the attainable maximum a set of moves may
 // stop, as a share of MinGain: 2 % at the default. The last per cents cost the most moves.
 const slackPerGain = 0.2
@@ -134,7 +139,7 @@ func (w *settling) towards() *state {
 	copy(s.home, w.home)
 	goal := w.fresh.served() * (1 + slackPerGain*w.gain)
 	for i, c := range w.home {
-		if c == none || !s.may(i, c) || !s.room(c) {
+		if c == none || !s.may(i, c) || !s.room(i, c) {
 			continue
 		}
 		stays := s.after(s.cpus[c].core, c, s.cost(i, c), none, 0) <= goal
@@ -280,4 +285,63 @@ func (w *settling) join(i int) (step, bool) {
 		return best, true
 	}
 	return w.bestSwap(i, wanted, accept)
+}
+
+// resettleRounds is more than solving again from a result was ever seen to take.
+const resettleRounds = 8
+
+// resettle solves again from the result with the room that is left then, until
+// nothing moves. With less room the search from scratch has less to try and may
+// find what it missed, so one round alone is not always a result that solving
+// again keeps. Whoever comes to a CPU in a later round came in the sum of all,
+// so no CPU gets more than it had room for.
+func (p *problem) resettle(final *state, cpus []CPU, items []Item, o Options) *state {
+	for range resettleRounds {
+		next := newProblem(roomLeft(final, cpus), placedAt(final, items), o.withDefaults())
+		s := next.settle(next.repair(), next.fresh())
+		moved := p.empty()
+		copy(moved.home, final.home)
+		at := map[int]int{}
+		for i := range next.items {
+			at[next.items[i].index] = s.at[i]
+		}
+		changed := false
+		for i := range p.items {
+			c := at[p.items[i].index]
+			changed = changed || c != final.at[i]
+			moved.place(i, c)
+		}
+		if !changed {
+			return final
+		}
+		final = moved
+	}
+	return final
+}
+
+// roomLeft are the CPUs once the items have come to them. Those that left have
+// not given their room back yet.
+func roomLeft(s *state, cpus []CPU) []CPU {
+	out := slices.Clone(cpus)
+	for i := range out {
+		c, known := slices.BinarySearchFunc(s.cpus, out[i].ID, func(c cpu, id int) int { return cmp.Compare(c.id, id) })
+		if out[i].Room <= 0 || !known {
+			continue
+		}
+		if out[i].Room -= s.come[c]; out[i].Room <= 0 {
+			out[i].Room = none
+		}
+	}
+	return out
+}
+
+// placedAt are the items where they were placed.
+func placedAt(s *state, items []Item) []Item {
+	out := slices.Clone(items)
+	for i := range s.items {
+		if c := s.at[i]; c != none {
+			out[s.items[i].index].Current = s.cpus[c].id
+		}
+	}
+	return out
 }

@@ -13,6 +13,7 @@ type state struct {
 	home   []int   // CPU that counts as not moved, none if there is none
 	load   []int64 // of each CPU, base included
 	count  []int   // items on each CPU
+	come   []int   // items on each CPU that are elsewhere now
 	on     [][]int // items on each core
 	util   []float64
 	total  []int64 // load of each core in units
@@ -29,6 +30,7 @@ func (p *problem) empty() *state {
 		home:    make([]int, len(p.items)),
 		load:    make([]int64, len(p.cpus)),
 		count:   make([]int, len(p.cpus)),
+		come:    make([]int, len(p.cpus)),
 		on:      make([][]int, len(p.cores)),
 		util:    make([]float64, len(p.cores)),
 		total:   make([]int64, len(p.cores)),
@@ -54,6 +56,7 @@ func (s *state) place(i, c int) {
 		k := s.cpus[old].core
 		s.load[old] -= s.cost(i, old)
 		s.count[old]--
+		s.come[old] -= s.comes(i, old)
 		s.on[k] = slices.Delete(s.on[k], slices.Index(s.on[k], i), slices.Index(s.on[k], i)+1)
 		s.account(i, old, -1)
 	}
@@ -63,6 +66,7 @@ func (s *state) place(i, c int) {
 	}
 	s.load[c] += s.cost(i, c)
 	s.count[c]++
+	s.come[c] += s.comes(i, c)
 	s.on[s.cpus[c].core] = append(s.on[s.cpus[c].core], i)
 	s.account(i, c, +1)
 }
@@ -106,8 +110,9 @@ func (s *state) after(k, c1 int, d1 int64, c2 int, d2 int64) float64 {
 
 // twin reports whether core k is as empty as one of its kind that the present
 // search has looked at, so that it can only offer the same at a higher number.
+// Where room is limited, the core that an item comes from is like no other.
 func (s *state) twin(k int) bool {
-	if len(s.on[k]) > 0 {
+	if s.limited || len(s.on[k]) > 0 {
 		return false
 	}
 	kind := s.cores[k].kind
@@ -118,8 +123,12 @@ func (s *state) twin(k int) bool {
 	return false
 }
 
-func (s *state) room(c int) bool {
-	return s.opt.MaxPerCPU == 0 || s.count[c] < s.opt.MaxPerCPU
+// comes is 1 for an item that would have to come to the CPU, 0 if it is there now.
+func (s *state) comes(i, c int) int { return int(bit(s.items[i].now != c)) }
+
+// room reports whether the CPU can take the item, which is not placed there.
+func (s *state) room(i, c int) bool {
+	return s.come[c]+s.comes(i, c) <= s.cpus[c].room
 }
 
 // top is the load of the busiest core, serving or not.

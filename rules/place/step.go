@@ -84,9 +84,15 @@ func (s *state) allowed(st step) bool {
 		return false
 	}
 	if st.j == none {
-		return s.room(st.c)
+		return s.room(st.i, st.c)
 	}
-	return s.may(st.j, s.at[st.i])
+	a := s.at[st.i]
+	return s.may(st.j, a) && s.roomInstead(st.i, st.c, st.j) && s.roomInstead(st.j, a, st.i)
+}
+
+// roomInstead reports whether the CPU can take the item when another one leaves.
+func (s *state) roomInstead(i, c, leaving int) bool {
+	return s.come[c]-s.comes(leaving, c)+s.comes(i, c) <= s.cpus[c].room
 }
 
 // need is the gain that a step must bring: none if it only moves what has to
@@ -158,7 +164,7 @@ func (s *state) bestStep(k int, gain, top float64) (step, bool) {
 func (s *state) alike(i, j int) bool {
 	a, b := &s.items[i], &s.items[j]
 	return s.at[i] == s.at[j] && a.load == b.load && a.class == b.class && a.node == b.node &&
-		a.consumer == b.consumer && (s.home[i] == s.at[i]) == (s.home[j] == s.at[j])
+		a.consumer == b.consumer && (s.home[i] == s.at[i]) == (s.home[j] == s.at[j]) && (!s.limited || a.now == b.now)
 }
 
 // stepSearch holds the best step so far for one core.
