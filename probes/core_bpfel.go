@@ -48,6 +48,7 @@ type coreCpuState struct {
 	KsoftirqdCount  [2]uint64
 	KsoftirqdTimeNs [2]uint64
 	Unraised        [2]uint64
+	Irqs            uint64
 	RaiseToEntry    [2]struct {
 		_      structs.HostLayout
 		SumNs  uint64

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,6 +29,9 @@ type object struct {
 	// broken is why nothing of this object could be loaded.
 	broken *refusal
 	spec   *ebpf.CollectionSpec
+	// attachNs and detachNs are the CPU time that attaching and detaching all
+	// programs took last.
+	attachNs, detachNs float64
 }
 
 // program is a loaded program and, while it is attached, its link.
@@ -72,22 +76,39 @@ func openObject(d objectDecl, hooks []hook, tune func(*ebpf.CollectionSpec) erro
 	}
 	o.maps = created
 	loader := loader{spec: spec, maps: created, cache: cache, modules: moduleTypes(d.modules, cache)}
-	for _, h := range hooks {
-		p, err := loader.climb(h)
-		if err != nil {
-			o.refusals[h.name] = classify(err)
-			continue
-		}
-		o.programs = append(o.programs, p)
-	}
-	if d.windowed {
-		// Attached once all the same: a raw program loads whether or not its
-		// tracepoint exists, and a window must not fail for that later.
-		if err := o.detachAll(); err != nil {
-			return fail(err)
-		}
+	if err := o.climb(loader, hooks); err != nil {
+		return fail(err)
 	}
 	return o
+}
+
+// climb loads everything before it attaches anything: loading takes tens of
+// ms, and what is attached meanwhile would run for nothing.
+func (o *object) climb(l loader, hooks []hook) error {
+	ladders := make([]*ladder, 0, len(hooks))
+	for _, h := range hooks {
+		c := &ladder{hook: h}
+		c.load(l)
+		ladders = append(ladders, c)
+	}
+	o.attachNs = threadTime(func() {
+		for _, c := range ladders {
+			c.attach(l)
+		}
+	})
+	for _, c := range ladders {
+		if c.program == nil {
+			o.refusals[c.hook.name] = classify(c.refused)
+			continue
+		}
+		o.programs = append(o.programs, c.program)
+	}
+	if !o.decl.windowed {
+		return nil
+	}
+	// Attached once all the same: a raw program loads whether or not its
+	// tracepoint exists, and a window must not fail for that later.
+	return o.detachAll()
 }
 
 func createMaps(spec *ebpf.CollectionSpec) (map[string]*ebpf.Map, error) {
@@ -126,32 +147,48 @@ type loader struct {
 	modules []*btf.Spec
 }
 
-// climb tries the rungs of a hook from the best down. If all fail, the error
-// is that of the best one that this kernel has: it says why that way is closed.
-func (l loader) climb(h hook) (*program, error) {
-	var best error
-	for _, r := range h.rungs {
-		p, err := l.try(h.name, r)
-		if err == nil {
-			return p, nil
-		}
-		if best == nil || classify(best).state == counters.Unsupported && errors.Is(err, unix.EPERM) {
-			best = err
-		}
-	}
-	return nil, best
+// ladder is how far a hook has come down its rungs, from the best.
+type ladder struct {
+	hook hook
+	next int // the rung to try next
+	// program is loaded, or nil if no rung is left.
+	program *program
+	// refused is the error of the best rung that this kernel has: it says why
+	// that way is closed.
+	refused error
 }
 
-func (l loader) try(hookName string, r rung) (*program, error) {
-	prog, err := l.load(r.program)
-	if err != nil {
-		return nil, fmt.Errorf("load %s/%s: %w", r.how, r.target, err)
+// load loads the next rung that the kernel takes.
+func (c *ladder) load(l loader) {
+	for c.program == nil && c.next < len(c.hook.rungs) {
+		r := c.hook.rungs[c.next]
+		c.next++
+		prog, err := l.load(r.program)
+		if err != nil {
+			c.refuse(fmt.Errorf("load %s/%s: %w", r.how, r.target, err))
+			continue
+		}
+		c.program = &program{hook: c.hook.name, rung: r, prog: prog}
 	}
-	p := &program{hook: hookName, rung: r, prog: prog}
-	if err := p.attach(); err != nil {
-		return nil, errors.Join(err, prog.Close())
+}
+
+// attach attaches what was loaded, or else the next rung that can be.
+func (c *ladder) attach(l loader) {
+	for c.program != nil {
+		err := c.program.attach()
+		if err == nil {
+			return
+		}
+		c.refuse(errors.Join(err, c.program.prog.Close()))
+		c.program = nil
+		c.load(l)
 	}
-	return p, nil
+}
+
+func (c *ladder) refuse(err error) {
+	if c.refused == nil || classify(c.refused).state == counters.Unsupported && errors.Is(err, unix.EPERM) {
+		c.refused = err
+	}
 }
 
 func (l loader) load(name string) (*ebpf.Program, error) {
@@ -230,10 +267,16 @@ func (o *object) close() error {
 
 // attachAll attaches what was loaded; what is attached stays so.
 func (o *object) attachAll() error {
-	for _, p := range o.programs {
-		if err := p.attach(); err != nil {
-			return errors.Join(err, o.detachAll())
+	var err error
+	o.attachNs = threadTime(func() {
+		for _, p := range o.programs {
+			if err = p.attach(); err != nil {
+				return
+			}
 		}
+	})
+	if err != nil {
+		return errors.Join(err, o.detachAll())
 	}
 	return nil
 }
@@ -246,10 +289,23 @@ func (o *object) switchedOff() bool {
 
 func (o *object) detachAll() error {
 	var errs []error
-	for _, p := range slices.Backward(o.programs) {
-		errs = append(errs, p.detach())
-	}
+	o.detachNs = threadTime(func() {
+		for _, p := range slices.Backward(o.programs) {
+			errs = append(errs, p.detach())
+		}
+	})
 	return errors.Join(errs...)
+}
+
+// threadTime is the CPU time, in ns, that do takes on its thread. Patching
+// kernel text interrupts all CPUs and waits for them, so it stands for what
+// they lose too.
+func threadTime(do func()) float64 {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	before := clockNs(unix.CLOCK_THREAD_CPUTIME_ID)
+	do()
+	return float64(clockNs(unix.CLOCK_THREAD_CPUTIME_ID) - before)
 }
 
 // setVariable writes one variable of a loaded object through its map, which

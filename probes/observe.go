@@ -9,94 +9,108 @@ import (
 
 const (
 	// eventCostNs is what one event costs where it is dear: calling the
-	// program through its tracepoint, and its body. Measured by TestOverhead
-	// on a 6.18 guest with retpolines: 220 ns for the four events of a packet
-	// that has a softirq of its own, of which more than half is the call.
-	// A kernel without retpolines pays less; the estimate errs on the safe side.
-	eventCostNs = 60
-	// sliceLength is how long the probes stay attached before their cost is
-	// looked at again: long enough to make attaching and detaching cheap, which
-	// patch kernel text on all CPUs (some 100 µs per program).
-	sliceLength = 100 * time.Millisecond
-	// firstSlice is short, for nothing is known of the rate yet; it holds
+	// program through its tracepoint, and its body. A packet that has a softirq
+	// of its own is four events; on a 6.18 guest with retpolines TestOverhead
+	// found 220 ns for them on the quiet machine and 345 ns on a busy one, more
+	// than half of it for the calls. A kernel without retpolines pays less; the
+	// estimate errs on the safe side.
+	eventCostNs = 85
+	// statsCostNs comes on top while BPF statistics are on: two clock reads.
+	statsCostNs = 50
+	// shortestSlice is the least time attached that tells the rate: it holds
 	// hundreds of events at the rates where cost matters.
-	firstSlice = 10 * time.Millisecond
-	// longestPause keeps several slices in a window of ten seconds.
-	longestPause = 2 * time.Second
+	shortestSlice = 10 * time.Millisecond
+	// lookEvery is how often the rate is looked at while probes are attached.
+	lookEvery = 100 * time.Millisecond
 )
 
 // Observe waits for the length of window while the default probes count, and
-// keeps their cost below Options.MaxCostPercent of the busiest CPU: as long as
-// events are rare enough they stay attached, else they are attached in slices
-// with pauses between, so long that the limit holds on average. How much of the
-// time was covered is in Counters.AttachedNs. Observe comes back early when ctx
-// ends, without an error. Read before and after it.
+// keeps what they cost, attaching and detaching included, below
+// Options.MaxCostPercent of the busiest CPU: as long as events are rare enough
+// they stay attached, else they are attached in slices with pauses between, so
+// long that the limit holds on average. How much of the time was covered is in
+// Counters.AttachedNs; every session sees at least one slice. Observe comes back
+// early when ctx ends, without an error. Read before and after it.
 func (s *Session) Observe(ctx context.Context, window time.Duration) error {
-	core := s.objects["core"]
-	if !core.loaded() {
+	if !s.objects["core"].loaded() {
 		wait(ctx, window)
 		return nil
 	}
 	end := time.Now().Add(window)
-	slice := firstSlice
-	for ctx.Err() == nil && time.Until(end) > 0 {
-		if err := s.resume(); err != nil {
-			return fmt.Errorf("observe: %w", err)
-		}
-		percent, err := s.sliceCost(ctx, min(slice, time.Until(end)))
+	for left := window; ctx.Err() == nil && left > 0; left = time.Until(end) {
+		until, err := s.step(left)
 		if err != nil {
 			return fmt.Errorf("observe: %w", err)
 		}
-		pause, next := schedule(slice, percent/s.options.MaxCostPercent)
-		slice = next
-		if pause == 0 {
-			continue
-		}
-		if err := s.pause(); err != nil {
-			return fmt.Errorf("observe: %w", err)
-		}
-		wait(ctx, min(pause, max(time.Until(end), 0)))
+		wait(ctx, min(until, left))
+	}
+	if err := s.Rest(); err != nil {
+		return fmt.Errorf("observe: %w", err)
 	}
 	return nil
 }
 
-// schedule says how long the probes must be off after a slice that cost excess
-// times the limit, and how long the next slice may be so that the pause after
-// it is not too long.
-func schedule(slice time.Duration, excess float64) (pause, next time.Duration) {
-	if excess <= 1 {
-		return 0, sliceLength
+// Rest detaches the default probes until the next Observe if events come so
+// often that they cost more than Options.MaxCostPercent: for the time in which
+// nobody observes, such as between Open and Observe.
+func (s *Session) Rest() error {
+	if s.attachedSince == 0 {
+		return nil
 	}
-	pause = time.Duration(float64(slice) * (excess - 1))
-	next = time.Duration(float64(longestPause) / (excess - 1))
-	return min(pause, longestPause), min(next, sliceLength)
+	if err := s.look(); err != nil {
+		return err
+	}
+	if s.account.affordable() {
+		return nil
+	}
+	return s.pause()
 }
 
-// sliceCost waits and estimates what the probes cost the busiest CPU
-// meanwhile, in percent of its time.
-func (s *Session) sliceCost(ctx context.Context, length time.Duration) (float64, error) {
-	before, err := s.events()
-	if err != nil {
-		return 0, err
+// step attaches or detaches, with left of the window to go, and says when to
+// decide again.
+func (s *Session) step(left time.Duration) (time.Duration, error) {
+	attached := s.attachedSince != 0
+	if attached {
+		if err := s.look(); err != nil {
+			return 0, err
+		}
 	}
-	began := monotonicNs()
-	wait(ctx, length)
-	after, err := s.events()
-	if err != nil {
-		return 0, err
+	on, until := s.account.decide(monotonicNs(), left, attached)
+	if on {
+		return until, s.resume()
 	}
-	elapsed := monotonicNs() - began
+	return until, s.pause()
+}
+
+// look charges what the default probes have cost since the last look.
+func (s *Session) look() error {
+	events, err := s.events()
+	if err != nil {
+		return err
+	}
+	cost := float64(eventCostNs)
+	if s.stats != nil {
+		cost += statsCostNs
+	}
+	s.account.look(monotonicNs(), float64(busiest(s.eventsSeen, events))*cost)
+	s.eventsSeen = events
+	return nil
+}
+
+// busiest is the largest growth of a per-CPU counter.
+func busiest(before, after []uint64) uint64 {
 	var most uint64
-	for cpu := range after {
-		most = max(most, after[cpu]-before[cpu])
+	for cpu, n := range after {
+		if cpu < len(before) {
+			n -= before[cpu]
+		}
+		most = max(most, n)
 	}
-	if elapsed == 0 {
-		return 0, nil
-	}
-	return 100 * float64(most*eventCostNs) / float64(elapsed), nil
+	return most
 }
 
-// events is how often programs of the core object have been called, per CPU.
+// events is how often programs of the core object have been called, per CPU,
+// but for interrupts that nobody chose.
 func (s *Session) events() ([]uint64, error) {
 	core := s.objects["core"]
 	var states []coreCpuState
@@ -112,23 +126,31 @@ func (s *Session) events() ([]uint64, error) {
 				out[cpu] += n
 			}
 		}
-		out[cpu] += st.RxPolls + st.Threaded.Polls + st.Busy.Polls + st.Netpoll.Polls
+		out[cpu] += 2*st.Irqs + st.RxPolls + st.Threaded.Polls + st.Busy.Polls + st.Netpoll.Polls
 	}
 	return out, nil
 }
 
+// pause detaches. Programs that are detached last still run while the first
+// go, so that time is charged at the rate of before.
 func (s *Session) pause() error {
 	if s.attachedSince == 0 {
 		return nil
 	}
 	core := s.objects["core"]
+	began := monotonicNs()
 	err := core.setVariable("counting", 0)
 	// Detaching may take longer than a slice, and nothing is judged meanwhile.
 	s.attachedNs += monotonicNs() - s.attachedSince
 	s.attachedSince = 0
-	if err = errors.Join(err, core.detachAll()); err != nil {
+	err = errors.Join(err, core.detachAll())
+	now := monotonicNs()
+	s.account.detached(now, now-began, core.detachNs)
+	events, errRead := s.events()
+	if err = errors.Join(err, errRead); err != nil {
 		return fmt.Errorf("pause probes: %w", err)
 	}
+	s.eventsSeen = events
 	return nil
 }
 
@@ -152,9 +174,11 @@ func (s *Session) resume() error {
 	if err := core.maps["cpu_states"].Put(uint32(0), states); err != nil {
 		return fmt.Errorf("resume probes: %w", err)
 	}
+	began := monotonicNs()
 	if err := errors.Join(core.setVariable("counting", 1), core.attachAll()); err != nil {
 		return fmt.Errorf("resume probes: %w", err)
 	}
 	s.attachedSince = monotonicNs()
+	s.account.attached(s.attachedSince, s.attachedSince-began, core.attachNs)
 	return nil
 }

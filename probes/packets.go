@@ -88,6 +88,31 @@ func addGRO(devices map[[2]uint32]*counters.GRO, r *groGroSlot) {
 	d.SegmentsPerSKB = d.SegmentsPerSKB.Merge(counters.NewHist(r.SegmentsPerSkb[:], r.Segments))
 }
 
+// packets is how often the programs of a windowed object have been called, per
+// CPU, but for those at the exit of a function.
+func packets(o *object) ([]uint64, error) {
+	var out []uint64
+	switch o.decl.name {
+	case "gro":
+		var states []groGroState
+		if err := o.maps["gro_states"].Lookup(uint32(0), &states); err != nil {
+			return nil, fmt.Errorf("read GRO counters: %w", err)
+		}
+		for _, st := range states {
+			out = append(out, st.Brake.Events+st.Brake.Skipped)
+		}
+	case "drops":
+		var states []dropsDropState
+		if err := o.maps["drop_states"].Lookup(uint32(0), &states); err != nil {
+			return nil, fmt.Errorf("read drop counters: %w", err)
+		}
+		for _, st := range states {
+			out = append(out, st.Brake.Events+st.Brake.Skipped)
+		}
+	}
+	return out, nil
+}
+
 func (s *Session) readDrops(out *counters.Counters) error {
 	obj := s.objects["drops"]
 	if !obj.loaded() {

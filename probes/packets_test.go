@@ -140,7 +140,7 @@ func TestGRORatio(t *testing.T) {
 		before = netstatTotals(t)
 	})
 	defer listener.Close()
-	s := openSession(t, Options{Probes: []string{"gro"}, PacketsPerJiffy: 1_000_000})
+	s := openSession(t, Options{Probes: []string{"gro"}, PacketsPerJiffy: 1_000_000, MaxCostPercent: 100})
 	requireAttached(t, s, "gro")
 	first, err := s.Read()
 	if err != nil {
@@ -345,7 +345,7 @@ func TestBacklogDrops(t *testing.T) {
 	limit, _ := readSysctl("netdev_max_backlog", 1000)
 	each := int32(limit + 500)
 	b := newBurster(t, each, []pair{p})
-	s := openSession(t, Options{Probes: []string{"drops", "budget", "napi", "backlog"}, PacketsPerJiffy: 1_000_000, SampleOneIn: 1})
+	s := openSession(t, Options{Probes: []string{"drops", "budget", "napi", "backlog"}, PacketsPerJiffy: 1_000_000, SampleOneIn: 1, MaxCostPercent: 100})
 	requireAttached(t, s, "drops", "backlog")
 	ctx, stop := context.WithCancel(t.Context())
 	window := openWindow(ctx, t, s, "drops")

@@ -62,7 +62,8 @@ type Options struct {
 	// per second at HZ=250).
 	PacketsPerJiffy int
 	// MaxCostPercent is how much of the busiest CPU's time Observe lets the
-	// default probes take; 0 means 0.5. Above it they are attached in slices.
+	// probes take, attaching and detaching included; 0 means 0.5. Above it the
+	// default probes are attached in slices.
 	MaxCostPercent float64
 }
 
@@ -84,9 +85,12 @@ type Session struct {
 	// attachedNs is how long the core object was attached before
 	// attachedSince, which is 0 while it is not.
 	attachedNs, attachedSince uint64
+	account                   account
+	eventsSeen                []uint64 // per CPU, those that account knows of
 	// windowNs is how long each windowed probe has been attached.
 	windowNs map[string]uint64
-	// costNs is how long BPF statistics have been on before statsSince.
+	// costNs is how long the core object was attached while BPF statistics were
+	// on, before they came on last, when it had been attached for statsSince.
 	costNs     uint64
 	stats      io.Closer
 	statsSince uint64
@@ -112,17 +116,20 @@ func Open(o Options) (*Session, error) {
 		objects:  make(map[string]*object),
 		irqs:     chosenIRQs(o.IRQs),
 		windowNs: make(map[string]uint64),
+		account:  account{share: o.MaxCostPercent / 100, atNs: monotonicNs()},
 	}
 	s.budget = s.readLimits()
 	// Before 5.11 maps count against RLIMIT_MEMLOCK. If it cannot be raised,
 	// creating the maps says so better than this would.
 	_ = rlimit.RemoveMemlock()
 	cache := btf.NewCache()
-	for _, d := range objectTable() {
+	// The core object comes first in the table and last here: it runs from now on.
+	for _, d := range slices.Backward(objectTable()) {
 		s.objects[d.name] = openObject(d, s.wantedHooks(d), s.tune, cache)
 	}
-	if s.objects["core"].loaded() {
+	if core := s.objects["core"]; core.loaded() {
 		s.attachedSince = monotonicNs()
+		s.account.attached(s.attachedSince, 0, core.attachNs)
 		s.findKernelCounters()
 	}
 	s.statuses = s.judge()
@@ -298,8 +305,9 @@ func (s *Session) Close() error {
 }
 
 // Window opens the per-packet probe name for the given time, closes it, and
-// returns. It comes back early when ctx ends or when the probe has switched
-// itself off because of the rate. What it counted is in the next Read; how
+// returns. It comes back early when ctx ends, when the probe has switched
+// itself off because of the rate, or when it has cost what MaxCostPercent
+// allows in two seconds; Observe saves that again. What it counted is in the next Read; how
 // long it really ran is in Counters.Windows. A probe that is not attached
 // because of its Status is no error.
 func (s *Session) Window(ctx context.Context, name string, length time.Duration) error {
@@ -312,17 +320,27 @@ func (s *Session) Window(ctx context.Context, name string, length time.Duration)
 		return nil
 	}
 	began := monotonicNs()
-	// What an earlier window switched off counts again.
-	err := obj.setVariable("switched_off", 0)
+	before, err := packets(obj)
+	if err == nil {
+		// What an earlier window switched off counts again.
+		err = obj.setVariable("switched_off", 0)
+	}
 	if err == nil {
 		err = obj.attachAll()
 	}
 	if err != nil {
 		return fmt.Errorf("open window of probe %q: %w", name, err)
 	}
-	waitUnless(ctx, length, obj.switchedOff)
+	var cost float64
+	waitUnless(ctx, length, func() bool {
+		now, err := packets(obj)
+		cost = float64(busiest(before, now)) * packetCostNs
+		return err != nil || cost > s.account.share*float64(creditLength) || obj.switchedOff()
+	})
 	err = obj.detachAll()
-	s.windowNs[name] += monotonicNs() - began
+	now := monotonicNs()
+	s.account.charge(now, cost+obj.attachNs+obj.detachNs)
+	s.windowNs[name] += now - began
 	if err != nil {
 		return fmt.Errorf("close window of probe %q: %w", name, err)
 	}
@@ -351,10 +369,18 @@ func waitUnless(ctx context.Context, length time.Duration, stop func() bool) {
 	}
 }
 
+// attachedFor is how long the core object has been attached in all.
+func (s *Session) attachedFor(now uint64) uint64 {
+	if s.attachedSince == 0 {
+		return s.attachedNs
+	}
+	return s.attachedNs + now - s.attachedSince
+}
+
 // StartStats turns the kernel's BPF statistics on until StopStats or Close,
 // through a file descriptor and not the global sysctl. Each event then costs
 // two more clock reads, so turn them on for a part of the window only:
-// Counters.CostWindowNs says for how long they were.
+// Counters.CostWindowNs says for how long of that probes were attached.
 func (s *Session) StartStats() error {
 	if s.stats != nil {
 		return nil
@@ -363,7 +389,7 @@ func (s *Session) StartStats() error {
 	if err != nil {
 		return fmt.Errorf("enable BPF statistics: %w", err)
 	}
-	s.stats, s.statsSince = c, monotonicNs()
+	s.stats, s.statsSince = c, s.attachedFor(monotonicNs())
 	return nil
 }
 
@@ -374,7 +400,7 @@ func (s *Session) StopStats() error {
 	}
 	err := s.stats.Close()
 	s.stats = nil
-	s.costNs += monotonicNs() - s.statsSince
+	s.costNs += s.attachedFor(monotonicNs()) - s.statsSince
 	if err != nil {
 		return fmt.Errorf("disable BPF statistics: %w", err)
 	}
@@ -431,9 +457,11 @@ func kernelHZ() int {
 	return int((int64(time.Second) + res.Nano()/2) / res.Nano())
 }
 
-func monotonicNs() uint64 {
+func monotonicNs() uint64 { return clockNs(unix.CLOCK_MONOTONIC) }
+
+func clockNs(clock int32) uint64 {
 	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+	if err := unix.ClockGettime(clock, &now); err != nil {
 		return 0
 	}
 	return uint64(now.Nano())

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/google/go-cmp/cmp"
@@ -43,26 +42,6 @@ func TestUsecsToJiffies(t *testing.T) {
 	} {
 		if got := usecsToJiffies(tt.usecs, tt.hz); got != tt.want {
 			t.Errorf("%d µs at HZ=%d = %d jiffies, want %d", tt.usecs, tt.hz, got, tt.want)
-		}
-	}
-}
-
-func TestSchedule(t *testing.T) {
-	for _, tt := range []struct {
-		slice       time.Duration
-		excess      float64
-		pause, next time.Duration
-	}{
-		{10 * time.Millisecond, 0, 0, sliceLength},
-		{10 * time.Millisecond, 1, 0, sliceLength},
-		{10 * time.Millisecond, 11, 100 * time.Millisecond, sliceLength},
-		{sliceLength, 2, sliceLength, sliceLength},
-		{sliceLength, 41, longestPause, 50 * time.Millisecond},
-		{50 * time.Millisecond, 41, longestPause, 50 * time.Millisecond},
-	} {
-		pause, next := schedule(tt.slice, tt.excess)
-		if pause != tt.pause || next != tt.next {
-			t.Errorf("schedule(%v, %v) = %v, %v, want %v, %v", tt.slice, tt.excess, pause, next, tt.pause, tt.next)
 		}
 	}
 }

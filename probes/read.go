@@ -27,10 +27,7 @@ func (s *Session) Read() (*counters.Counters, error) {
 	if err := s.refreshBudget(); err != nil {
 		return nil, err
 	}
-	out.AttachedNs = s.attachedNs
-	if s.attachedSince != 0 {
-		out.AttachedNs += out.TakenNs - s.attachedSince
-	}
+	out.AttachedNs = s.attachedFor(out.TakenNs)
 	out.BudgetPackets, out.BudgetJiffies = uint64(s.budget.packets), uint64(s.budget.jiffies)
 	if err := s.readCore(out); err != nil {
 		return nil, err
@@ -243,7 +240,7 @@ func text(chars []int8) string {
 func (s *Session) readCost(out *counters.Counters) error {
 	out.CostWindowNs = s.costNs
 	if s.stats != nil {
-		out.CostWindowNs += monotonicNs() - s.statsSince
+		out.CostWindowNs += s.attachedFor(monotonicNs()) - s.statsSince
 	}
 	for _, d := range objectTable() {
 		for _, p := range s.objects[d.name].programs {

@@ -108,7 +108,7 @@ func (o observer) measure(t *testing.T, f *flood, window time.Duration) observed
 	case len(o.tools) > 0:
 		process, stop = startTools(t, o.tools)
 	default:
-		process, stop = startProbes(t, o.limited)
+		process, stop = startProbes(t, o.limited, window)
 	}
 	first, processFirst := programStats(t), process()
 	s := f.send(t, window)
@@ -153,7 +153,7 @@ func programStats(t testing.TB) map[ebpf.ProgramID]ebpf.ProgramStats {
 
 // startProbes runs our probes on a thread of their own, whose CPU time is what
 // reading, slicing and patching tracepoints costs.
-func startProbes(t *testing.T, limited bool) (process func() time.Duration, stop func()) {
+func startProbes(t *testing.T, limited bool, window time.Duration) (process func() time.Duration, stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	ready, done := make(chan int), make(chan error)
@@ -167,9 +167,9 @@ func startProbes(t *testing.T, limited bool) (process func() time.Duration, stop
 		}
 		ready <- unix.Gettid()
 		if limited {
-			err = s.Observe(ctx, time.Minute)
+			err = s.Observe(ctx, window)
 		} else {
-			wait(ctx, time.Minute)
+			wait(ctx, window)
 		}
 		_, errRead := s.Read()
 		done <- errors.Join(err, errRead, s.Close())

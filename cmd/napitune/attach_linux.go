@@ -22,6 +22,10 @@ func attachProbes(s *detect.Snapshot) (prober, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Reading the whole host comes next, and takes long on a large one.
+	if err := open.Rest(); err != nil {
+		return nil, errors.Join(err, open.Close())
+	}
 	return session{open}, nil
 }
 

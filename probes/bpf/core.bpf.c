@@ -124,6 +124,7 @@ struct cpu_state {
 	__u64 ksoftirqd_count[2]; /* [0] TX, [1] RX */
 	__u64 ksoftirqd_time_ns[2];
 	__u64 unraised[2]; /* runs whose raise was not seen or fell into a race */
+	__u64 irqs;	   /* handlers of counted lines, for the estimate of what this costs */
 	struct time_hist raise_to_entry[2];
 	struct time_hist entry_to_exit[2];
 
@@ -863,6 +864,7 @@ static __always_inline int irq_handler_entry(__u32 irq, struct irqaction *action
 	s = this_cpu();
 	if (!s)
 		return 0; /* cannot happen: an array has its only element */
+	s->irqs++;
 	s->last_irq_slot = number;
 	slot->weight = choose(s, bpf_jiffies64());
 	slot->entry_ns = slot->weight ? bpf_ktime_get_ns() : 0;

@@ -50,8 +50,9 @@ type Counters struct {
 	Latency []Latency `json:"latency,omitempty"` // by CPU
 	Control []Control `json:"control,omitempty"` // virtio control commands, by CPU
 
-	// Cost is per program; CostWindowNs is how long the statistics behind it
-	// were on, so that TimeNs/CostWindowNs is the share of one CPU.
+	// Cost is per program; CostWindowNs is how long the default probes were
+	// attached while the statistics behind it were on, so that
+	// TimeNs/CostWindowNs is their share of one CPU while they are attached.
 	Cost         []ProgCost `json:"cost,omitempty"`
 	CostWindowNs uint64     `json:"cost_window_ns,omitempty"`
 }
