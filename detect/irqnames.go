@@ -26,6 +26,8 @@ type naming struct {
 	// weak patterns are too short to tell a network device by the name
 	// alone; they count for interfaces that are known or look like one.
 	weak bool
+	// shifted: numbers count vectors, the first of which is no queue's.
+	shifted bool
 }
 
 // namings is every naming known, most specific first, from the request_irq
@@ -52,6 +54,7 @@ var namings = []naming{
 	{pattern: "mlx4-{*}@pci:{pci}", serves: vectorOther},
 	// mana, gve, ena
 	{pattern: "mana_q{n}@pci:{pci}", serves: vectorPair},
+	{pattern: "mana_msi{n}@pci:{pci}", serves: vectorPair, shifted: true}, // from 7.x; vector 0 is mana_hwc
 	{pattern: "mana_{*}@pci:{pci}", serves: vectorOther},
 	{pattern: "gve-ntfy-blk{n}@pci:{pci}", serves: vectorNotify},
 	{pattern: "{if}-ntfy-block.{n}", serves: vectorNotify},
@@ -74,9 +77,9 @@ var namings = []naming{
 	{pattern: "iavf-{if}-TxRx-{n}", serves: vectorPair},
 	{pattern: "iavf-{if}-rx-{n}", serves: vectorRx},
 	{pattern: "iavf-{if}-tx-{n}", serves: vectorTx},
-	{pattern: "idpf-{if}-TxRx-{n}", serves: vectorPair},
-	{pattern: "idpf-{if}-Rx-{n}", serves: vectorRx},
-	{pattern: "idpf-{if}-Tx-{n}", serves: vectorTx},
+	{pattern: "idpf-{if}-TxRx-{n}", serves: vectorPair, shifted: true},
+	{pattern: "idpf-{if}-Rx-{n}", serves: vectorRx, shifted: true},
+	{pattern: "idpf-{if}-Tx-{n}", serves: vectorTx, shifted: true},
 	// hns3
 	{pattern: "hns3-{pci}-TxRx-{n}", serves: vectorPair},
 	{pattern: "hns3-{pci}-Rx-{n}", serves: vectorRx},
@@ -136,7 +139,7 @@ type vectorName struct {
 func readName(action string, accept func(vectorName) bool) (vectorName, bool) {
 	for i := range namings {
 		n := &namings[i]
-		out := vectorName{serves: n.serves, weak: n.weak, n: -1, sub: strings.HasPrefix(n.pattern, "mlx5_sf_"), bare: n.pattern == "{if}-{n}", shifted: strings.HasPrefix(n.pattern, "idpf-")}
+		out := vectorName{serves: n.serves, weak: n.weak, n: -1, sub: strings.HasPrefix(n.pattern, "mlx5_sf_"), bare: n.pattern == "{if}-{n}", shifted: n.shifted}
 		if fits(n.pattern, action, &out, accept) {
 			return out, true
 		}

@@ -187,6 +187,8 @@ func TestFunctionNames(t *testing.T) {
 		{"mlx5 with more vectors than queues", []string{"mlx5_comp0@pci:" + pci, "mlx5_comp1@pci:" + pci}, 1, 1, "0:rx30/tx30 other[31]"},
 		{"mlx4", []string{"mlx4-async@pci:" + pci, "mlx4-0@" + pci, "mlx4-1@" + pci}, 2, 2, "0:rx31/tx31 1:rx32/tx32 other[30]"},
 		{"mana", []string{"mana_hwc@pci:" + pci, "mana_q0@pci:" + pci, "mana_q1@pci:" + pci}, 2, 2, "0:rx31/tx31 1:rx32/tx32 other[30]"},
+		{"mana with numbers of vectors", []string{"mana_hwc@pci:" + pci, "mana_msi1@pci:" + pci, "mana_msi2@pci:" + pci}, 2, 2, "0:rx31/tx31 1:rx32/tx32 other[30]"},
+		{"macb: one line, requested for each queue", []string{"enp4s0, enp4s0"}, 2, 2, "0:rx30/tx30 1:rx30/tx30"},
 		{"gve from 6.8", []string{"gve-mgmnt@pci:" + pci, "gve-ntfy-blk0@pci:" + pci, "gve-ntfy-blk1@pci:" + pci, "gve-ntfy-blk2@pci:" + pci}, 1, 2, "0:rx33/tx31 1:/tx32 other[30]"},
 		{"hns3", []string{"hns3-" + pci + "-TxRx-0"}, 1, 1, "0:rx30/tx30"},
 		{"renamed while up", []string{"eth0", "eth0-TxRx-0", "eth0-TxRx-1"}, 2, 2, "0:rx31/tx31 1:rx32/tx32 other[30]"},

@@ -328,6 +328,9 @@ func (dm *deviceMap) enter(v vectorName, irq int, source EdgeSource) {
 		dm.whole = append(dm.whole, irq)
 		dm.sources = source
 	case vectorMayWhole:
+		if slices.Contains(dm.maybe, irq) {
+			return // macb requests one line once per queue, under one name
+		}
 		dm.maybe = append(dm.maybe, irq)
 		dm.sources = source
 	default:

@@ -42,6 +42,8 @@ var grammars = []grammar{
 	{"queue_{n}_{side}_{c}", map[string]string{"cnt": "packets", "bytes": "bytes", "drops": "drops"}},
 	// hns3, qede
 	{"{side}q{n}_{c}", map[string]string{"packets": "packets", "bytes": "bytes", "dropped": "drops"}},
+	// be2net
+	{"{side}q{n}: {side}_{c}", map[string]string{"pkts": "packets", "bytes": "bytes", "drops_no_frags": "drops"}},
 	{"{side}Q{n}_{c}", map[string]string{"packets": "packets", "bytes": "bytes"}},
 }
 

@@ -21,6 +21,7 @@ func TestQueueStats(t *testing.T) {
 		"virtio_net from 6.11": {host.Stats{{Name: "rx1_drops", Value: 7}, {Name: "rx_drops", Value: 9}, {Name: "tx1_kicks", Value: 1}}, map[QueueID]map[string]uint64{rx: {"drops": 7}, tx: {"kicks": 1}}},
 		"i40e":                 {host.Stats{{Name: "rx-1.packets", Value: 5}, {Name: "tx-1.bytes", Value: 6}, {Name: "veb.tc_1_rx_packets", Value: 9}}, map[QueueID]map[string]uint64{rx: {"packets": 5}, tx: {"bytes": 6}}},
 		"i40e of old":          {host.Stats{{Name: "rx-1.rx_packets", Value: 5}, {Name: "tx-1.tx_bytes", Value: 6}}, map[QueueID]map[string]uint64{rx: {"packets": 5}, tx: {"bytes": 6}}},
+		"be2net":               {host.Stats{{Name: "rxq1: rx_pkts", Value: 5}, {Name: "rxq1: rx_bytes", Value: 6}, {Name: "rxq1: rx_drops_no_frags", Value: 2}, {Name: "rx_crc_errors", Value: 1}}, map[QueueID]map[string]uint64{rx: {"packets": 5, "bytes": 6, "drops": 2}}},
 		"mlx5":                 {host.Stats{{Name: "rx1_packets", Value: 5}, {Name: "tx1_bytes", Value: 6}, {Name: "tx1_dropped", Value: 2}, {Name: "rx_packets", Value: 9}, {Name: "ch1_poll", Value: 4}}, map[QueueID]map[string]uint64{rx: {"packets": 5}, tx: {"bytes": 6, "drops": 2}}},
 		"bnxt_en": {
 			host.Stats{{Name: "[1]: rx_ucast_packets", Value: 5}, {Name: "[1]: rx_mcast_packets", Value: 1}, {Name: "[1]: rx_discards", Value: 2}, {Name: "[1]: tx_ucast_bytes", Value: 6}, {Name: "[1]: tpa_packets", Value: 9}},
