@@ -116,6 +116,24 @@ var ruleCases = []ruleCase{
 	{"irq-stacked", "must not", "uneven hash", scene4(func(s *scene) {
 		s.nic("eth0", "physical", []fire{{0: 80_000}, {1: 40_000}, {2: 50_000}, {3: 60_000}}, nil)
 	}), silent, []string{}},
+	{"irq-stacked", "must not", "two queues on a CPU that has time, while one queue alone gives another more to do", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", []fire{{1: 200_000}, {2: 50_000}, {2: 50_000}, {3: 40_000}}, nil)
+	}), silent, []string{}},
+	{"irq-stacked", "must not", "a second NIC's only queue, while a wireless card keeps the other CPU busy", sceneN(2, func(s *scene) {
+		s.nic("eth0", "physical", []fire{{0: 20_000}}, nil)
+		s.nic("eth1", "physical", []fire{{0: 160_000}}, nil)
+		s.stranger("mwlwifi", fire{1: 220_000})
+	}), silent, []string{}},
+	{"irq-stacked", "fires", "a second NIC's only queue, the timer of the other CPU is no device", sceneN(2, func(s *scene) {
+		s.nic("eth0", "physical", []fire{{0: 20_000}}, nil)
+		s.nic("eth1", "physical", []fire{{0: 160_000}}, nil)
+		s.stranger("arch_timer", fire{0: 220_000, 1: 220_000})
+	}), advice, []string{"eth0/rx-0/irq.affinity 1"}},
+	{"irq-stacked", "must not", "totals since boot, and the masks of today give every queue a CPU", scene4(func(s *scene) {
+		s.nic("eth0", "physical", []fire{{0: 9_000_000}, {0: 9_000_000, 1: 50_000}, {0: 9_000_000, 2: 50_000}, {0: 9_000_000, 3: 50_000}}, nil)
+		pin(s, "eth0", 0, 1, 2, 3)
+		s.sinceBoot()
+	}), silent, []string{}},
 	{"irq-stacked", "must not", "only one CPU allowed", scene4(func(s *scene) {
 		s.nic("eth0", "physical", all(4, 0, 50_000), nil)
 		s.snap.Topo.Isolated = cpuset.Range(1, 3)
@@ -161,6 +179,22 @@ var ruleCases = []ruleCase{
 	{"irq-smeared", "must not", "re-pinned once", scene4(func(s *scene) {
 		s.nic("eth0", "physical", []fire{{0: 20_000, 1: 20_000}}, nil)
 	}), silent, []string{}},
+	{"irq-smeared", "must not", "totals since boot, pinned by now", scene4(func(s *scene) {
+		s.nic("eth0", "physical", []fire{{0: 9_000_000, 1: 9_000_000, 2: 9_000_000, 3: 9_000_000}}, nil)
+		pin(s, "eth0", 2)
+		s.sinceBoot()
+	}), silent, []string{}},
+	{"irq-smeared", "fires", "totals since boot, one CPU in each mask but irqbalance writes them", scene4(func(s *scene) {
+		s.nic("eth0", "physical", []fire{{0: 9_000_000, 1: 9_000_000, 2: 9_000_000, 3: 9_000_000}}, nil)
+		pin(s, "eth0", 2)
+		s.snap.Processes = []host.Process{{PID: 9, Comm: "irqbalance"}}
+		s.sinceBoot()
+	}), advice, nil},
+	{"irq-smeared", "fires", "one queue over all CPUs, the others over more than two: all are pinned", scene4(func(s *scene) {
+		s.nic("eth0", "physical", []fire{
+			{0: 20_000, 1: 20_000, 2: 20_000, 3: 20_000}, {0: 10_000, 1: 20_000, 3: 40_000}, {0: 40_000, 1: 20_000, 2: 10_000}, {2: 30_000, 3: 30_000},
+		}, nil)
+	}), advice, []string{"eth0/rx-0/irq.affinity 0", "eth0/rx-1/irq.affinity 1", "eth0/rx-2/irq.affinity 2"}},
 	{"irq-smeared", "missing", "hardly any interrupts", scene4(func(s *scene) {
 		s.nic("eth0", "physical", []fire{{0: 9, 1: 9, 2: 9, 3: 9}}, nil)
 	}), silent, []string{}},
@@ -177,6 +211,10 @@ var ruleCases = []ruleCase{
 	{"queue-pair-split", "must not", "together", scene4(func(s *scene) { s.nic("eth0", "virtio", even(4, 50_000), even(4, 50_000)) }), silent, []string{}},
 	{"queue-pair-split", "must not", "a single pair on two CPUs", scene4(func(s *scene) {
 		s.nic("eth0", "virtio", []fire{{0: 50_000}}, []fire{{1: 50_000}})
+	}), silent, []string{}},
+	{"queue-pair-split", "must not", "totals since boot of interrupts that were moved", scene4(func(s *scene) {
+		s.nic("eth0", "virtio", []fire{{0: 6_000_000, 1: 2_000_000, 2: 2_000_000}, {1: 9_000_000}}, []fire{{3: 6_000_000, 1: 3_000_000}, {1: 9_000_000}})
+		s.sinceBoot()
 	}), silent, []string{}},
 	{"queue-pair-split", "missing", "transmit interrupts unknown", scene4(func(s *scene) {
 		d := s.nic("eth0", "virtio", even(4, 50_000), even(4, 0))
@@ -233,6 +271,13 @@ var ruleCases = []ruleCase{
 		for i := range 4 {
 			s.obs.NetRx[i] = 30_000
 		}
+	}), silent, []string{}},
+	{"softirq-imbalance", "must not", "totals since boot of an idle machine", scene4(func(s *scene) { s.obs.NetRx[2] = 90_000; s.sinceBoot() }), silent, []string{}},
+	{"softirq-imbalance", "must not", "columns for CPUs that are not there", scene4(func(s *scene) {
+		for cpu := range 4 {
+			s.obs.NetRx[cpu], s.obs.NetRx[cpu+4] = 90_000, 0
+		}
+		s.obs.NetRx[0] = 150_000
 	}), silent, []string{}},
 	{"softirq-imbalance", "missing", "no softirq source", scene4(func(s *scene) {
 		s.obs.NetRx = map[int]uint64{}
@@ -347,6 +392,25 @@ var ruleCases = []ruleCase{
 	{"rx-ring-overrun", "must not", "below the threshold", scene4(func(s *scene) {
 		s.nic("eth0", "physical", even(4, 9000), nil)
 		lose(s, "eth0", 99)
+	}), silent, []string{}},
+	{"rx-ring-overrun", "must not", "igb ran out of descriptors for moments, and its own memory held the packets", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(4, 9000), nil)
+		s.obs.Device["eth0"].Stats["rx_no_buffer_count"] = 90_000
+	}), silent, []string{}},
+	{"rx-ring-overrun", "must not", "the same small loss under three names", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(4, 9000), nil)
+		lose(s, "eth0", 80)
+		s.obs.Device["eth0"].Stats["rx_fifo_errors"] = 80
+		s.obs.Device["eth0"].Stats["rx_queue_0_drops"] = 80
+	}), silent, []string{}},
+	{"rx-ring-overrun", "fires", "single queues of be2net tell", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(4, 9000), nil)
+		s.obs.Device["eth0"].Stats["rxq0: rx_drops_no_frags"] = 3000
+		s.obs.Device["eth0"].Stats["rxq1: rx_drops_no_frags"] = 2000
+	}), problem, []string{"eth0/ring.rx 1024"}},
+	{"rx-ring-overrun", "must not", "frames that virtio_net could not use", scene4(func(s *scene) {
+		s.nic("eth0", "virtio", even(4, 9000), nil)
+		s.obs.Device["eth0"].Stats["rx_queue_0_drops"] = 5000
 	}), silent, []string{}},
 	{"rx-ring-overrun", "missing", "ring sizes unknown", scene4(func(s *scene) {
 		s.nic("eth0", "physical", even(4, 9000), nil).Rings = nil
@@ -498,6 +562,10 @@ var ruleCases = []ruleCase{
 		s.nic("eth0", "physical", []fire{{0: 900_000}, {1: 9000}, {2: 9000}, {3: 9000}}, nil)
 		s.heat(0, 0.4)
 	}), advice, []string{}},
+	{"rss-skew", "must not", "interrupts differ, which moderation does as well", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", []fire{{0: 90_000}, {1: 20_000}, {2: 20_000}, {3: 20_000}, {4: 20_000}, {5: 20_000}, {6: 20_000}, {7: 20_000}}, nil)
+		s.heat(0, 0.4)
+	}), silent, []string{}},
 	{"rss-skew", "must not", "hash noise", scene4(func(s *scene) { spread(s, 36_000, 14_000, 15_000, 35_000) }), silent, []string{}},
 	{"rss-skew", "missing", "no queue counters", scene4(func(s *scene) { s.nic("eth0", "physical", even(4, 9000), nil) }), silent, []string{}},
 
@@ -570,6 +638,10 @@ var ruleCases = []ruleCase{
 		s.obs.Conntrack = map[string]uint64{"drop": 0, "insert_failed": 0}
 	}), silent, []string{}},
 	{"loss-elsewhere", "must not", "no limit", scene4(func(s *scene) { s.snap.Conntrack = detect.Conntrack{Known: true, Count: 30_000} }), silent, []string{}},
+	{"loss-elsewhere", "fires", "mlx5 drops at the port: no ring helps", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(4, 9000), nil)
+		s.obs.Device["eth0"].Stats["rx_discards_phy"] = 9000
+	}), advice, []string{}},
 	{"loss-elsewhere", "must not", "none", scene4(func(s *scene) { s.obs.Protocols["Udp.RcvbufErrors"] = 0 }), silent, []string{}},
 	{"loss-elsewhere", "missing", "only totals since boot", scene4(func(s *scene) { s.obs.Protocols["Udp.RcvbufErrors"] = 500; s.sinceBoot() }), silent, []string{}},
 

@@ -3,6 +3,7 @@ package rules
 import (
 	"cmp"
 	"maps"
+	"regexp"
 	"slices"
 
 	"github.com/napitune/napitune/detect"
@@ -31,6 +32,7 @@ type stack struct {
 	cpu   int
 	pairs []*path // active pairs at home there
 	share float64 // of all NIC interrupts
+	left  float64 // what the busiest CPU would have after a spreading, as a part of loads
 	loads uint64
 	// lone is set when not the load but the company is wrong: a device's
 	// only pair sits with other devices' queues while a CPU is nearly idle.
@@ -58,6 +60,9 @@ var (
 	smearedAll = threshold("smeared-online-share", 0.8, "of the online CPUs",
 		"on two CPUs an even spread is an index of 2.0",
 		"nothing known")
+	wanderingCPUs = threshold("wandering-cpus", 2.1, "CPUs",
+		"an interrupt that was moved once shows at most 2.0 (inverse Simpson index); with more, one beside a smeared queue of its device wanders as well",
+		"samples close enough to see single moves")
 	homeShare = threshold("home-share", 0.5, "of an interrupt's count",
 		"with less than one half on one CPU the interrupt has no home",
 		"nothing known")
@@ -79,6 +84,10 @@ func (c *Case) diagnose() {
 	c.diagnosis = &diagnosis{}
 	d := c.diagnosis
 	d.defied = map[string][]*path{}
+	restless := map[*detect.Device]bool{}
+	for _, p := range c.Paths {
+		restless[p.dev] = restless[p.dev] || c.busyPath(p) && p.wide() >= c.smearLimit()
+	}
 	for _, p := range c.Paths {
 		if c.defies(p) {
 			d.defied[p.dev.Name] = append(d.defied[p.dev.Name], p)
@@ -88,7 +97,7 @@ func (c *Case) diagnose() {
 			continue
 		}
 		switch {
-		case c.smeared(p) && !isolated:
+		case c.smeared(p, restless[p.dev]) && !isolated:
 			d.smeared = append(d.smeared, p)
 		case isolated:
 			d.isolated = append(d.isolated, p)
@@ -112,13 +121,18 @@ func (c *Case) busyPath(p *path) bool {
 	return p.share >= c.At(activeQueue) && home >= 0 && c.active(c.loads[home], home)
 }
 
-func (c *Case) smeared(p *path) bool {
-	online := float64(c.Last.Topo.Online.Len())
-	if online < 2 {
+// smeared reports whether an interrupt of a pair has no CPU of its own. Beside
+// a queue of the same device that certainly has none, wandering is enough.
+func (c *Case) smeared(p *path, restless bool) bool {
+	if c.Last.Topo.Online.Len() < 2 {
 		return false
 	}
-	limit := min(c.At(smearedCPUs), c.At(smearedAll)*online)
-	return p.rx.spread() >= limit || p.tx.spread() >= limit
+	return p.wide() >= c.smearLimit() || restless && p.wide() >= c.At(wanderingCPUs)
+}
+
+// smearLimit is over how many CPUs an interrupt of this host must have fired.
+func (c *Case) smearLimit() float64 {
+	return min(c.At(smearedCPUs), c.At(smearedAll)*float64(max(2, c.Last.Topo.Online.Len())))
 }
 
 // disturbs reports whether a pair interrupts its CPU often enough to hurt one
@@ -156,7 +170,11 @@ func (c *Case) pairSplit(p *path) bool {
 	if len(p.dev.Queues) < 2 || !paired(p.dev) {
 		return false
 	}
-	both := p.rx.share >= c.At(homeShare) && p.tx.share >= c.At(homeShare)
+	clear := c.At(homeShare)
+	if c.Basis == detect.BasisBoot {
+		clear = c.At(defiedShare) // what was moved in the meantime shows two homes that are none
+	}
+	both := p.rx.share >= clear && p.tx.share >= clear
 	used := float64(p.tx.total) >= c.At(activeQueue)*float64(p.rx.total) && c.active(p.tx.total, p.tx.home)
 	return both && used && p.rx.home != p.tx.home
 }
@@ -227,7 +245,8 @@ func (c *Case) findStacks() {
 		}
 		share := float64(c.loads[cpu]) / float64(all)
 		spread, reach := c.spreadOut(at, loads, cpu)
-		if float64(reach) > c.gainAsked(cpu, share)*float64(c.loads[cpu]) {
+		left := float64(reach) / float64(c.loads[cpu])
+		if left > c.gainAsked(cpu, share) || !c.pressing(cpu, share) && c.outdone(cpu, loads) {
 			continue
 		}
 		loads = spread
@@ -238,7 +257,7 @@ func (c *Case) findStacks() {
 			}
 		}
 		c.diagnosis.stacked = append(c.diagnosis.stacked,
-			stack{cpu: cpu, pairs: at, share: share, loads: c.loads[cpu], movable: unfixed(movable)})
+			stack{cpu: cpu, pairs: at, share: share, left: left, loads: c.loads[cpu], movable: unfixed(movable)})
 	}
 	c.joinStacks()
 	if len(c.diagnosis.stacked) == 0 && c.active(c.loads[busiest(c.loads)], busiest(c.loads)) {
@@ -278,10 +297,22 @@ func (s *stack) because() string { return "irq-stacked/" + s.subject() }
 // for a spreading to be worth it. Where one CPU takes nearly everything or has
 // no time left, less of a relief is asked than where a hash is merely uneven.
 func (c *Case) gainAsked(cpu int, share float64) float64 {
-	if share >= c.At(stackedShare) || c.hot(cpu) || c.lossy(cpu) {
+	if c.pressing(cpu, share) {
 		return c.At(stackedGain)
 	}
 	return c.At(unevenGain)
+}
+
+// pressing reports whether a CPU takes nearly everything or has no time left.
+func (c *Case) pressing(cpu int, share float64) bool {
+	return share >= c.At(stackedShare) || c.hot(cpu) || c.lossy(cpu)
+}
+
+// outdone reports whether another CPU has clearly more to do and keeps it:
+// relieving this one would not change what the busiest has.
+func (c *Case) outdone(cpu int, loads map[int]uint64) bool {
+	most := loads[busiest(loads)]
+	return float64(loads[cpu]) < (1-c.At(moveGain))*float64(most)
 }
 
 // spreadOut gives the pairs of one CPU, heaviest first, to the CPUs of their
@@ -324,7 +355,7 @@ func (c *Case) wouldFireOn(p *path, cpu int) bool {
 // other devices' queues although a nearly idle CPU is there.
 func (c *Case) findLonePairs(busy []*path, loads map[int]uint64, all uint64) {
 	found := map[int]*stack{}
-	taken := map[int]uint64{}
+	taken := c.otherInterrupts()
 	for _, group := range byDevice(busy) {
 		if len(group) != 1 || group[0].fixed != "" || len(group[0].dev.Queues) > 1 {
 			continue
@@ -358,6 +389,27 @@ func (c *Case) sharedLineAt(cpu int) bool {
 		return p.fixed != "" && p.home() == cpu && c.busyPath(p)
 	})
 }
+
+// otherInterrupts are those of devices that are no NICs of this host's, or not
+// known as such (wireless cards are named after their drivers), by CPU. Timers
+// and interrupts between CPUs are not devices.
+func (c *Case) otherInterrupts() map[int]uint64 {
+	out := map[int]uint64{}
+	for irq, d := range c.IRQ {
+		row := c.row(irq)
+		if row == nil || row.Device != "" || slices.ContainsFunc(row.Actions, perCPUInterrupt.MatchString) {
+			continue
+		}
+		for cpu, n := range d.CPU {
+			out[cpu] += n
+		}
+	}
+	return out
+}
+
+// perCPUInterrupt names interrupts that every CPU has of its own
+// (drivers/clocksource, arch/*/kernel/smp.c).
+var perCPUInterrupt = regexp.MustCompile(`(?i)timer|^(twd|gt|ipi.*|.*pmu)$`)
 
 func idlestCPU(of cpuset.Set, loads, taken map[int]uint64) int {
 	best := -1

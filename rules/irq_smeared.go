@@ -19,23 +19,23 @@ var _ = register(Rule{
 		SideEffects: "The CPU that gets a busy queue does all of its work; see irq-stacked for how CPUs are chosen.",
 		NotWhen:     "The device is nearly idle.",
 		Source:      "Documentation/networking/scaling.rst; arch/x86/kernel/apic/vector.c; irqbalance placement.c",
-		Thresholds:  describe(smearedCPUs, smearedAll, activeQueue),
+		Thresholds:  describe(smearedCPUs, smearedAll, wanderingCPUs, activeQueue),
 	},
 	Eval: func(c *Case) []plan.Finding {
 		var out []plan.Finding
 		for _, group := range byDevice(c.diagnosis.smeared) {
 			worst, moves := 0.0, 0
 			for _, p := range group {
-				worst = max(worst, p.rx.spread(), p.tx.spread())
+				worst = max(worst, p.wide())
 				moves += p.rx.moves + p.tx.moves
 			}
 			f := plan.Finding{
 				Severity: plan.Advice,
 				Subject:  group[0].dev.Name,
-				Claim: fmt.Sprintf("the interrupts of %d queue pairs of %s (%s) each fire on up to %.1f CPUs in turn",
-					len(group), group[0].dev.Name, pairNames(group), worst),
+				Claim: fmt.Sprintf("the interrupts of %s of %s (%s) each fire on up to %.1f CPUs in turn",
+					plural(len(group), "queue pair"), group[0].dev.Name, pairNames(group), worst),
 				Evidence: []plan.Evidence{
-					{Metric: "interrupt_spread", Value: worst, Unit: "CPUs", Threshold: c.At(smearedCPUs), Source: "/proc/interrupts"},
+					{Metric: "interrupt_spread", Value: worst, Unit: "CPUs", Threshold: c.smearLimit(), Source: "/proc/interrupts"},
 					{Metric: "interrupt_moves", Value: float64(moves), Unit: "moves between samples", Source: "/proc/interrupts"},
 				},
 				Operator: "if irqbalance or another balancer moves them, tell it to leave these interrupts alone (irqbalance --banirq or a policy script), " +

@@ -54,7 +54,7 @@ func (c *Case) stackFinding(s stack) plan.Finding {
 		Claim: fmt.Sprintf("CPU %d takes %s of all NIC interrupts: %d queue pairs (%s) fire there while %d CPUs could share them",
 			s.cpu, percent(s.share), len(s.pairs), pairNames(s.pairs), c.Allowed.Len()),
 		Evidence: []plan.Evidence{
-			{Metric: "nic_interrupt_share", Value: s.share, Unit: "of NIC interrupts", Threshold: c.At(stackedShare), Source: "/proc/interrupts"},
+			{Metric: "nic_interrupt_share", Value: s.share, Unit: "of NIC interrupts", Source: "/proc/interrupts"},
 			{Metric: "queue_pairs_on_cpu", Value: float64(len(s.pairs)), Unit: "queue pairs", Source: "/proc/interrupts"},
 		},
 	}
@@ -64,6 +64,10 @@ func (c *Case) stackFinding(s stack) plan.Finding {
 	case !s.company.IsEmpty():
 		f.Claim = fmt.Sprintf("%d CPUs (%s) take the interrupts of several queue pairs each while others could share them; the busiest, CPU %d, takes %s of all NIC interrupts with %d pairs (%s)",
 			s.company.Len(), s.company, s.cpu, percent(s.share), len(s.pairs), pairNames(s.pairs))
+	}
+	if !s.lone {
+		f.Evidence = append(f.Evidence, plan.Evidence{Metric: "left_after_spreading", Value: s.left, Unit: "of its load",
+			Threshold: c.gainAsked(s.cpu, s.share), Source: "/proc/interrupts"})
 	}
 	f.Evidence = append(f.Evidence, c.cpuEvidence(s.cpu)...)
 	if c.hot(s.cpu) || c.lossy(s.cpu) {
@@ -118,6 +122,14 @@ func (c *Case) cpuEvidence(cpu int) []plan.Evidence {
 	}
 	return []plan.Evidence{{Metric: "softirq_share", Value: share.Softirq + share.IRQ, Unit: "of the CPU's time",
 		Threshold: c.At(hotSoftirq), Source: "/proc/stat"}}
+}
+
+// plural is a count of something, "1 queue pair" or "2 queue pairs".
+func plural(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
 }
 
 // pairNames lists queue pairs, shortened after the first few.

@@ -12,16 +12,21 @@ var _ = register(Rule{
 	Title: "packets are lost where no setting of this tool reaches",
 	Page: Page{
 		Meaning:     "Packets are lost, but not for want of queues, budgets or CPUs: the socket buffer of an application was full, the table of tracked connections was full, the cloud's allowance was used up, or the traffic does not go through the device one looks at.",
-		Evidence:    "UDP RcvbufErrors (/proc/net/snmp), drop, early_drop and insert_failed (/proc/net/stat/nf_conntrack) with nf_conntrack_count against nf_conntrack_max, *_allowance_exceeded (ENA) and vf_rx_packets (hv_netvsc), ethtool -S, over the window.",
+		Evidence:    "UDP RcvbufErrors (/proc/net/snmp), drop, early_drop and insert_failed (/proc/net/stat/nf_conntrack) with nf_conntrack_count against nf_conntrack_max, *_allowance_exceeded (ENA) vf_rx_packets (hv_netvsc) and rx_discards_phy (mlx5), ethtool -S, over the window.",
 		Cause:       "The application reads too slowly; more connections, or longer remembered ones, than the table holds; or the instance is too small for the packet rate.",
 		Remedy:      "Larger socket buffers or a faster reader; a larger connection table, shorter timeouts, or no tracking for traffic that needs none; a larger instance.",
 		SideEffects: "None from here.",
 		NotWhen:     "Always worth reading before turning a knob.",
 		Source:      "net/ipv4/udp.c; net/netfilter/nf_conntrack_core.c; ENA driver documentation (allowance metrics)",
-		Thresholds:  describe(backlogRate, conntrackFull),
+		Thresholds:  describe(backlogRate, conntrackFull, ringLoss, ringLossCount),
 	},
 	Eval: func(c *Case) []plan.Finding {
 		out := append(c.syntheticDevices(), c.connectionTable()...)
+		for c, d := range c.devices() {
+			if f, ok := c.portLoss(d); ok {
+				out = append(out, f)
+			}
+		}
 		if c.Basis == detect.BasisBoot {
 			return out
 		}
@@ -48,6 +53,30 @@ var _ = register(Rule{
 		return out
 	},
 })
+
+// portLoss is about packets that mlx5 dropped at the port for want of room in
+// the NIC's own buffer (drivers/net/ethernet/mellanox/mlx5/core/en_stats.c,
+// rx_discards_phy; Documentation/networking/device_drivers/ethernet/mellanox/
+// mlx5/counters.rst): the way into memory is too slow, not a ring too short.
+func (c *Case) portLoss(d *detect.Device) (plan.Finding, bool) {
+	const counter = "rx_discards_phy"
+	n := c.Device[d.Name].Stats[counter]
+	_, received := c.ringLosses(d)
+	if float64(n) < c.At(ringLossCount) || float64(n) < c.At(ringLoss)*float64(received+n) {
+		return plan.Finding{}, false
+	}
+	f := plan.Finding{
+		Severity: plan.Advice, Subject: d.Name,
+		Claim: fmt.Sprintf("%s dropped %d packets at its port, %s of those that arrived (%s): the NIC could not hand them over fast enough",
+			d.Name, n, percent(float64(n)/float64(received+n)), c.Basis),
+		Evidence: []plan.Evidence{{Metric: counter, Value: float64(n), Unit: "packets", Threshold: c.At(ringLoss) * float64(received), Source: "ethtool -S " + d.Name}},
+		Operator: "look at the PCIe link (width and speed in lspci -vv), the IOMMU, the memory of the NIC's node and flow control: a longer ring does not help",
+	}
+	if c.Basis == detect.BasisBoot {
+		f.Missing = append(f.Missing, "a second sample: the loss may be old")
+	}
+	return f, true
+}
 
 // syntheticDevices notes paravirtual devices whose traffic goes through a
 // virtual function beside them: tuning the synthetic one changes nothing. The

@@ -8,6 +8,7 @@ import (
 
 	"github.com/napitune/napitune/detect"
 	"github.com/napitune/napitune/detect/cpuset"
+	"github.com/napitune/napitune/detect/host"
 )
 
 // path is one queue pair of one device and how its interrupts fired: the unit
@@ -69,6 +70,9 @@ func (f *fired) spread() float64 {
 	return 1 / sum
 }
 
+// wide is the spread of the wider of a pair's interrupts.
+func (p *path) wide() float64 { return max(p.rx.spread(), p.tx.spread()) }
+
 // cpus are the CPUs on which the interrupt fired.
 func (f *fired) cpus() cpuset.Set { return cpuset.Collect(maps.Keys(f.cpu)) }
 
@@ -85,7 +89,41 @@ func (c *Case) fired(irq int) fired {
 	if f.home > cpuset.MaxCPU {
 		f.home = -1
 	}
+	if c.Basis == detect.BasisBoot {
+		c.followMask(&f)
+	}
 	return f
+}
+
+// followMask puts totals since boot where the interrupt fires now: it has fired
+// on CPUs of its present mask and on others before the mask was set. With
+// irqbalance at work a mask is as short-lived as what was before it.
+func (c *Case) followMask(f *fired) {
+	row := c.row(f.irq)
+	if row == nil || !row.HasSMP || c.runsIrqbalance() {
+		return
+	}
+	var within uint64
+	for cpu, n := range f.cpu {
+		if row.Affinity.Has(cpu) {
+			within += n
+		}
+	}
+	if within == 0 || within == f.total {
+		return
+	}
+	now := map[int]uint64{}
+	for cpu, n := range f.cpu {
+		if row.Affinity.Has(cpu) {
+			now[cpu] = uint64(float64(n) * float64(f.total) / float64(within))
+		}
+	}
+	f.cpu, f.home = now, busiest(now)
+	f.share = float64(now[f.home]) / float64(f.total)
+}
+
+func (c *Case) runsIrqbalance() bool {
+	return slices.ContainsFunc(c.Last.Processes, func(p host.Process) bool { return p.Comm == "irqbalance" })
 }
 
 func anyOf(counts map[int]uint64, match func(int, uint64) bool) bool {
@@ -135,7 +173,7 @@ func (c *Case) whyFixed(p *path) string {
 			continue
 		}
 		row := c.row(irq)
-		if row != nil && len(row.Actions) > 1 {
+		if row != nil && len(slices.Compact(slices.Sorted(slices.Values(row.Actions)))) > 1 {
 			return fmt.Sprintf("interrupt %d is a line shared by %q", irq, row.Actions)
 		}
 	}

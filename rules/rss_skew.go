@@ -44,11 +44,18 @@ func (c *Case) rssSkew(d *detect.Device) (plan.Finding, bool) {
 	if factor < c.At(skewFactor) || c.fewFlows(packets, total) {
 		return plan.Finding{}, false
 	}
+	unit, source := "of received packets", "queue statistics of "+d.Name
+	if what == byInterrupts {
+		if share < c.At(skewShare) {
+			return plan.Finding{}, false // a busy queue raises fewer interrupts per packet: such a difference means nothing
+		}
+		unit, source = "of receive interrupts", "/proc/interrupts"
+	}
 	f := plan.Finding{
 		Severity: plan.Note,
 		Subject:  d.Name,
 		Claim:    fmt.Sprintf("receive queue %d of %s gets %s of the %s, %.1f times the mean of %d queues (%s)", queue, d.Name, percent(share), what, factor, len(packets), c.Basis),
-		Evidence: []plan.Evidence{{Metric: "max_queue_share", Value: share, Unit: "of received packets", Threshold: c.At(skewShare), Source: "queue statistics of " + d.Name}},
+		Evidence: []plan.Evidence{{Metric: "max_queue_share", Value: share, Unit: unit, Threshold: c.At(skewShare), Source: source}},
 	}
 	if share < c.At(skewShare) {
 		f.Operator = "uneven but not harmful; if the traffic is mostly UDP, see whether the hash includes ports (ethtool -n " + d.Name + " rx-flow-hash udp4)"
@@ -70,6 +77,12 @@ func (c *Case) rssSkew(d *detect.Device) (plan.Finding, bool) {
 	}
 	return f, true
 }
+
+// What the work of receive queues is counted in.
+const (
+	byPackets    = "packets"
+	byInterrupts = "interrupts"
+)
 
 // tableWant asks for an even table where the present one gives the busiest
 // queue so many slots that an even hash would make it that busy.
@@ -104,7 +117,7 @@ func (c *Case) queueWork(d *detect.Device) (work map[int]uint64, total uint64, w
 		}
 	}
 	if len(work) > 0 {
-		return work, total, "packets"
+		return work, total, byPackets
 	}
 	share, top := 0.0, fired{home: -1}
 	for _, p := range c.Paths {
@@ -120,7 +133,7 @@ func (c *Case) queueWork(d *detect.Device) (work map[int]uint64, total uint64, w
 	if share < c.At(skewShare) || !c.active(top.total, top.home) {
 		return nil, 0, ""
 	}
-	return work, total, "interrupts"
+	return work, total, byInterrupts
 }
 
 // fewFlows reports a table mostly of empty queues with the used ones alike:

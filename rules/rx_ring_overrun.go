@@ -23,17 +23,23 @@ var (
 		"links above 100 Gbit/s")
 )
 
-// ringCounters name, in ethtool -S of the common drivers, packets that the
-// NIC had no free receive descriptor for. rx_dropped is not among them: it
-// also counts packets for unknown protocols and VLANs.
-var ringCounters = regexp.MustCompile(`(?i)^(\[?\d+\]?: )?(rx_?(missed_errors|no_buffer_count|out_of_buffer|no_dma_resources|overruns?|fifo_errors|discards(_phy)?|nodesc_drop_cnt|nodesc_drops|buf_starved|desc_error)|port\.rx_dropped_no_desc|.*pkts rx oob|.*pkts rx out of buf|(rx_)?queue_?\d+_(rx_)?(drops|discards|overruns|no_buf|refil_partial|bad_desc_num))$`)
+// ringTotals name, in ethtool -S of the common drivers, packets that the NIC
+// had no free receive descriptor for, each name for the whole device. Not among
+// them: rx_dropped, which also counts packets for unknown protocols and VLANs,
+// and rx_no_buffer_count of e1000e and igb, which counts moments without a
+// descriptor; what then still fitted into the NIC's own memory is not lost.
+var ringTotals = regexp.MustCompile(`(?i)^((port_|dev_)?rx_?(missed|missed_errors|out_of_buffer|no_dma_resources|overruns?|fifo_errors|(fw_)?discards|nodesc_drop_cnt|nodesc_drops|buf_starved|desc_error)|(rx_)?no_buff_discards|port\.rx_dropped_no_desc|\[hw\] rx nobuffer discards)$`)
+
+// ringQueues name the same for single queues. Drops of virtio_net's queues are
+// not among them: they are frames that the driver could not use.
+var ringQueues = regexp.MustCompile(`(?i)^(\[?\d+\]?: rx_discards|rxq\d+: rx_drops_no_frags|rxq_\d+_queue_full_drops|.*pkts rx oob|.*pkts rx out of buf|(rx_)?queue_?\d+_(rx_)?(drops|discards|overruns|no_buf))$`)
 
 var _ = register(Rule{
 	ID:    "rx-ring-overrun",
 	Title: "the NIC had no free receive descriptor",
 	Page: Page{
 		Meaning:     "Packets arrived while the receive ring was full and were lost in the NIC, before Linux saw them.",
-		Evidence:    "The driver's own counters (ethtool -S: rx_missed_errors, rx_no_buffer_count, rx_out_of_buffer, rx_discards and their kin) and the interface's missed and fifo errors, against received packets.",
+		Evidence:    "The driver's own counters (ethtool -S: rx_missed_errors, rx_out_of_buffer, rx_discards, rx_drops_no_frags and their kin) and the interface's missed and fifo errors, against received packets.",
 		Cause:       "The CPU of the queue does not poll in time: it is saturated, stalled by something else, or bursts exceed the ring.",
 		Remedy:      "If that CPU has time to spare, double the ring. If it is saturated, spread the queues first: a longer ring only delays the loss.",
 		SideEffects: "Changing a ring re-creates queues: packets are lost for a moment, many drivers reset the link and forget interrupt affinity. Rings larger than the cache's DMA share cost throughput.",
@@ -53,8 +59,7 @@ var _ = register(Rule{
 })
 
 func (c *Case) ringOverrun(d *detect.Device) (plan.Finding, bool) {
-	delta := c.Device[d.Name]
-	lost, received := c.ringLosses(delta)
+	lost, received := c.ringLosses(d)
 	if float64(lost) < c.At(ringLossCount) || received == 0 || float64(lost) < c.At(ringLoss)*float64(received+lost) {
 		return plan.Finding{}, false
 	}
@@ -93,14 +98,21 @@ func (c *Case) ringOverrun(d *detect.Device) (plan.Finding, bool) {
 	return f, true
 }
 
-// ringLosses sums what the NIC lost for want of descriptors. Driver counters
-// and interface counters tell the same loss twice, so the larger one counts.
-func (c *Case) ringLosses(delta detect.DeviceDelta) (lost, received uint64) {
+// ringLosses is what the NIC lost for want of descriptors. Drivers book the same
+// loss under several names (igb: rx_missed_errors, rx_fifo_errors and the drops
+// of its queues), so the largest count stands, not the sum.
+func (c *Case) ringLosses(d *detect.Device) (lost, received uint64) {
+	delta := c.Device[d.Name]
+	var inQueues uint64
 	for name, n := range delta.Stats {
-		if ringCounters.MatchString(name) {
-			lost += n
+		switch {
+		case ringTotals.MatchString(name):
+			lost = max(lost, n)
+		case d.Kind != "virtio" && ringQueues.MatchString(name):
+			inQueues += n
 		}
 	}
+	lost = max(lost, inQueues)
 	if delta.Known {
 		lost = max(lost, delta.Counters.RxMissed, delta.Counters.RxFIFO)
 		received = delta.Counters.RxPackets

@@ -117,6 +117,13 @@ func (s *scene) line(dev, side string, n int, f fire) int {
 	return s.irq
 }
 
+// stranger adds an interrupt of something that is no network device.
+func (s *scene) stranger(name string, f fire) {
+	s.line("", "", 0, f)
+	row := &s.snap.IRQs.Rows[len(s.snap.IRQs.Rows)-1]
+	row.Actions, row.Device = []string{name}, ""
+}
+
 func (s *scene) set(ref knob.Ref, value string) {
 	s.snap.Knobs[ref] = knob.State{Status: knob.Known, Value: value}
 }

@@ -30,7 +30,7 @@ var _ = register(Rule{
 		SideEffects: "That of the remedy.",
 		NotWhen:     "No CPU is near its limit: an uneven but light load needs nothing.",
 		Source:      "kernel/softirq.c; net/core/dev.c net_rx_action; fs/proc/softirqs.c",
-		Thresholds:  describe(imbalanceShare, imbalanceRuns, hotSoftirq),
+		Thresholds:  describe(imbalanceShare, imbalanceRuns, activeTotal, hotSoftirq),
 	},
 	Eval: evalImbalance,
 })
@@ -40,9 +40,13 @@ func evalImbalance(c *Case) []plan.Finding {
 	if len(runs) == 0 {
 		runs, metric, source = processed(c.Softnet), "softnet_processed_share", "/proc/net/softnet_stat"
 	}
+	runs = c.onlineOnly(runs)
 	var total uint64
 	for _, n := range runs {
 		total += n
+	}
+	if c.Basis == detect.BasisBoot && float64(total) < c.At(activeTotal) {
+		return nil
 	}
 	cpu := busiest(runs)
 	if len(runs) < 2 || cpu < 0 || total == 0 {
@@ -72,6 +76,19 @@ func evalImbalance(c *Case) []plan.Finding {
 		f.Severity = plan.Advice
 	}
 	return []plan.Finding{f}
+}
+
+// onlineOnly leaves out CPUs that are known not to run: /proc/softirqs has a
+// column for every possible CPU (fs/proc/softirqs.c), and a mean over CPUs
+// that cannot take part is too low.
+func (c *Case) onlineOnly(runs map[int]uint64) map[int]uint64 {
+	online := c.Last.Topo.Online
+	if online.IsEmpty() {
+		return runs
+	}
+	out := maps.Clone(runs)
+	maps.DeleteFunc(out, func(cpu int, _ uint64) bool { return !online.Has(cpu) })
+	return out
 }
 
 // pairOfCPUs reports whether two CPUs of many do nearly everything.
