@@ -108,7 +108,8 @@ const (
 )
 
 // NewAdvice makes the document from its parts. It sorts findings by severity,
-// then id, keeping the order of subjects, and fills absent arrays.
+// causes before what follows from them, then by id, keeping the order of
+// subjects, and fills absent arrays.
 func NewAdvice(obs *detect.Observation, findings []plan.Finding, p plan.Plan) Advice {
 	a := Advice{
 		Schema:    SchemaAdvice,
@@ -164,7 +165,7 @@ func rxQueues(d *detect.Device) int {
 func rank(findings []plan.Finding) []Finding {
 	sorted := slices.Clone(findings)
 	slices.SortStableFunc(sorted, func(a, b plan.Finding) int {
-		return cmp.Or(cmp.Compare(b.Severity, a.Severity), cmp.Compare(a.ID, b.ID))
+		return cmp.Or(cmp.Compare(b.Severity, a.Severity), cmp.Compare(follows(a), follows(b)), cmp.Compare(a.ID, b.ID))
 	})
 	out := make([]Finding, 0, len(sorted))
 	for _, f := range sorted {
@@ -175,6 +176,14 @@ func rank(findings []plan.Finding) []Finding {
 		})
 	}
 	return out
+}
+
+// follows is 1 for a finding that names another as its cause, which comes first.
+func follows(f plan.Finding) int {
+	if f.Because == "" {
+		return 0
+	}
+	return 1
 }
 
 // present turns an absent list into an empty one, which JSON shows as [].
@@ -272,6 +281,9 @@ func healthEvidence(obs *detect.Observation) []string {
 	if text := softnetEvidence(obs); text != "" {
 		out = append(out, text)
 	}
+	if text := interruptEvidence(obs); text != "" {
+		out = append(out, text)
+	}
 	if text := deviceEvidence(obs); text != "" {
 		out = append(out, text)
 	}
@@ -310,6 +322,37 @@ func softnetEvidence(obs *detect.Observation) string {
 	}
 	return fmt.Sprintf("softnet: %s processed, %s dropped, %s ended by the budget",
 		count(sum.Processed), count(sum.Dropped), plural(int(sum.Squeezed), "run"))
+}
+
+// interruptEvidence is where the interrupts of NIC queues fired.
+func interruptEvidence(obs *detect.Observation) string {
+	var total uint64
+	loads, counted := map[int]uint64{}, map[int]bool{}
+	for _, d := range obs.Last.Devices {
+		for _, q := range d.Queues {
+			for _, irq := range []int{q.RxIRQ, q.TxIRQ} {
+				if irq < 0 || counted[irq] {
+					continue
+				}
+				counted[irq] = true
+				for cpu, n := range obs.IRQ[irq].CPU {
+					loads[cpu] += n
+					total += n
+				}
+			}
+		}
+	}
+	if total == 0 {
+		return ""
+	}
+	home := -1
+	for cpu, n := range loads {
+		if home < 0 || n > loads[home] || n == loads[home] && cpu < home {
+			home = cpu
+		}
+	}
+	return fmt.Sprintf("%s from %s of network devices; CPU %d took most, %.0f%% of them",
+		count(total)+" interrupts", plural(len(counted), "line"), home, 100*float64(loads[home])/float64(total))
 }
 
 func deviceEvidence(obs *detect.Observation) string {

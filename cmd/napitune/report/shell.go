@@ -23,7 +23,7 @@ func Shell(w io.Writer, a Advice) error {
 	p.shellGuards(a)
 	for _, c := range a.Plan.Changes {
 		p.blank()
-		p.line("# " + comment(fmt.Sprintf("%s: %s → %s — %s", c.Ref, c.Before, c.After, reasonOf(c.Why, c.Findings))))
+		p.line("# " + comment(fmt.Sprintf("%s: %s → %s — %s", c.Ref, beforeOf(c), c.After, reasonOf(c.Why, c.Findings))))
 		if c.Disruption != "" && c.Disruption != "none" {
 			p.line("# disrupts: " + comment(c.Disruption))
 		}

@@ -157,6 +157,9 @@ func (p *page) plan(a Advice) {
 		p.line(p.paint(bold, deviceHead(a.Host, dev)))
 		p.planLines(groups[dev])
 	}
+	if slices.ContainsFunc(a.Plan.Changes, func(c plan.Change) bool { return c.BeforeSeen }) {
+		p.hang("  !", yellow, 4, `"seen": the setting itself could not be read; shown are the CPUs on which the interrupt fired`)
+	}
 	p.owners(a.Plan)
 }
 
@@ -231,7 +234,7 @@ func planGroups(pl plan.Plan) map[string][]planLine {
 	groups := map[string][]planLine{}
 	for _, c := range pl.Changes {
 		groups[c.Ref.Dev] = append(groups[c.Ref.Dev], planLine{
-			mark: "~", color: yellow, name: nameInDevice(c.Ref), before: c.Before, after: c.After, reason: reasonOf(c.Why, c.Findings),
+			mark: "~", color: yellow, name: nameInDevice(c.Ref), before: beforeOf(c), after: c.After, reason: reasonOf(c.Why, c.Findings),
 		})
 	}
 	for _, d := range pl.Deferred {
@@ -258,6 +261,15 @@ func planGroups(pl plan.Plan) map[string][]planLine {
 		})
 	}
 	return groups
+}
+
+// beforeOf is what a change starts from. Where the setting was not told, what
+// the counters showed must not pass for it.
+func beforeOf(c plan.Change) string {
+	if c.BeforeSeen {
+		return "seen " + c.Before
+	}
+	return c.Before
 }
 
 // nameInDevice is the address without the device: the heading names that.
@@ -491,7 +503,7 @@ func (p *page) verdict(a Advice) {
 
 func (p *page) healthy(a Advice) {
 	if len(a.Evidence) == 0 {
-		p.hang("", plain, 0, "Nothing to change was found, but no counter could be read: this is no clean bill of health.")
+		p.hang("", plain, 0, "Nothing to change was found, but no counter of CPUs or interfaces could be read: this is no clean bill of health.")
 		return
 	}
 	p.line(p.paint(green, "Healthy: nothing to change."))

@@ -31,7 +31,7 @@ func (p *page) unexpressed(heading string, list []unexpressed) {
 		}
 		reasons[u.why] = append(reasons[u.why], u.change)
 	}
-	key := func(c plan.Change) (knob.Ref, string) { return c.Ref, c.Before + "\x00" + c.After }
+	key := func(c plan.Change) (knob.Ref, string) { return c.Ref, beforeOf(c) + "\x00" + c.After }
 	for _, why := range order {
 		p.line("# - " + comment(why) + ":")
 		for _, f := range fold(reasons[why], key) {
@@ -39,7 +39,7 @@ func (p *page) unexpressed(heading string, list []unexpressed) {
 			if dev := f.first.Ref.Dev; dev != "" {
 				name = dev + "/" + name
 			}
-			p.line("#     " + comment(fmt.Sprintf("%s: %s → %s", name, shown(f.first.Before), shown(f.first.After))))
+			p.line("#     " + comment(fmt.Sprintf("%s: %s → %s", name, shown(beforeOf(f.first)), shown(f.first.After))))
 		}
 	}
 }
@@ -55,7 +55,7 @@ func shown(value string) string {
 
 // changeComment is the line above a setting: what changes and why.
 func changeComment(c plan.Change) string {
-	text := fmt.Sprintf("%s: %s → %s — %s", c.Ref, shown(c.Before), shown(c.After), reasonOf(c.Why, c.Findings))
+	text := fmt.Sprintf("%s: %s → %s — %s", c.Ref, shown(beforeOf(c)), shown(c.After), reasonOf(c.Why, c.Findings))
 	if c.Disruption != "" && c.Disruption != knob.DisruptsNothing.String() {
 		text += "; disrupts: " + c.Disruption
 	}
