@@ -595,6 +595,16 @@ var ruleCases = []ruleCase{
 			s.set(knob.Tx("eth0", i, "xps.cpus"), fmt.Sprint(i))
 		}
 	}), silent, []string{}},
+	{"xps-mismatch", "must not", "all interrupts on one CPU, too quiet to move them", scene4(func(s *scene) {
+		// The masks of the driver; no others would be less wrong.
+		s.nic("eth0", "virtio", all(4, 2, 40), all(4, 2, 40))
+		for _, row := range s.snap.IRQs.Rows {
+			s.snap.IRQs.Row(row.Number).Affinity = cpuset.Of(2)
+		}
+		for i := range 4 {
+			s.set(knob.Tx("eth0", i, "xps.cpus"), fmt.Sprint(i))
+		}
+	}), silent, []string{}},
 	{"xps-mismatch", "missing", "masks unknown", scene4(func(s *scene) {
 		s.nic("eth0", "virtio", even(4, 50_000), even(4, 50_000))
 		delete(s.snap.Knobs, knob.Tx("eth0", 2, "xps.cpus"))

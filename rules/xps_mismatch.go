@@ -33,25 +33,27 @@ var _ = register(Rule{
 })
 
 // xpsMismatch judges one device. It fires when at least half of the transmit
-// queues with traffic have an interrupt CPU that another queue's mask claims.
+// queues have an interrupt CPU that another queue's mask claims, and other
+// masks would leave fewer of them: where several interrupts fire on one CPU all
+// masks but one are wrong, whatever they are, and the interrupts are to move.
 func (c *Case) xpsMismatch(group []*path) (plan.Finding, bool) {
 	d := group[0].dev
 	masks, ok := c.xpsMasks(group)
 	if !ok || len(group) < 2 {
 		return plan.Finding{}, false
 	}
-	wrong, judged := 0, 0
-	for i, p := range group {
-		cpu := c.plannedCPU(p)
-		if cpu < 0 {
-			continue
-		}
-		judged++
-		if !masks[i].Has(cpu) && claimedElsewhere(masks, i, cpu) {
-			wrong++
+	wrong, judged := c.xpsWrong(group, masks)
+	if judged < 2 || 2*wrong < judged || wrong < 2 {
+		return plan.Finding{}, false
+	}
+	partition := c.xpsPartition(group)
+	for i := range partition {
+		if partition[i].IsEmpty() {
+			partition[i] = masks[i]
 		}
 	}
-	if judged < 2 || 2*wrong < judged || wrong < 2 {
+	left, _ := c.xpsWrong(group, partition)
+	if left >= wrong {
 		return plan.Finding{}, false
 	}
 	f := plan.Finding{
@@ -64,13 +66,29 @@ func (c *Case) xpsMismatch(group []*path) (plan.Finding, bool) {
 		f.Operator = "the driver " + d.Driver + " chooses transmit queues itself (ndo_select_queue), so other masks would change little or nothing"
 		return f, true
 	}
-	for i, want := range c.xpsPartition(group) {
-		if want != masks[i] && !want.IsEmpty() {
+	for i, want := range partition {
+		if want != masks[i] {
 			f.Wants = append(f.Wants, plan.Want{Ref: knob.Tx(d.Name, group[i].queue.N, "xps.cpus"), Value: want.String(),
-				Why: fmt.Sprintf("interrupt on CPU %d", c.plannedCPU(group[i])), Expect: expect("xps_mismatched_queues", "down", 0, "queues")})
+				Why: fmt.Sprintf("interrupt on CPU %d", c.plannedCPU(group[i])), Expect: expect("xps_mismatched_queues", "down", float64(left), "queues")})
 		}
 	}
 	return f, true
+}
+
+// xpsWrong counts the queues whose interrupt fires on a CPU that another
+// queue's mask claims, and those that can be judged.
+func (c *Case) xpsWrong(group []*path, masks []cpuset.Set) (wrong, judged int) {
+	for i, p := range group {
+		cpu := c.plannedCPU(p)
+		if cpu < 0 {
+			continue
+		}
+		judged++
+		if !masks[i].Has(cpu) && claimedElsewhere(masks, i, cpu) {
+			wrong++
+		}
+	}
+	return wrong, judged
 }
 
 // choosesTxQueue reports whether a driver has an ndo_select_queue that does not
