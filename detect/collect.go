@@ -37,6 +37,7 @@ func Collect(h *host.Host) (*Snapshot, error) {
 	c.queues()
 	c.vectors()
 	c.knobs()
+	c.contested()
 	if c.empty() {
 		return nil, fmt.Errorf("collect: nothing is readable: %s", c.firstGap())
 	}

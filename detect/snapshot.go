@@ -35,7 +35,9 @@ type Snapshot struct {
 	// Forwarding says whether this host routes packets.
 	Forwarding Forwarding
 	Knobs      map[knob.Ref]knob.State
-	Gaps       []Gap
+	// Contests are settings that a running guard has left to somebody else.
+	Contests []Contest
+	Gaps     []Gap
 }
 
 // Forwarding is what /proc/sys says of routing: net.ipv4.ip_forward and

@@ -2,21 +2,28 @@ package lab_test
 
 import (
 	"context"
+	"flag"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
 
-// guestEnv lets tests boot guests. They take minutes and need what "lab build"
+// labEnv lets tests boot guests. They take minutes and need what "lab build"
 // made:
 //
-//	NAPITUNE_LAB=1 go test -run TestBootProfile -timeout 40m -v ./lab
-const guestEnv = "NAPITUNE_LAB"
+//	NAPITUNE_LAB=1 go test -run 'TestBootProfile|TestGuardUnit' -timeout 40m -v ./lab
+const labEnv = "NAPITUNE_LAB"
+
+// guardLong makes TestGuardUnit a quarter of an hour long: every disturbance 20
+// times, and ten minutes beside irqbalance.
+var guardLong = flag.Bool("guard-long", false, "disturb a guard 20 times instead of 5, and hold ten minutes")
 
 // reboots is one guest that is booted again and again, as a disk.
 type reboots struct {
@@ -24,45 +31,65 @@ type reboots struct {
 	lab, disk string
 }
 
-// newReboots builds the lab command and the package that is to be installed.
-func newReboots(t *testing.T) reboots {
-	t.Helper()
-	if os.Getenv(guestEnv) == "" {
-		t.Skip(guestEnv + " is not set: no guests are booted")
+// built is the lab command, made once and beside the package that is to be
+// installed.
+var built = sync.OnceValues(func() (string, error) {
+	program, err := filepath.Abs("../dist/lab")
+	if err != nil {
+		return "", err
 	}
-	out := reboots{t: t, lab: filepath.Join(t.TempDir(), "lab"), disk: filepath.Join(t.TempDir(), "disk.img")}
 	for _, args := range [][]string{
-		{"go", "build", "-o", out.lab, "./lab/cmd/lab"},
+		{"go", "build", "-o", program, "./lab/cmd/lab"},
 		{"make", "packages", "PACKAGE_ARCHS=amd64"},
 	} {
 		cmd := exec.Command(args[0], args[1:]...)
 		cmd.Dir = ".."
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if text, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%v: %v\n%s", args, err, text)
+			return "", fmt.Errorf("%v: %w\n%s", args, err, text)
 		}
 	}
-	return out
+	return program, nil
+})
+
+func newReboots(t *testing.T) reboots {
+	t.Helper()
+	if os.Getenv(labEnv) == "" {
+		t.Skip(labEnv + " is not set: no guests are booted")
+	}
+	t.Parallel()
+	program, err := built()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return reboots{t: t, lab: program, disk: filepath.Join(t.TempDir(), "disk.img")}
+}
+
+// guest boots the guest with a verb of the lab command that ends it.
+func (r reboots) guest(verb string, patience time.Duration, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience+time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, r.lab, append([]string{
+		verb, "--mode", "systemd", "--steady", "--cpus", "4", "--nic", "virtio,queues=4", "--nic", "virtio,queues=4",
+		"--disk", r.disk, "--timeout", patience.String(),
+	}, args...)...)
+	cmd.Dir = ".."
+	text, err := cmd.CombinedOutput()
+	return string(text), err
 }
 
 // boot boots Debian completely and runs a script in it. The answer is what
 // the script printed, by the headings "== NAME" in it.
 func (r reboots) boot(script string) map[string]string {
 	r.t.Helper()
-	const patience = 10 * time.Minute
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, r.lab, "run", "--mode", "systemd", "--cpus", "4", "--nic", "virtio,queues=4", "--nic", "virtio,queues=4",
-		"--disk", r.disk, "--", "sh", "-c", script)
-	cmd.Dir = ".."
-	text, err := cmd.CombinedOutput()
+	text, err := r.guest("run", 10*time.Minute, "--", "sh", "-c", script)
 	if err != nil {
 		r.t.Fatalf("%v\n%s", err, text)
 	}
 	r.t.Logf("the guest:\n%s", text)
 	out := map[string]string{}
 	heading := ""
-	for line := range strings.Lines(string(text)) {
+	for line := range strings.Lines(text) {
 		if name, ok := strings.CutPrefix(line, "== "); ok {
 			heading = strings.TrimSpace(name)
 			continue
@@ -77,6 +104,11 @@ func (r reboots) boot(script string) map[string]string {
 
 // The settings of a guest, and of the files that the package does not own.
 const dump = `knobs() { napitune=/usr/bin/napitune; $napitune knobs --format json | grep -v '"schema"'; }
+`
+
+// networkd has the NICs configured at boot, by the service that Debian has for it.
+const networkd = `printf '[Match]\nName=eth*\n[Network]\nLinkLocalAddressing=no\n' >/etc/systemd/network/10-lab.network
+systemctl -q enable systemd-networkd 2>/dev/null
 `
 
 // profile has a value of every stage that virtio-net in a guest takes, none of
@@ -124,9 +156,7 @@ devices:
 func TestBootProfile(t *testing.T) {
 	r := newReboots(t)
 
-	got := r.boot(dump + `
-printf '[Match]\nName=eth*\n[Network]\nLinkLocalAddressing=no\n' >/etc/systemd/network/10-lab.network
-systemctl -q enable systemd-networkd 2>/dev/null
+	got := r.boot(dump + networkd + `
 sysctl net.core >/root/sysctl 2>/dev/null
 dpkg -i /src/dist/napitune_*_amd64.deb >/dev/null
 echo "== changed by installing"; sysctl net.core 2>/dev/null | diff /root/sysctl -
@@ -205,6 +235,68 @@ napitune: /etc/napitune/profile.yaml:5:3: there is no setting "net.core.netdev_b
 	} {
 		if diff := cmp.Diff(want, got[name]); diff != "" {
 			t.Errorf("%s (-want +got)\n%s", name, diff)
+		}
+	}
+}
+
+// guarded leaves the number of channels alone: who changes it with ethtool twice
+// has it left to him, which another test is about.
+const guarded = `boot-profile: 1
+name: guarded
+host:
+  net.core.netdev_budget: 600
+devices:
+  - match: {driver: virtio_net}
+    settings:
+      ring.rx: 128
+      feature.rx-gro-list: on
+      gro_flush_timeout: 20000
+      napi_defer_hard_irqs: 2
+      rx-*/rps.flow_cnt: 1024
+      rx-0/rps.cpus: 1-2
+      rx-1/rps.cpus: 0,3
+      tx-1/xps.cpus: 0,3
+      tx-2/xps.cpus: 1
+      rx-0/irq.affinity: 3
+      rx-1/irq.affinity: 2
+      rx-2/irq.affinity: 1
+      rx-3/irq.affinity: 0
+`
+
+// The guard works as the package installs it: TestGuardServiceLive of
+// cmd/napitune runs in the guest that this one makes, and when the profile was
+// removed the next boot is as if there had been none.
+func TestGuardUnit(t *testing.T) {
+	r := newReboots(t)
+	got := r.boot(dump + networkd + `
+dpkg -i /src/dist/napitune_*_amd64.deb >/dev/null
+knobs >/root/knobs
+cat >/root/guarded.yaml <<'X'
+` + guarded + `X
+echo "== installed"; /usr/bin/napitune profile install --guard /root/guarded.yaml; echo $?
+`)
+	if !strings.HasSuffix(got["installed"], "\n0") || !strings.Contains(got["installed"], "napitune-guard.service") {
+		t.Errorf("profile install: %s", got["installed"])
+	}
+
+	args := []string{"./cmd/napitune", "--", "-test.v", "-test.run=^TestGuardServiceLive$", "-test.timeout=0"}
+	if *guardLong {
+		args = append(args, "-guard-long")
+	}
+	text, err := r.guest("test", 35*time.Minute, args...)
+	t.Logf("the guest:\n%s", text)
+	if err != nil || !strings.Contains(text, "\n--- PASS: TestGuardServiceLive") {
+		t.Errorf("in the guest: %v", err)
+	}
+
+	r.boot(`echo "== removed"; /usr/bin/napitune profile remove`)
+	got = r.boot(dump + `
+echo "== as before"; knobs | diff /root/knobs -
+echo "== units"; systemctl list-units --no-legend 'napitune*'
+`)
+	for _, name := range []string{"as before", "units"} {
+		if got[name] != "" {
+			t.Errorf("%s, after the profile was removed:\n%s", name, got[name])
 		}
 	}
 }

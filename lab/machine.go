@@ -38,6 +38,10 @@ type Machine struct {
 	Mode      Mode     // how the command is started
 	Disk      string   // file that keeps the root's changes over boots; empty: they are lost
 	Append    []string // more words of the kernel's command line
+	// Steady has the guest's clock count instructions, one a nanosecond for all
+	// CPUs together, while any of them works: how long something takes there does
+	// not depend on what else the host does.
+	Steady bool
 }
 
 // NIC is one network interface of a guest.

@@ -41,6 +41,9 @@ func (m Machine) arguments(c Cache, run runDir, source string) []string {
 		"-chardev", "socket,id=wire,path=" + run.file("wire.sock"), "-device", "virtserialport,chardev=wire,name=lab.wire",
 		"-virtfs", "local,path=" + run.share() + ",mount_tag=lab,security_model=none,multidevs=remap",
 	}
+	if m.Steady {
+		out = append(out, "-icount", "shift=0,sleep=on")
+	}
 	if source != "" {
 		out = append(out, "-virtfs", "local,path="+source+",mount_tag=src,security_model=none,multidevs=remap,readonly=on")
 	}

@@ -356,6 +356,14 @@ var probeCases = []ruleCase{
 	{"tap-drops", "must not", "none", scene4(func(s *scene) { tap(s, 0) }), silent, []string{}},
 	{"tap-drops", "missing", "one sample", scene4(func(s *scene) { tap(s, 5000); s.sinceBoot() }), silent, []string{}},
 
+	{"contested-setting", "fires", "irqbalance writes two interrupts of a NIC", scene4(func(s *scene) {
+		for q := range 2 {
+			s.contest(knob.Rx("eth0", q, "irq.affinity"), "1", "3", "irqbalance")
+		}
+	}), advice, []string{}},
+	{"contested-setting", "fires", "nobody knows who writes a setting of the host", scene4(func(s *scene) { s.contest(knob.Global("net.core.netdev_budget"), "600", "300", "") }), advice, []string{}},
+	{"contested-setting", "must not", "the value was put right since", scene4(func(s *scene) { s.contest(knob.Rx("eth0", 0, "irq.affinity"), "1", "1", "sh") }), silent, []string{}},
+	{"contested-setting", "missing", "no guard has left word", scene4(func(s *scene) { s.set(knob.Rx("eth0", 0, "irq.affinity"), "3") }), silent, []string{}},
 	{"other-tuner", "fires", "bpftune", scene4(func(s *scene) { s.snap.Processes = []host.Process{{PID: 5, Comm: "bpftune"}} }), note, []string{}},
 	{"other-tuner", "must not", "an ordinary daemon", scene4(func(s *scene) { s.snap.Processes = []host.Process{{PID: 5, Comm: "kubelet"}} }), silent, []string{}},
 	{"other-tuner", "missing", "process list unknown", scene4(func(s *scene) {}), silent, []string{}},

@@ -52,6 +52,15 @@ func newScene(cpus int) *scene {
 	return &scene{obs: obs, snap: snap, irq: 40}
 }
 
+// contest is a setting that a guard wanted to have one value and left to somebody
+// else, who gave it the present one.
+func (s *scene) contest(ref knob.Ref, want, present, by string) {
+	s.set(ref, present)
+	s.snap.Contests = append(s.snap.Contests, detect.Contest{
+		Ref: ref, Want: want, Present: present, By: by, Reason: "written 2 times by somebody else within 20s", At: time.Unix(900, 0),
+	})
+}
+
 // fire is where one interrupt fired: CPU → count.
 type fire map[int]uint64
 

@@ -18,14 +18,15 @@ import (
 )
 
 // guestEnv says that this machine is thrown away after the test, so that its own
-// network namespace may be changed.
+// devices, interrupts and services may be changed. Guests of the lab set it
+// (lab/README.md).
 const guestEnv = "NAPITUNE_GUEST"
 
 // onGuest skips a test on machines that somebody still needs.
 func onGuest(t *testing.T) {
 	t.Helper()
 	if os.Getenv(guestEnv) == "" {
-		t.Skipf("skipped: %s=1 says that this machine may be changed and is thrown away", guestEnv)
+		t.Skipf("skipped: it changes the machine and runs in guests of the lab (lab/README.md), where %s is set", guestEnv)
 	}
 	needs(t, os.Getuid() == 0, "root")
 }
@@ -99,7 +100,7 @@ func within(t *testing.T, limit time.Duration, what string, holds func() bool) {
 // The timer of systemd outlives the process that armed it, does nothing after a
 // confirmation, and leaves no unit behind. In a guest that runs systemd:
 //
-//	NAPITUNE_GUEST=1 go test -run '^TestTimerLive$' -v ./cmd/napitune
+//	go run ./lab/cmd/lab test --mode systemd ./cmd/napitune -- -test.run=TestTimerLive -test.v
 func TestTimerLive(t *testing.T) {
 	onGuest(t)
 	_, err := os.Stat("/run/systemd/system")

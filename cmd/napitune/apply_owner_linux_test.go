@@ -43,7 +43,7 @@ func rounds(t *testing.T, m *machine) {
 // its list back after a rollback. In a guest that runs systemd, with irqbalance
 // installed and a NIC eth0 of several queues, two CPUs at least:
 //
-//	NAPITUNE_GUEST=1 go test -run '^TestIrqbalanceLive$' -v ./cmd/napitune
+//	go run ./lab/cmd/lab test --mode systemd --nic virtio,queues=4 ./cmd/napitune -- -test.run=TestIrqbalanceLive -test.v
 func TestIrqbalanceLive(t *testing.T) {
 	onGuest(t)
 	_, err := exec.LookPath("irqbalance")

@@ -44,6 +44,8 @@ func bootCommand(e env) *cli.Command {
 		Description: "This is what the units of \"napitune profile install\" run. FILE is a boot profile, " + installedProfile + " if none\n" +
 			"is given. Nothing is measured. What the host cannot take is told, one line each, and all the rest is set; the changes\n" +
 			"are a transaction that napitune rollback undoes. Doing it again changes nothing.\n" +
+			"A device that is plugged in later is set by udev's rule. For one that is there and brought up later there is no event\n" +
+			"that could start a unit: the guard sets what it takes only then, or systemctl start napitune-device@NAME.service.\n" +
 			"Ends with 0 if every setting stands and 1 if one does not.\n\n" +
 			"napitune boot --dry-run             what differs from the profile now\n" +
 			"napitune boot --device eth0         after eth0 was plugged in again\n" +
@@ -355,6 +357,14 @@ func (b *standing) conclude(problems []boot.Problem, err error, o options) error
 	return err
 }
 
+// onceUp says who sets what a device does not take while it is down. The kernel
+// tells udev of devices that appear and not of those that are brought up later
+// (net/core/dev.c, __dev_open: a netlink message and no uevent), so that no rule
+// can start a unit then.
+func onceUp(dev string) string {
+	return fmt.Sprintf("when it comes up, %s sets it where it runs (napitune profile install --guard), else systemctl start napitune-device@%s.service", guardUnit, dev)
+}
+
 // take writes problems as lines that begin with the place in the profile.
 func (b *standing) take(problems []boot.Problem) {
 	for _, p := range problems {
@@ -362,7 +372,11 @@ func (b *standing) take(problems []boot.Problem) {
 		if p.Line > 0 {
 			line = fmt.Sprintf("%s:%d", b.file, p.Line)
 		}
-		b.doc.Problems = append(b.doc.Problems, line+": "+p.Subject+": "+p.Reason)
+		line += ": " + p.Subject + ": " + p.Reason
+		if dev, _, ok := strings.Cut(p.Subject, "/"); ok && p.Kind == boot.Down {
+			line += "; " + onceUp(dev)
+		}
+		b.doc.Problems = append(b.doc.Problems, line)
 	}
 	for _, ref := range slices.SortedFunc(maps.Keys(b.failed), func(x, y knob.Ref) int { return strings.Compare(x.String(), y.String()) }) {
 		// The error of a write names the setting itself.

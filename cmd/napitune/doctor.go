@@ -1,10 +1,17 @@
 package main
 
 import (
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
 	"github.com/urfave/cli/v2"
 
 	"github.com/napitune/napitune/cmd/napitune/report"
 	"github.com/napitune/napitune/detect"
+	"github.com/napitune/napitune/detect/host"
+	"github.com/napitune/napitune/profiles/boot"
 )
 
 func doctorCommand(e env) *cli.Command {
@@ -34,7 +41,36 @@ func examine(c *cli.Context, e env) error {
 	if err != nil {
 		o.log.Warn("own privileges unknown", "err", err)
 	}
+	for _, line := range unguarded(m.last(), s) {
+		_, _ = fmt.Fprintln(e.Stderr, "napitune: "+report.Clean(line))
+	}
 	return printDocument(e, report.NewDoctor(s, e.Version, own, tryProbes(e, m, s, o)), o)
+}
+
+// guardEnabled is what systemd has where the guard starts at boot.
+const guardEnabled = "etc/systemd/system/multi-user.target.wants/" + guardUnit
+
+// unguarded are lines about devices of the boot profile that are down and will not
+// be set when they come up, because no guard is there to see it.
+func unguarded(h *host.Host, s *detect.Snapshot) []string {
+	data, err := h.ReadFile(strings.TrimPrefix(installedProfile, "/"))
+	if err != nil {
+		return nil // none is installed, or its owner keeps it to himself
+	}
+	if _, err := fs.Stat(h.FS, guardEnabled); err == nil {
+		return nil
+	}
+	profile, _ := boot.ParseRest(installedProfile, data)
+	_, problems := profile.Plan(s, boot.Scope{})
+	var out []string
+	for _, p := range problems {
+		dev, _, _ := strings.Cut(p.Subject, "/")
+		line := fmt.Sprintf("boot profile %s: %s is down and takes some settings only when it is up; %s", profile.Name, dev, onceUp(dev))
+		if p.Kind == boot.Down && !slices.Contains(out, line) {
+			out = append(out, line)
+		}
+	}
+	return out
 }
 
 // tryProbes attaches each probe for a moment.

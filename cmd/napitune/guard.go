@@ -368,10 +368,10 @@ func guardReport(e env, boot string) (*guarding.Report, error) {
 	return &r, nil
 }
 
-// warnContested tells those who look for advice of settings that the guard has
-// left to somebody else: a proposal for them would not last either.
+// warnContested tells who asks what napitune can do here of settings that the
+// guard has left to somebody else. Who asks for advice has a finding of them.
 func warnContested(e env, verb string) {
-	if verb != "advise" && verb != "doctor" || e.Files.ReadFile == nil {
+	if verb != "doctor" || e.Files.ReadFile == nil {
 		return
 	}
 	// Without the file, or the right to read it, nothing is known.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -12,18 +11,6 @@ import (
 	"github.com/napitune/napitune/apply"
 	"github.com/napitune/napitune/detect/knob"
 )
-
-// inLab says whether this is a guest of the lab, whose NICs may be changed:
-//
-//	go run ./lab/cmd/lab test --nic virtio,queues=4 --timeout 40m ./cmd/napitune -- -test.run TestLabGuard -test.v
-//
-// takes four minutes; with -guard-long, a quarter of an hour and more.
-func inLab(t *testing.T) {
-	t.Helper()
-	if os.Getenv("LAB_GUEST") == "" {
-		t.Skip("skipped: it changes real NICs, CPUs and interrupts, and runs in guests of the lab only (lab/README.md)")
-	}
-}
 
 func mustView(t *testing.T) knob.View {
 	t.Helper()
@@ -77,9 +64,14 @@ func stood(t *testing.T, view knob.View, want [][2]string) (missing []string) {
 	return missing
 }
 
+// The guard in a guest with four CPUs and a NIC of four queues. These take four
+// minutes; with -guard-long, a quarter of an hour and more:
+//
+//	go run ./lab/cmd/lab test --nic virtio,queues=4 --timeout 40m ./cmd/napitune -- -test.run TestLabGuard -test.v
+
 // Twenty times each: what drivers and hotplug undo on a virtio NIC stands again.
 func TestLabGuardRestores(t *testing.T) {
-	inLab(t)
+	onGuest(t)
 	want := labChanges()
 	g := startGuard(t, want)
 	start := time.Now()
@@ -159,7 +151,7 @@ func affinities() [][2]string {
 // With irqbalance running and not told, the guard leaves the interrupts to it
 // and says so.
 func TestLabGuardLeavesToIrqbalance(t *testing.T) {
-	inLab(t)
+	onGuest(t)
 	g := startGuard(t, affinities())
 	daemon := irqbalance(t)
 	start := time.Now()
@@ -190,7 +182,7 @@ func TestLabGuardLeavesToIrqbalance(t *testing.T) {
 // Told to leave them alone, irqbalance does, and the interrupts stand for ten
 // minutes under load.
 func TestLabGuardBesideBannedIrqbalance(t *testing.T) {
-	inLab(t)
+	onGuest(t)
 	daemon := irqbalance(t)
 	want := affinities()
 	view := mustView(t)

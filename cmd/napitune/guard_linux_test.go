@@ -70,25 +70,35 @@ func runGuard(t *testing.T, args ...string) *guarded {
 	return g
 }
 
-func (g *guarded) report() *guarding.Report {
+func (g *guarded) report() *guarding.Report { return guardState(g.t) }
+
+// guardState is what the guard of this boot has left for other verbs; nil if none
+// has begun.
+func guardState(t *testing.T) *guarding.Report {
+	t.Helper()
 	data, err := os.ReadFile("/" + guardFile)
 	if err != nil {
 		return nil
 	}
 	var r guarding.Report
 	if err := json.Unmarshal(data, &r); err != nil {
-		g.t.Fatal(err)
+		t.Fatal(err)
 	}
 	return &r
 }
 
-// until waits for something and says how long it took.
 func (g *guarded) until(what string, limit time.Duration, is func() bool) time.Duration {
 	g.t.Helper()
+	return until(g.t, what, limit, is)
+}
+
+// until waits for something and says how long it took.
+func until(t *testing.T, what string, limit time.Duration, is func() bool) time.Duration {
+	t.Helper()
 	start := time.Now()
 	for !is() {
 		if time.Since(start) > limit {
-			g.t.Fatalf("%s: not within %s", what, limit)
+			t.Fatalf("%s: not within %s", what, limit)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}

@@ -29,7 +29,7 @@ type program struct{ name, command string }
 //
 //	go run ./lab/cmd/lab test --cpus 8 --nic virtio,queues=8 --nic virtio,queues=8 --results times.json ./lab/bench -- -test.v -test.run=TestTimes
 func TestTimes(t *testing.T) {
-	if os.Getenv("LAB_GUEST") == "" {
+	if os.Getenv("NAPITUNE_GUEST") == "" {
 		t.Skip("this is no guest of the lab: the command is in the comment of this test")
 	}
 	// Files of the share are read from the host each time.

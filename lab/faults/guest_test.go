@@ -20,7 +20,7 @@ import (
 // to what the table demands. It runs in guests only: go run ./lab/cmd/lab faults
 // boots one for each machine of the table (--all: the whole table).
 func TestFaults(t *testing.T) {
-	if os.Getenv("LAB_GUEST") == "" {
+	if os.Getenv("NAPITUNE_GUEST") == "" {
 		t.Skip("this is no guest of the lab: run go run ./lab/cmd/lab faults")
 	}
 	if err := lookupNapitune(); err != nil {

@@ -64,7 +64,7 @@ func TestToolLines(t *testing.T) {
 // after another on each in the same guest: go run ./lab/cmd/lab rivals boots one
 // for each fault.
 func TestRivals(t *testing.T) {
-	if os.Getenv("LAB_GUEST") == "" {
+	if os.Getenv("NAPITUNE_GUEST") == "" {
 		t.Skip("this is no guest of the lab: run go run ./lab/cmd/lab rivals")
 	}
 	names := strings.Split(os.Getenv("LAB_FAULTS"), "\n")

@@ -29,7 +29,7 @@ var (
 //
 //	go run ./lab/cmd/lab test --cpus 8 --nic virtio,queues=4,rss --timeout 40m ./lab/soak -- -test.v -test.timeout=0 -lasting=30m -seed=7
 func TestSoak(t *testing.T) {
-	if os.Getenv("LAB_GUEST") == "" {
+	if os.Getenv("NAPITUNE_GUEST") == "" {
 		t.Skip("this is no guest of the lab: the command is in the comment of this test")
 	}
 	peer, err := wire.Open()

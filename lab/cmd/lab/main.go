@@ -29,7 +29,7 @@ func main() {
 		DisableSliceFlagSeparator: true,
 		HideHelpCommand:           true,
 		Commands: []*cli.Command{
-			buildCommand(), runCommand(), testCommand(), faultsCommand(), rivalsCommand(), benchCommand(), processCommand(), doctorCommand(), sendCommand(),
+			buildCommand(), runCommand(), testCommand(), liveCommand(), faultsCommand(), rivalsCommand(), benchCommand(), processCommand(), doctorCommand(), sendCommand(),
 			{Name: "inside", Hidden: true, Action: func(c *cli.Context) error {
 				return lab.Inside(c.Context, c.Args().First(), os.Stdout, os.Stderr)
 			}},
@@ -101,6 +101,7 @@ func machineFlags() []cli.Flag {
 		&cli.StringSliceFlag{Name: "nic", Usage: "`MODEL[,queues=N][,rss][,plain]`: virtio, e1000e, igb or vmxnet3; may be given more than once"},
 		&cli.StringFlag{Name: "mode", Value: "run", Usage: "`MODE`: run (the command alone) or systemd (after a complete boot)"},
 		&cli.StringFlag{Name: "disk", Usage: "keep the root's changes over boots in `FILE`"},
+		&cli.BoolFlag{Name: "steady", Usage: "the guest's clock counts instructions, one a nanosecond, and does not see how busy the host is"},
 		&cli.StringSliceFlag{Name: "append", Usage: "add `WORD` to the kernel's command line; may be given more than once"},
 		&cli.DurationFlag{Name: "timeout", Value: 10 * time.Minute, Usage: "end the guest after `TIME`"},
 	}
@@ -110,6 +111,7 @@ func machineOf(c *cli.Context) (lab.Machine, error) {
 	m := lab.Machine{
 		Kernel: c.String("kernel"), CPUs: c.Int("cpus"), SMT: c.Bool("smt"), Nodes: c.Int("nodes"), MemoryMiB: c.Int("memory"),
 		Mode: lab.Mode(c.String("mode")), Append: c.StringSlice("append"),
+		Steady: c.Bool("steady"),
 	}
 	for _, text := range c.StringSlice("nic") {
 		nic, err := lab.ParseNIC(text)
