@@ -145,6 +145,51 @@ var ruleCases = []ruleCase{
 		}
 	}), silent, []string{}},
 
+	{"irq-on-pinned-cpu", "fires", "the sibling of the core is no refuge", sceneN(8, func(s *scene) {
+		s.siblings()
+		s.nic("eth0", "physical", []fire{{1: 90_000}}, nil)
+		s.pinnedThread(900, "redis-server", 1, 0.6)
+		s.obs.CPU[1] = detect.CPUShare{Softirq: 0.35, Busy: 0.97, Idle: 0.03, Ticks: 1000}
+		for _, cpu := range []int{0, 3, 4, 6, 7} {
+			s.obs.CPU[cpu] = detect.CPUShare{Busy: 0.9, Idle: 0.1, Ticks: 1000}
+		}
+	}), advice, []string{"eth0/rx-0/irq.affinity 2"}},
+	{"irq-on-pinned-cpu", "must not", "a thread on every CPU, and interrupts on every CPU", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(4, 90_000), nil)
+		for i := range 4 {
+			s.pinnedThread(900+i, fmt.Sprintf("reactor-%d", i), i, 0.7)
+			s.obs.CPU[i] = detect.CPUShare{Softirq: 0.25, Busy: 0.98, Idle: 0.02, Ticks: 1000}
+		}
+	}), silent, []string{}},
+	{"irq-on-pinned-cpu", "must not", "there is time for both", scene4(func(s *scene) {
+		s.nic("eth0", "physical", []fire{{1: 90_000}}, nil)
+		s.pinnedThread(900, "redis-server", 1, 0.4)
+		s.obs.CPU[1] = detect.CPUShare{Softirq: 0.2, Busy: 0.6, Idle: 0.4, Ticks: 1000}
+	}), silent, []string{}},
+	{"irq-on-pinned-cpu", "must not", "the pinned thread sleeps, others fill the CPU", scene4(func(s *scene) {
+		s.nic("eth0", "physical", []fire{{1: 90_000}}, nil)
+		s.pinnedThread(900, "watchdog", 1, 0.01)
+		s.obs.CPU[1] = detect.CPUShare{Softirq: 0.3, Busy: 0.97, Idle: 0.03, Ticks: 1000}
+	}), silent, []string{}},
+	{"irq-on-pinned-cpu", "must not", "the only free CPUs have another cache", sceneN(8, func(s *scene) {
+		s.caches(4)
+		s.nic("eth0", "physical", []fire{{1: 90_000}}, nil)
+		for i := range 4 {
+			s.pinnedThread(900+i, "nginx", i, 0.6)
+			s.obs.CPU[i] = detect.CPUShare{Softirq: 0.01, Busy: 0.65, Idle: 0.35, Ticks: 1000}
+		}
+		s.obs.CPU[1] = detect.CPUShare{Softirq: 0.3, Busy: 0.97, Idle: 0.03, Ticks: 1000}
+	}), silent, []string{}},
+	{"irq-on-pinned-cpu", "must not", "a thread that may run elsewhere", scene4(func(s *scene) {
+		s.nic("eth0", "physical", []fire{{1: 90_000}}, nil)
+		s.thread(900, "redis-server", 1, 0.6)
+		s.obs.CPU[1] = detect.CPUShare{Softirq: 0.35, Busy: 0.97, Idle: 0.03, Ticks: 1000}
+	}), silent, []string{}},
+	{"irq-on-pinned-cpu", "missing", "no processes", scene4(func(s *scene) {
+		s.nic("eth0", "physical", []fire{{1: 90_000}}, nil)
+		s.obs.CPU[1] = detect.CPUShare{Softirq: 0.35, Busy: 0.97, Idle: 0.03, Ticks: 1000}
+	}), silent, []string{}},
+
 	{"irq-vectors-full", "fires", "the next CPU is full: the plan passes it by", scene4(func(s *scene) {
 		s.nic("eth0", "physical", all(3, 0, 50_000), nil)
 		s.snap.Vectors = detect.Vectors{Free: map[int]int{0: 3, 1: 0, 2: 9, 3: 9}, Counted: true}

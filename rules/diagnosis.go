@@ -23,6 +23,7 @@ type diagnosis struct {
 	little    []*path            // on slow cores
 	siblings  [][]*path          // two busy pairs on the threads of one core
 	defied    map[string][]*path // device → pairs that fire outside their mask
+	squatted  []squatted         // pinned threads and queues on one CPU
 	placement *placement
 }
 
@@ -112,6 +113,7 @@ func (c *Case) diagnose() {
 	}
 	c.findStacks()
 	c.findSiblings()
+	c.findSquatted()
 }
 
 // busyPath reports whether a pair takes part in the judgement at all: it has

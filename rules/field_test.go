@@ -11,6 +11,7 @@ import (
 	"github.com/napitune/napitune/detect/host"
 	"github.com/napitune/napitune/detect/knob"
 	"github.com/napitune/napitune/profiles"
+	"github.com/napitune/napitune/rules"
 	"github.com/napitune/napitune/rules/plan"
 )
 
@@ -56,6 +57,15 @@ var furtherScenarios = []scenario{
 		s.nic("eth0", "physical", []fire{{0: 50_000}, {1: 50_000}}, nil)
 		s.policy = func(p *profiles.Policy) { p.ForbiddenCPUs = cpuset.Range(0, 1) }
 	}), []string{"irq-on-isolated-cpu"}, []string{"rx-0/irq.affinity", "rx-1/irq.affinity"}, []string{"channels.combined"}},
+	{18, "a pinned HAProxy seems to need more than its twins: interrupts are on its CPU", sceneN(8, func(s *scene) {
+		s.caches(4)
+		s.nic("eth0", "physical", []fire{{1: 90_000}}, nil)
+		for i := range 3 {
+			s.pinnedThread(900+i, "haproxy", i, []float64{0.4, 0.7, 0.4}[i])
+			s.obs.CPU[i] = detect.CPUShare{Busy: 0.45, Idle: 0.55, Ticks: 1000}
+		}
+		s.obs.CPU[1] = detect.CPUShare{Softirq: 0.3, Busy: 0.95, Idle: 0.05, Ticks: 1000}
+	}), []string{"irq-on-pinned-cpu"}, []string{"rx-0/irq.affinity"}, []string{"value 0", "value 1", "value 2", "value 4", "value 5", "value 6", "value 7", "rps.cpus"}},
 	{19, "eight queues, all there are, saturate 8 of 64 CPUs", sceneN(64, func(s *scene) {
 		s.nic("eth0", "physical", even(8, 400_000), nil)
 		for i := range 8 {
@@ -64,6 +74,10 @@ var furtherScenarios = []scenario{
 	}), []string{"rps-needed"}, []string{"rx-7/rps.cpus"}, append([]string{"channels.combined", "irq.affinity"}, neverBudget...)},
 	{24, "a guest without irqbalance, well placed", scene4(func(s *scene) { s.nic("eth0", "virtio", even(4, 50_000), even(4, 50_000)) }),
 		nil, nil, []string{"irq.affinity"}},
+	{25, "irqbalance holds 478 MiB: a note, and nothing to tune", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(4, 50_000), nil)
+		s.snap.Processes = []host.Process{{PID: 9, Comm: "irqbalance", RSSKiB: 478 << 10}}
+	}), nil, nil, []string{"irq.affinity"}},
 	{27, "cheap packets, an idle CPU, full polls, and the time limit ends the runs", scene4(func(s *scene) {
 		budgets(s)
 		s.set(knob.Global(budgetKnob), "65535")
@@ -172,9 +186,7 @@ var capturedProblems = map[int]string{
 
 // outside are the field problems that judging cannot answer, and who does.
 var outside = map[int]string{
-	18: "needs to know which program runs where; the remedy is to pin the program",
 	22: "a matter of naming: queues are found by the kernel's own edges, names come last (tests of detect)",
-	25: "memory of another program",
 	50: "queueing disciplines are not measured",
 	54: "the answer is an error of the write (device busy): applying shows it and takes the change back",
 	63: "a cap of the cloud without a counter in the guest",
@@ -218,6 +230,32 @@ func TestFieldProblems(t *testing.T) {
 	}
 }
 
+// TestIrqbalanceMemory: the note says how much, and what to do only where it is much.
+func TestIrqbalanceMemory(t *testing.T) {
+	for _, tt := range []struct {
+		kib   uint64
+		shown float64
+		leaks bool
+	}{{0, 0, false}, {6 << 10, 6, false}, {99 << 10, 99, false}, {100 << 10, 100, true}, {478 << 10, 478, true}} {
+		s := newScene(4)
+		s.snap.Processes = []host.Process{{PID: 9, Comm: "irqbalance", RSSKiB: tt.kib}}
+		for _, f := range rules.Evaluate(s.obs, profiles.Balanced()) {
+			if f.ID != "irqbalance-active" {
+				continue
+			}
+			var shown float64
+			for _, e := range f.Evidence {
+				if e.Metric == "irqbalance_memory" {
+					shown = e.Value
+				}
+			}
+			if shown != tt.shown || strings.Contains(f.Claim, "leak") != tt.leaks || strings.Contains(f.Operator, "restart") != tt.leaks {
+				t.Errorf("%d KiB: evidence of %g MiB, %q, %q", tt.kib, shown, f.Claim, f.Operator)
+			}
+		}
+	}
+}
+
 // wrongly says which of the wrong remedies of a scenario a plan asks for. A
 // remedy is a suffix of an address; "changed x" names only changes, not what
 // is blocked; "value x" a value; a closing $ makes no difference to a suffix.
@@ -247,6 +285,13 @@ func (s *scene) mask(dev string, cpus cpuset.Set) {
 			row.Affinity = cpus
 		}
 	}
+}
+
+// pinnedThread adds a thread of a program that may run on one CPU alone.
+func (s *scene) pinnedThread(tid int, comm string, cpu int, share float64) {
+	s.thread(tid, comm, cpu, share)
+	p := &s.snap.Processes[len(s.snap.Processes)-1]
+	p.Pinned, p.Allowed = true, fmt.Sprint(cpu)
 }
 
 // veth adds one end of a virtual link whose packets are taken on a CPU.

@@ -1,7 +1,10 @@
 package rules
 
 import (
+	"fmt"
+	"math"
 	"slices"
+	"strings"
 
 	"github.com/napitune/napitune/detect/host"
 	"github.com/napitune/napitune/rules/plan"
@@ -12,13 +15,13 @@ var _ = register(Rule{
 	Title: "irqbalance is running",
 	Page: Page{
 		Meaning:     "irqbalance moves interrupts every ten seconds by its own measure. It knows interrupts but not queue pairs, and overwrites affinity that others set.",
-		Evidence:    "The process list.",
+		Evidence:    "The process list, and VmRSS of /proc/PID/status: how much memory it holds.",
 		Cause:       "Installed by default on many distributions.",
-		Remedy:      "Keep it for everything else and ban the interrupts that are placed here (its socket, --banirq or a policy script).",
+		Remedy:      "Keep it for everything else and ban the interrupts that are placed here (its socket, --banirq or a policy script). One that holds much memory leaks it: restart it, then upgrade.",
 		SideEffects: "Banned interrupts no longer follow load changes.",
 		NotWhen:     "No affinity change is planned: then this is only a note.",
 		Source:      "irqbalance(1); Documentation/core-api/irq/irq-affinity.rst",
-		Thresholds:  []string{},
+		Thresholds:  describe(irqbalanceMemory),
 	},
 	Eval: func(c *Case) []plan.Finding {
 		i := slices.IndexFunc(c.Last.Processes, func(p host.Process) bool { return p.Comm == "irqbalance" })
@@ -36,6 +39,26 @@ var _ = register(Rule{
 			f.Claim = "irqbalance is running and will undo the interrupt placement below unless these interrupts are banned there"
 			f.Operator = "ban them (irqbalance --banirq=N, or a policy script that survives renumbering), and keep irqbalance for the rest"
 		}
-		return []plan.Finding{f}
+		return []plan.Finding{c.weighIrqbalance(f, c.Last.Processes[i])}
 	},
 })
+
+var irqbalanceMemory = threshold("irqbalance-memory", 100, "MiB",
+	"irqbalance needs some megabytes; reported leaks grow by 60 MB a day and were found at 478 MB (irqbalance issues 5 and 13)",
+	"hosts with tens of thousands of interrupts")
+
+// weighIrqbalance adds the memory that irqbalance holds, which is no matter of
+// packets but is found where one looks at irqbalance.
+func (c *Case) weighIrqbalance(f plan.Finding, p host.Process) plan.Finding {
+	if p.RSSKiB == 0 {
+		return f
+	}
+	held := math.Round(float64(p.RSSKiB) / 1024)
+	f.Evidence = append(f.Evidence, plan.Evidence{Metric: "irqbalance_memory", Value: held, Unit: "MiB", Threshold: c.At(irqbalanceMemory),
+		Source: fmt.Sprintf("/proc/%d/status", p.PID)})
+	if held >= c.At(irqbalanceMemory) {
+		f.Claim += fmt.Sprintf("; it holds %.0f MiB of memory where a few are usual: a leak", held)
+		f.Operator = strings.TrimPrefix(f.Operator+"; restart irqbalance to get the memory back, and upgrade it", "; ")
+	}
+	return f
+}

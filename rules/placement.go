@@ -69,6 +69,11 @@ func (c *Case) place() *placement {
 	for _, p := range d.smeared {
 		unpin[p] = true
 	}
+	for _, s := range d.squatted {
+		for _, p := range s.pairs {
+			moving[p], unpin[p] = true, true
+		}
+	}
 	d.placement = c.solve(moving, unpin)
 	return d.placement
 }
@@ -86,7 +91,9 @@ func (c *Case) solve(moving, unpin map[*path]bool) *placement {
 		addLoads(out.before, c.load.pairs[p])
 		if own := c.allowed(p.dev); moving[p] && !own.IsEmpty() {
 			item := c.item(p, unpin[p])
-			if own != allowed {
+			if refuge, squatted := c.refugeOf(p); squatted {
+				item.Allowed = refuge.Intersect(own)
+			} else if own != allowed {
 				item.Allowed = own
 			}
 			order, items = append(order, p), append(items, item)

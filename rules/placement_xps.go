@@ -21,7 +21,9 @@ func (c *Case) keepXPS(order []*path, items []place.Item, cpus []place.CPU, cpu 
 	masks := make([]cpuset.Set, len(items))
 	for i, p := range order {
 		at.add(cpu[i], items[i].Load)
-		masks[i] = c.xpsMask(p)
+		if masks[i] = c.xpsMask(p); !items[i].Allowed.IsEmpty() {
+			masks[i] = masks[i].Intersect(items[i].Allowed)
+		}
 	}
 	// Each step seats at least one pair more within its mask, so this ends.
 	for moved := true; moved; {
@@ -48,6 +50,9 @@ func (c *Case) keepXPS(order []*path, items []place.Item, cpus []place.CPU, cpu 
 func (s *seats) partner(i int, items []place.Item, cpu []int, masks []cpuset.Set) int {
 	for j := range items {
 		if j == i || cpu[j] < 0 || cpu[j] == items[j].Current || !masks[i].Has(cpu[j]) || masks[j].Has(cpu[j]) {
+			continue
+		}
+		if !items[j].Allowed.IsEmpty() && !items[j].Allowed.Has(cpu[i]) {
 			continue
 		}
 		own, other := s.cpus[cpu[i]], s.cpus[cpu[j]]

@@ -41,7 +41,8 @@ type Host struct {
 	// Links lists the network devices of the caller's network namespace.
 	Links func() ([]Link, error)
 	// Processes lists the kernel threads and daemons that matter to packet
-	// processing: those for which Watched(comm) is true.
+	// processing: those for which Watched(comm) is true, and threads of programs
+	// that may run on one CPU only (Process.Pinned), the two busiest of each CPU.
 	Processes func() ([]Process, error)
 	Ethtool   Ethtool
 	Netdev    Netdev
@@ -85,7 +86,8 @@ type Link struct {
 	XDP      bool   `json:"xdp,omitempty"` // an XDP program is attached
 }
 
-// Process is one kernel thread or daemon that matters to packet processing.
+// Process is one kernel thread, daemon or pinned thread that matters to packet
+// processing.
 type Process struct {
 	PID     int    `json:"pid"`
 	Comm    string `json:"comm"`
@@ -93,6 +95,12 @@ type Process struct {
 	CPU     int    `json:"cpu"`            // CPU it last ran on (/proc/PID/stat field 39)
 	Ticks   uint64 `json:"ticks"`          // utime+stime in USER_HZ ticks
 	Allowed string `json:"allowed,omitempty"`
+	// Pinned marks a thread of a program that is here only because it may run on
+	// one CPU alone, the one in Allowed; PID is that thread's.
+	Pinned bool `json:"pinned,omitempty"`
+	// RSSKiB is the memory of a daemon in RAM (VmRSS of /proc/PID/status); 0 if
+	// unknown, and for kernel threads.
+	RSSKiB uint64 `json:"rss_kib,omitempty"`
 }
 
 // Ethtool is the read side of ethtool. Every error wraps one of the sentinels

@@ -34,6 +34,7 @@ type files struct {
 	fs.ReadLinkFS // of root: Open, ReadLink, Lstat
 
 	root *os.Root
+	own  bool     // the root of this machine: PIDs are those of system calls
 	dir  *os.File // the root directory, for openat2
 	fd   int      // of dir
 
@@ -61,7 +62,7 @@ func openFiles(path string) (*files, error) {
 	if !ok {
 		return nil, fmt.Errorf("open %s: os.Root gives no symbolic links", path)
 	}
-	f := &files{ReadLinkFS: tree, root: root, dir: dir, fd: int(dir.Fd())}
+	f := &files{ReadLinkFS: tree, root: root, own: path == "/", dir: dir, fd: int(dir.Fd())}
 	f.scratch.New = func() any {
 		b := make([]byte, scratchBytes)
 		return &b

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/napitune/napitune/detect/host"
 )
@@ -221,7 +222,7 @@ func putProcess(t testing.TB, root, dir, comm string, flags int, args string) {
 	t.Helper()
 	put(t, root, dir+"/comm", comm+"\n")
 	put(t, root, dir+"/stat", fmt.Sprintf("%s (%s)"+statTail, filepath.Base(dir), comm, flags))
-	put(t, root, dir+"/status", "Name:\t"+comm+"\nCpus_allowed:\tf\nCpus_allowed_list:\t0-3\nMems_allowed:\t1\n")
+	put(t, root, dir+"/status", "Name:\t"+comm+"\nCpus_allowed:\tf\nCpus_allowed_list:\t0-3\nMems_allowed:\t1\nVmRSS:\t   4711 kB\n")
 	put(t, root, dir+"/cmdline", args)
 }
 
@@ -248,7 +249,7 @@ func TestProcesses(t *testing.T) {
 	want := map[int]host.Process{
 		17:  {PID: 17, Comm: "ksoftirqd/0", CPU: 3, Ticks: 58, Allowed: "0-3"},
 		230: {PID: 230, Comm: "napi/eth0-8193", CPU: 3, Ticks: 58, Allowed: "0-3"},
-		700: {PID: 700, Comm: "irqbalance", Args: "/usr/sbin/irqbalance --foreground", CPU: 3, Ticks: 58, Allowed: "0-3"},
+		700: {PID: 700, Comm: "irqbalance", Args: "/usr/sbin/irqbalance --foreground", CPU: 3, Ticks: 58, Allowed: "0-3", RSSKiB: 4711},
 		905: {PID: 905, Comm: "vhost-900", CPU: 3, Ticks: 58, Allowed: "0-3"},
 	}
 	byPID := map[int]host.Process{}
@@ -257,6 +258,83 @@ func TestProcesses(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, byPID); diff != "" || len(got) != len(want) {
 		t.Errorf("%d processes (-want +got)\n%s", len(got), diff)
+	}
+}
+
+// TestPinned: of the threads that may run on one CPU, the two busiest of each
+// CPU are found; kernel threads and those of other affinity are not.
+func TestPinned(t *testing.T) {
+	root := t.TempDir()
+	thread := func(pid, tid int, comm, allowed string, flags int) {
+		dir := fmt.Sprintf("proc/%d/task/%d", pid, tid)
+		putProcess(t, root, dir, comm, flags, "")
+		put(t, root, dir+"/status", "Cpus_allowed_list:\t"+allowed+"\n")
+		put(t, root, dir+"/stat", fmt.Sprintf("%d (%s)"+statTail, tid, comm, flags))
+	}
+	for pid, comm := range map[int]string{20: "haproxy", 30: "scylla", 40: "nvme_wq", 50: "qemu-kvm", 60: "kworker/3:1"} {
+		put(t, root, fmt.Sprintf("proc/%d/comm", pid), comm+"\n")
+	}
+	thread(20, 20, "haproxy", "0-3", 0)
+	thread(20, 21, "haproxy", "2", 0)
+	thread(30, 31, "reactor-1", "2", 0)
+	thread(30, 32, "reactor-2", "2", 0)
+	thread(40, 40, "nvme_wq", "2", flagKernelThread)
+	thread(50, 51, "CPU 0/KVM", "3", 0)
+	thread(60, 60, "kworker/3:1", "3", 0)
+	tree, err := openFiles(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if list, err := tree.processes(); err != nil || len(list) != 0 {
+		t.Errorf("another root has PIDs of its own: %v, %v", list, err)
+	}
+	asked := map[int]bool{}
+	got, err := tree.walk(func(tid int) bool { asked[tid] = true; return tid != 20 })
+	if err != nil {
+		t.Fatal(err)
+	}
+	pinned := func(tid int, comm, cpu string) host.Process {
+		return host.Process{PID: tid, Comm: comm, CPU: 3, Ticks: 58, Allowed: cpu, Pinned: true}
+	}
+	if diff := cmp.Diff([]host.Process{pinned(21, "haproxy", "2"), pinned(31, "reactor-1", "2"), pinned(51, "CPU 0/KVM", "3")}, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if asked[60] {
+		t.Error("a kernel thread that its name tells was asked for")
+	}
+}
+
+// TestAffinityMask asks for this very thread.
+func TestAffinityMask(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var before, one unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &before); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.SchedSetaffinity(0, &before); err != nil {
+			t.Error(err)
+		}
+	}()
+	var mask affinityMask
+	if got, want := mask.single(unix.Gettid()), before.Count() == 1; got != want {
+		t.Errorf("before: %v, want %v", got, want)
+	}
+	for cpu := range 1024 {
+		if before.IsSet(cpu) {
+			one.Set(cpu)
+			break
+		}
+	}
+	if err := unix.SchedSetaffinity(0, &one); err != nil {
+		t.Fatal(err)
+	}
+	if !mask.single(unix.Gettid()) {
+		t.Error("pinned to one CPU, and not seen so")
+	}
+	if mask.single(1 << 30) {
+		t.Error("a thread that is not there is pinned")
 	}
 }
 
