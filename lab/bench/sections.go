@@ -27,9 +27,10 @@ most of them that of 256 UDP flows on four queues of a virtio NIC.
 - The busiest queue's share is the bound of the busiest CPU's: without RPS no placement gets below it.
 - Split: pairs whose two interrupts may go to different CPUs, before and after.
 - Throughput: what goes up the stack in a second of flood (bytes of TCP where GRO is the fault), with the fault and treated,
-  as shares of the healthy guest's in the same round; the median of 3 rounds, in each of which all states of all programs
-  are brought back in turn by writing their settings. The CPUs of a guest take turns on one thread, so that a CPU with all
-  the work is slowed by nobody: throughput shows losses and added work here, and no gain from spreading.
+  as shares of the healthy guest's a moment before; the median of 3 rounds, in each of which the states of all programs are
+  brought back in turn by writing their settings. The CPUs of a guest take turns on one thread, so that a CPU with all the
+  work is slowed by nobody: throughput shows losses and added work here, and no gain from spreading; and a busy machine
+  blurs it.
 - Kill -9: amid the work (irqbalance: as a daemon after 5 s; bpftune after 20 s), then undone as well as can be (tuned: started
   anew and stopped; it then takes what it had set itself for the host's own).
 - Seconds are those of the slow guest, for acting alone; irqbalance waits for 10 of them before its pass, and bpftune, which
