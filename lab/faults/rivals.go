@@ -300,23 +300,13 @@ func readWidely(dev string) (Settings, error) {
 	return out, nil
 }
 
-// become makes the settings of a NIC what they were when target was read:
-// channels first, which reset others, then offloads, then files.
+// become makes the settings of a NIC what they were when target was read, and
+// checks that they are.
 func (s Settings) become(dev string, target Settings) error {
 	if len(target.Diff(s)) == 0 {
 		return nil
 	}
-	now := s
-	for _, do := range []func(string, Settings, Settings) (bool, error){becomeChannels, becomeOffloads} {
-		done, err := do(dev, now, target)
-		if err == nil && done {
-			now, err = readWidely(dev)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	if err := target.Restore(now); err != nil {
+	if err := s.write(dev, target); err != nil {
 		return err
 	}
 	now, err := readWidely(dev)
@@ -327,6 +317,22 @@ func (s Settings) become(dev string, target Settings) error {
 		return fmt.Errorf("settings cannot be put back: %s", strings.Join(differs, "; "))
 	}
 	return nil
+}
+
+// write brings target about: channels first, which reset others, then offloads,
+// then files.
+func (s Settings) write(dev string, target Settings) error {
+	now := s
+	for _, do := range []func(string, Settings, Settings) (bool, error){becomeChannels, becomeOffloads} {
+		done, err := do(dev, now, target)
+		if err == nil && done {
+			now, err = readWidely(dev)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return target.Restore(now)
 }
 
 var combined = regexp.MustCompile(`Combined:\s+(\d+)`)
