@@ -247,3 +247,15 @@ func TestBelow(t *testing.T) {
 		t.Error("no title is a title")
 	}
 }
+
+func TestNotGrowing(t *testing.T) {
+	const first = "BenchmarkAdvise/8cpu 5 806991 ns/op 12609 ns/cell 471577 B/op\n"
+	if err := notGrowing(first+"BenchmarkAdvise/1152cpu 5 43162445 ns/op 99.65 ns/cell\nBenchmarkCaptured 5 1 ns/op\n", "ns/cell"); err != nil {
+		t.Error(err)
+	}
+	for name, out := range map[string]string{"grows": first + "BenchmarkAdvise/1152cpu 5 1 ns/op 12700 ns/cell\n", "no figure": "BenchmarkCaptured 5 1 ns/op\n", "no number": "B x ns/cell\n"} {
+		if err := notGrowing(out, "ns/cell"); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}

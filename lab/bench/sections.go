@@ -2,6 +2,8 @@ package bench
 
 import (
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -79,9 +81,14 @@ without a load to place are left out.`,
 		{
 			Name: "advise", Title: "Advice, from 8 to 1,152 CPUs",
 			Text: `Parsing two samples, rules and plan, in memory; ns/cell is the time for each CPU and queue, which must not grow with
-the host. Captured1152 reads a recorded host from its archive as well.`,
-			Shell:   "go test -run '^$' -bench 'Advise|Captured1152' -benchmem -benchtime 5x ./rules",
-			Extract: benchmarks,
+the host: the section fails if it does. Captured1152 reads a recorded host from its archive as well.`,
+			Shell: "go test -run '^$' -bench 'Advise|Captured1152' -benchmem -benchtime 5x ./rules",
+			Extract: func(out, results string) (string, error) {
+				if err := notGrowing(out, "ns/cell"); err != nil {
+					return "", err
+				}
+				return benchmarks(out, results)
+			},
 		},
 		{
 			Name: "apply", Title: "100 changes and their rollback, and a boot profile",
@@ -126,4 +133,31 @@ func below(text string) (string, error) {
 		return "", fmt.Errorf("no title in %.40q", text)
 	}
 	return strings.ReplaceAll(strings.TrimLeft(rest, "\n"), "\n## ", "\n### "), nil
+}
+
+// notGrowing reports a benchmark whose figure of that unit is above that of the
+// first, which is of the smallest host.
+func notGrowing(out, unit string) error {
+	first, seen := 0.0, false
+	for line := range strings.Lines(out) {
+		words := strings.Fields(line)
+		at := slices.Index(words, unit)
+		if at < 1 {
+			continue
+		}
+		value, err := strconv.ParseFloat(words[at-1], 64)
+		if err != nil {
+			return fmt.Errorf("%q: %w", strings.TrimSpace(line), err)
+		}
+		if !seen {
+			first, seen = value, true
+		}
+		if value > first {
+			return fmt.Errorf("%s: %g %s, and %g for the smallest host: it grows faster than the host", words[0], value, unit, first)
+		}
+	}
+	if !seen {
+		return fmt.Errorf("no figures in %s", unit)
+	}
+	return nil
 }
