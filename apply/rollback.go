@@ -352,7 +352,12 @@ func (u *undoing) primary(e *entry) bool {
 		u.tell(e.ref, Restoration{Want: e.before, Fate: FateAlready, Reason: state.Reason})
 		return false
 	case ok && !state.Has():
-		u.tell(e.ref, Restoration{Want: e.before, Fate: FateGone, Reason: state.Reason})
+		reason := state.Reason
+		if u.deviceGone(e.ref) {
+			// What every setting of it says has causes that are none.
+			reason = "there is no device " + u.name(e.ref).Dev + " in this network namespace"
+		}
+		u.tell(e.ref, Restoration{Want: e.before, Fate: FateGone, Reason: reason})
 		return false
 	case ok && state.Value == e.before:
 		u.tell(e.ref, Restoration{Want: e.before, Present: state.Value, Fate: FateAlready})
@@ -366,6 +371,12 @@ func (u *undoing) primary(e *entry) bool {
 	state, _ = u.read(e.ref)
 	u.outcome(e.ref, e.before, state, err)
 	return true
+}
+
+// deviceGone reports whether the device of a setting is not there.
+func (u *undoing) deviceGone(ref knob.Ref) bool {
+	dev := u.name(ref).Dev
+	return dev != "" && !slices.ContainsFunc(u.view.Devices, func(d knob.Dev) bool { return d.Name == dev })
 }
 
 // forgotten reports whether a program kept the setting and has ended since: what
@@ -548,6 +559,8 @@ func (u *undoing) verify() {
 			// A queue that the transaction made is gone again, or has what the
 			// kernel gave it.
 			u.forget(ref)
+		case u.deviceGone(ref):
+			// The change that recorded it says so.
 		case !ok || !state.Has():
 			u.tell(ref, Restoration{Want: original[ref], Fate: FateGone, Reason: state.Reason})
 		default:

@@ -50,6 +50,7 @@ type NIC struct {
 	Queues int    // queue pairs of the tap; above 1 for virtio only
 	RSS    bool   // virtio: the guest may set key and table (VIRTIO_NET_F_RSS)
 	Plain  bool   // virtio: no offloads towards the guest, so that frames arrive as they were on the wire
+	Port   bool   // virtio: behind a port of its own, so that it can be unplugged
 }
 
 // model is QEMU's device and the kernel's module of a kind of NIC.
@@ -63,7 +64,7 @@ func (n NIC) model() (device, module string, known bool) {
 	return "", "", false
 }
 
-// ParseNIC reads the form of the command line: MODEL[,queues=N][,rss][,plain].
+// ParseNIC reads the form of the command line: MODEL[,queues=N][,rss][,plain][,port].
 func ParseNIC(text string) (NIC, error) {
 	model, rest, _ := strings.Cut(text, ",")
 	nic := NIC{Model: model, Queues: 1}
@@ -78,6 +79,8 @@ func ParseNIC(text string) (NIC, error) {
 			nic.RSS = true
 		case word == "plain":
 			nic.Plain = true
+		case word == "port":
+			nic.Port = true
 		case key == "queues":
 			n, err := strconv.Atoi(value)
 			if err != nil || n < 1 || n > 16 {
@@ -85,11 +88,11 @@ func ParseNIC(text string) (NIC, error) {
 			}
 			nic.Queues = n
 		default:
-			return NIC{}, fmt.Errorf("nic %q: unknown word %q; there are queues=N, rss, plain", text, word)
+			return NIC{}, fmt.Errorf("nic %q: unknown word %q; there are queues=N, rss, plain, port", text, word)
 		}
 	}
 	if model != "virtio" && nic != (NIC{Model: model, Queues: 1}) {
-		return NIC{}, fmt.Errorf("nic %q: queues, rss and plain are for virtio only", text)
+		return NIC{}, fmt.Errorf("nic %q: queues, rss, plain and port are for virtio only", text)
 	}
 	return nic, nil
 }
@@ -105,6 +108,9 @@ func (n NIC) String() string {
 	}
 	if n.Plain {
 		out += ",plain"
+	}
+	if n.Port {
+		out += ",port"
 	}
 	return out
 }

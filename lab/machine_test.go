@@ -14,6 +14,7 @@ func TestParseNIC(t *testing.T) {
 		"virtio":                    {Model: "virtio", Queues: 1},
 		"virtio,queues=4":           {Model: "virtio", Queues: 4},
 		"virtio,queues=8,rss,plain": {Model: "virtio", Queues: 8, RSS: true, Plain: true},
+		"virtio,queues=4,port":      {Model: "virtio", Queues: 4, Port: true},
 		"e1000e":                    {Model: "e1000e", Queues: 1},
 	} {
 		got, err := ParseNIC(text)

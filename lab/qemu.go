@@ -39,6 +39,8 @@ func (m Machine) arguments(c Cache, run runDir, source string) []string {
 		"-device", "virtio-serial-pci,max_ports=4",
 		"-chardev", "socket,id=out,path=" + run.file("out.sock"), "-device", "virtserialport,chardev=out,name=lab.out",
 		"-chardev", "socket,id=wire,path=" + run.file("wire.sock"), "-device", "virtserialport,chardev=wire,name=lab.wire",
+		"-chardev", "socket,id=asked,path=" + run.file("asked.sock"), "-device", "virtserialport,chardev=asked,name=" + monitorPort,
+		"-chardev", "socket,id=qmp,path=" + run.file("qmp.sock"), "-mon", "chardev=qmp,mode=control",
 		"-virtfs", "local,path=" + run.share() + ",mount_tag=lab,security_model=none,multidevs=remap",
 	}
 	if m.Steady {
@@ -90,17 +92,31 @@ func (m Machine) commandLine() []string {
 }
 
 // nicArguments adds a NIC. With several nodes it sits behind a bridge of its
-// own: that is where the kernel learns the node of a PCI device. A virtio NIC
-// has a vector for each direction of each queue, one for its configuration and
-// one to spare.
+// own: that is where the kernel learns the node of a PCI device. One that can be
+// unplugged needs a port of its own.
 func (m Machine) nicArguments(i int, nic NIC) []string {
 	var out []string
-	model, _, _ := nic.model()
-	device := fmt.Sprintf("%s,id=nic%d,netdev=net%d,mac=%s,romfile=", model, i, i, macAddress(i))
-	if m.Nodes > 1 {
+	switch {
+	case m.Nodes > 1:
 		out = append(out,
 			"-device", fmt.Sprintf("pxb-pcie,id=pxb%d,bus_nr=%d,bus=pcie.0,numa_node=%d", i, 0xe0-0x10*i, i%m.Nodes),
 			"-device", fmt.Sprintf("pcie-root-port,id=port%d,bus=pxb%d,chassis=%d,slot=%d", i, i, i+1, i))
+	case nic.Port:
+		out = append(out, "-device", fmt.Sprintf("pcie-root-port,id=port%d,bus=pcie.0,chassis=%d,slot=%d", i, i+1, i))
+	}
+	netdev := fmt.Sprintf("tap,id=net%d,ifname=%s,script=no,downscript=no,vhost=off", i, tapName(i))
+	if nic.Queues > 1 {
+		netdev += ",queues=" + strconv.Itoa(nic.Queues)
+	}
+	return append(out, "-netdev", netdev, "-device", m.nicDevice(i, nic))
+}
+
+// nicDevice is a NIC itself. A virtio NIC has a vector for each direction of
+// each queue, one for its configuration and one to spare.
+func (m Machine) nicDevice(i int, nic NIC) string {
+	model, _, _ := nic.model()
+	device := fmt.Sprintf("%s,id=nic%d,netdev=net%d,mac=%s,romfile=", model, i, i, macAddress(i))
+	if m.Nodes > 1 || nic.Port {
 		device += fmt.Sprintf(",bus=port%d", i)
 	}
 	if nic.Queues > 1 {
@@ -112,11 +128,7 @@ func (m Machine) nicArguments(i int, nic NIC) []string {
 	if nic.Plain {
 		device += ",guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off"
 	}
-	netdev := fmt.Sprintf("tap,id=net%d,ifname=%s,script=no,downscript=no,vhost=off", i, tapName(i))
-	if nic.Queues > 1 {
-		netdev += ",queues=" + strconv.Itoa(nic.Queues)
-	}
-	return append(out, "-netdev", netdev, "-device", device)
+	return device
 }
 
 // tapCommands make the host's end of the wire of a NIC, in the run's namespace.

@@ -208,6 +208,9 @@ func Inside(ctx context.Context, directory string, stdout, stderr io.Writer) err
 	}); err != nil {
 		return err
 	}
+	if err := serveHypervisor(ctx, run, told.Machine, stderr); err != nil {
+		return err
+	}
 	program, firmware := told.Cache.emulator()
 	emulator := exec.CommandContext(ctx, program, append(firmware, told.Machine.arguments(told.Cache, run, told.Source)...)...)
 	// QEMU warns of much that does not matter here, such as eBPF it cannot load.
@@ -221,6 +224,22 @@ func Inside(ctx context.Context, directory string, stdout, stderr io.Writer) err
 	case <-time.After(5 * time.Second):
 	}
 	return nil
+}
+
+// serveHypervisor connects what the guest asks for with QEMU's monitor.
+func serveHypervisor(ctx context.Context, run runDir, m Machine, stderr io.Writer) error {
+	monitors := make(chan *monitor, 1)
+	if err := serve(run.file("qmp.sock"), func(connection net.Conn) {
+		monitors <- newMonitor(connection)
+		<-ctx.Done()
+	}); err != nil {
+		return err
+	}
+	return serve(run.file("asked.sock"), func(port net.Conn) {
+		if err := m.serveMonitor(ctx, <-monitors, port); err != nil && ctx.Err() == nil {
+			fmt.Fprintln(stderr, "lab:", err)
+		}
+	})
 }
 
 // wireUp makes the taps and sinks at the host's end of the wire.

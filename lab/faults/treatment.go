@@ -79,11 +79,12 @@ type Napitune struct {
 	Window  time.Duration // of each measurement
 }
 
-// policy is how the lab judges: packets cost more under emulation than the
-// default calls plain.
-const policy = `name: lab
+// Policy is how the lab judges: by one of napitune's own profiles, but packets
+// cost more under emulation than that calls plain.
+func Policy(extends string) string {
+	return `name: lab
 description: Guests under emulation, whose CPUs are slow.
-extends: balanced
+extends: ` + extends + `
 thresholds:
   packet-cost:
     value: 200000
@@ -92,6 +93,7 @@ thresholds:
     value: 1000
     why: so merging pays at lower rates, and a guest digests no higher ones
 `
+}
 
 func (n *Napitune) plan() string { return filepath.Join(n.Scratch, "plan.json") }
 
@@ -104,7 +106,7 @@ func (*Napitune) Name() string { return "napitune" }
 func (n *Napitune) Look(f Fault) (Advice, error) {
 	start := time.Now()
 	judge := filepath.Join(n.Scratch, "lab.yaml")
-	if err := os.WriteFile(judge, []byte(policy), 0o644); err != nil {
+	if err := os.WriteFile(judge, []byte(Policy("balanced")), 0o644); err != nil {
 		return Advice{}, err
 	}
 	args := []string{"advise", "--profile", judge, "--for", n.Window.String(), "--format", "json", "-o", n.plan()}

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/napitune/napitune/lab/faults"
 	"github.com/napitune/napitune/lab/wire"
 )
 
@@ -27,7 +28,7 @@ var (
 
 // TestSoak runs in guests only:
 //
-//	go run ./lab/cmd/lab test --cpus 8 --nic virtio,queues=4,rss --timeout 40m ./lab/soak -- -test.v -test.timeout=0 -lasting=30m -seed=7
+//	go run ./lab/cmd/lab test --cpus 8 --nic virtio,queues=4,rss,port --timeout 40m ./lab/soak -- -test.v -test.timeout=0 -lasting=30m -seed=7
 func TestSoak(t *testing.T) {
 	if os.Getenv("NAPITUNE_GUEST") == "" {
 		t.Skip("this is no guest of the lab: the command is in the comment of this test")
@@ -41,7 +42,11 @@ func TestSoak(t *testing.T) {
 	// Otherwise addresses and routers are looked for with each flap of the link.
 	h.shell("sysctl -qw net.ipv6.conf.all.disable_ipv6=1")
 	_, err = exec.Command("sh", "-c", "ethtool -x eth0 | grep -q 'RSS hash key'").Output()
-	w := NewWalk(*seed, runtime.NumCPU(), 4, err == nil)
+	m := Machine{CPUs: runtime.NumCPU(), Queues: 4, RSS: err == nil}
+	// A card in a port hangs on a bridge and not on the root bus, and only that
+	// can be unplugged.
+	m.Port = exec.Command("sh", "-c", `[ -e /sys/class/net/eth0/device/../../vendor ] && lab nic link-up 0`).Run() == nil
+	w := NewWalk(*seed, m)
 	end := time.Now().Add(*lasting)
 	for n := 1; time.Now().Before(end); n++ {
 		if !t.Run(fmt.Sprintf("round=%d", n), func(t *testing.T) {
@@ -51,16 +56,16 @@ func TestSoak(t *testing.T) {
 			h.failed++
 		}
 	}
-	t.Logf("seed %d: %d rounds, %d failed; %d applied, %d applies and %d rollbacks cut short, %d rollbacks left something to its new owner",
-		*seed, h.rounds, h.failed, h.applied, h.cutApplies, h.cutRollbacks, h.left)
+	t.Logf("seed %d on %+v: %d rounds, %d failed; %d applied, %d applies and %d rollbacks cut short, the NIC was gone %d times, %d rollbacks left something",
+		*seed, m, h.rounds, h.failed, h.applied, h.cutApplies, h.cutRollbacks, h.gone, h.left)
 }
 
 // host is the guest with a count of what was done to it.
 type host struct {
-	t                                                       *testing.T
-	peer                                                    *wire.Peer
-	plan                                                    string
-	rounds, failed, applied, cutApplies, cutRollbacks, left int
+	t                                                             *testing.T
+	peer                                                          *wire.Peer
+	plan                                                          string
+	rounds, failed, applied, cutApplies, cutRollbacks, gone, left int
 }
 
 func (h *host) shell(text string) {
@@ -84,7 +89,7 @@ func (h *host) round(steps []Step) {
 		case Fault:
 			h.shell(s.Script)
 		case Apply:
-			planned := h.advise()
+			planned := h.advise(s.Policy)
 			recorded = h.read()
 			if planned {
 				h.apply(s)
@@ -92,6 +97,9 @@ func (h *host) round(steps []Step) {
 		case Disturb:
 			before := h.read()
 			h.shell(s.Script)
+			if strings.Contains(s.Script, unplug) {
+				h.gone++
+			}
 			maps.Copy(disturbed, before.changed(h.read()))
 		case Rollback:
 			code = h.rollback(s)
@@ -102,14 +110,18 @@ func (h *host) round(steps []Step) {
 }
 
 // advise makes a plan under traffic, and reports whether there is one to apply.
-func (h *host) advise() bool {
+func (h *host) advise(policy string) bool {
+	judge := filepath.Join(filepath.Dir(h.plan), "lab.yaml")
+	if err := os.WriteFile(judge, []byte(faults.Policy(policy)), 0o644); err != nil {
+		h.t.Fatal(err)
+	}
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
 		// Without the answer to a load there is a plan all the same.
-		_, _ = h.peer.Send(wire.Load{Kind: "udp", To: "10.99.0.9:9", Flows: 256, PerSecond: 3000, Seconds: 1.5})
+		_, _ = h.peer.Send(wire.Load{Kind: "udp", To: "10.99.0.9:9", Flows: 256, PerSecond: 5000, Seconds: 2.5})
 	}()
-	out, code := h.napitune("advise", "--no-bpf", "--for", "500ms", "--format", "json", "-o", h.plan)
+	out, code := h.napitune("advise", "--profile", judge, "--no-bpf", "--for", "1s", "--format", "json", "-o", h.plan)
 	<-sent
 	if code != 0 && code != 2 {
 		h.t.Errorf("advise ended with %d: %s", code, out)
@@ -134,15 +146,13 @@ func (h *host) advise() bool {
 const journal = "/run/napitune"
 
 func (h *host) apply(s Step) {
-	if s.Signal != "" {
-		h.cutApplies++
-	}
+	h.count(s, &h.cutApplies)
 	out, code := h.cut(s, "apply", "--yes", "--measure", "off", "--max-disruption", "link", "--owner", "take", h.plan)
 	h.t.Logf("    ended with %d: %s", code, lastLine(out))
 	switch {
 	case code == 0:
 		h.applied++
-	case s.Signal != "":
+	case s.Signal != "" || s.Script != "":
 	default:
 		h.t.Errorf("apply ended with %d: %s", code, out)
 	}
@@ -151,10 +161,13 @@ func (h *host) apply(s Step) {
 // rollback is repeated after a kill, as a person would, until it says that
 // nothing is left to do or what it leaves alone.
 func (h *host) rollback(s Step) int {
-	if s.Signal != "" {
-		h.cutRollbacks++
+	h.count(s, &h.cutRollbacks)
+	if s.Signal != "" || s.Script != "" {
 		out, code := h.cut(s, "rollback")
 		h.t.Logf("    ended with %d: %s", code, lastLine(out))
+	}
+	if s.Script != "" {
+		return 0 // the next rollback follows when the NIC is back
 	}
 	out, code := h.napitune("rollback")
 	h.t.Logf("    ended with %d: %s", code, out)
@@ -162,6 +175,16 @@ func (h *host) rollback(s Step) int {
 		h.left++
 	}
 	return code
+}
+
+// count keeps how often programs were cut short, and how.
+func (h *host) count(s Step, cut *int) {
+	if s.Signal != "" {
+		*cut++
+	}
+	if s.Script != "" {
+		h.gone++
+	}
 }
 
 func (h *host) check(recorded, disturbed state, code int) {
@@ -196,8 +219,8 @@ func (h *host) napitune(args ...string) (string, int) {
 	return h.cut(Step{}, args...)
 }
 
-// cut runs the command and sends it the step's signal when it has begun to
-// write its journal.
+// cut runs the command. When it has begun to write its journal, it gets the
+// step's signal, or the step's script runs beside it.
 func (h *host) cut(s Step, args ...string) (string, int) {
 	command := exec.Command("napitune", args...)
 	var out bytes.Buffer
@@ -209,10 +232,16 @@ func (h *host) cut(s Step, args ...string) (string, int) {
 	ended := make(chan error, 1)
 	go func() { ended <- command.Wait() }()
 	var err error
-	if s.Signal == "" {
+	switch fresh := func() bool { return newest(journal) != began }; {
+	case s.Signal != "":
+		err = interrupt(s, ended, fresh, func() {
+			// It may have ended by itself.
+			_ = command.Process.Signal(s.signal())
+		})
+	case s.Script != "":
+		err = interrupt(s, ended, fresh, func() { h.shell(s.Script) })
+	default:
 		err = <-ended
-	} else {
-		err = interrupt(command.Process, s, ended, func() bool { return newest(journal) != began })
 	}
 	if strings.Contains(out.String(), "panic:") {
 		h.t.Errorf("napitune %s: %s", args[0], out.String())
@@ -224,11 +253,16 @@ func (h *host) cut(s Step, args ...string) (string, int) {
 	return strings.TrimSpace(out.String()), command.ProcessState.ExitCode()
 }
 
-func interrupt(p *os.Process, s Step, ended <-chan error, began func() bool) error {
-	signal := syscall.SIGKILL
+func (s Step) signal() os.Signal {
 	if s.Signal == "INT" {
-		signal = syscall.SIGINT
+		return syscall.SIGINT
 	}
+	return syscall.SIGKILL
+}
+
+// interrupt does something some time after a program began to write, and waits
+// for its end.
+func interrupt(s Step, ended <-chan error, began func() bool, do func()) error {
 	for !began() {
 		select {
 		case err := <-ended:
@@ -237,8 +271,7 @@ func interrupt(p *os.Process, s Step, ended <-chan error, began func() bool) err
 		}
 	}
 	time.Sleep(s.After)
-	// It may have ended by itself.
-	_ = p.Signal(signal)
+	do()
 	return <-ended
 }
 

@@ -5,6 +5,7 @@ package soak
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 )
 
@@ -27,9 +28,10 @@ const (
 type Step struct {
 	Verb   Verb
 	Name   string        // in words, with its parameters
-	Script string        // shell text of a fault or a disturbance; empty for the others
+	Script string        // shell text: all of a fault or a disturbance; of Apply and Rollback what happens beside the program
+	Policy string        // Apply: the profile that judges
 	Signal string        // Apply, Rollback: sent to the program; empty: it ends by itself
-	After  time.Duration // of the first write to the journal, when the signal is sent
+	After  time.Duration // of the first write to the journal: when the signal is sent or the script begins
 }
 
 // String is the step as the walk is printed.
@@ -41,23 +43,35 @@ func (s Step) String() string {
 	if s.Signal != "" {
 		out += fmt.Sprintf(", %s %v after it began to write", s.Signal, s.After)
 	}
+	if s.Script != "" && (s.Verb == Apply || s.Verb == Rollback) {
+		out += fmt.Sprintf(" %v after it began to write", s.After)
+	}
 	return out
 }
 
-// Walk makes rounds. The same seed, CPUs and queues give the same ones.
+// Machine is what a walk is about: a guest whose eth0 is a virtio NIC.
+type Machine struct {
+	CPUs, Queues int
+	RSS          bool // the NIC's table can be set
+	Port         bool // the hypervisor can unplug the NIC
+}
+
+// Walk makes rounds. The same seed and machine give the same ones.
 type Walk struct {
-	random       *rand.Rand
-	cpus, queues int
-	rss          bool
+	random *rand.Rand
+	Machine
 }
 
-// NewWalk starts a walk on a machine whose eth0 is a virtio NIC; rss says that
-// its table can be set.
-func NewWalk(seed uint64, cpus, queues int, rss bool) *Walk {
-	return &Walk{random: rand.New(rand.NewPCG(seed, 0)), cpus: cpus, queues: queues, rss: rss}
+// NewWalk starts a walk.
+func NewWalk(seed uint64, m Machine) *Walk {
+	return &Walk{rand.New(rand.NewPCG(seed, 0)), m}
 }
 
-// Round is the next round: faults, an apply, disturbances and a rollback.
+// policies are profiles of napitune that want different things of one host.
+var policies = [...]string{"balanced", "throughput", "latency", "virtual-guest"}
+
+// Round is the next round: faults, an apply, disturbances and a rollback. Where
+// the NIC is gone at the rollback, another follows when it is back.
 func (w *Walk) Round() []Step {
 	var out []Step
 	// Left to itself a walk ends where one fault hides all others.
@@ -65,24 +79,40 @@ func (w *Walk) Round() []Step {
 		out = append(out, Step{Verb: Fault, Name: "none: all as the driver has it", Script: w.clean()})
 	}
 	out = append(out, w.some(Fault, 1, w.faults())...)
-	out = append(out, Step{Verb: Apply})
-	w.cut(&out[len(out)-1], 3)
+	policy := policies[w.random.IntN(len(policies))]
+	out = append(out, Step{Verb: Apply, Name: "by " + policy, Policy: policy})
+	out = w.cut(out, 3)
 	out = append(out, w.some(Disturb, 0, w.disturbances())...)
-	undo := Step{Verb: Rollback}
-	w.cut(&undo, 4)
-	return append(out, undo)
+	back := []Step{{Verb: Rollback}}
+	if w.Port && w.random.IntN(8) == 0 {
+		out = append(out, Step{Verb: Disturb, Name: "the NIC is unplugged", Script: unplug})
+		back = append(back, Step{Verb: Disturb, Name: "the NIC is plugged in", Script: plug}, Step{Verb: Rollback})
+	} else {
+		back = w.cut(back, 4)
+	}
+	return append(out, back...)
 }
 
-// cut has a program killed, or interrupted as by Ctrl-C, in one case of some.
-func (w *Walk) cut(s *Step, oneIn int) {
-	kill, after, terminate := w.random.IntN(oneIn) == 0, time.Duration(w.random.IntN(40))*time.Millisecond, w.random.IntN(4) == 0
-	if !kill {
-		return
+// cut has the program of the last step killed, interrupted as by Ctrl-C or
+// robbed of its NIC, in one case of some.
+func (w *Walk) cut(steps []Step, oneIn int) []Step {
+	s := &steps[len(steps)-1]
+	hit, after, how := w.random.IntN(oneIn) == 0, time.Duration(w.random.IntN(40))*time.Millisecond, w.random.IntN(4)
+	if !hit {
+		return steps
 	}
 	s.Signal, s.After = "KILL", after
-	if terminate {
+	switch {
+	case how == 0:
 		s.Signal = "INT"
+	case how == 1 && w.Port:
+		s.Name, s.Script, s.Signal = strings.TrimSpace(s.Name+" while the NIC is unplugged"), unplug, ""
+		steps = append(steps, Step{Verb: Disturb, Name: "the NIC is plugged in", Script: plug})
+		if s.Verb == Rollback {
+			steps = append(steps, Step{Verb: Rollback})
+		}
 	}
+	return steps
 }
 
 // some picks least of the choices, or one more.
@@ -100,15 +130,15 @@ func (w *Walk) some(verb Verb, least int, choices []Step) []Step {
 // clean undoes faults. Setting the channels makes the driver choose affinities
 // and XPS anew.
 func (w *Walk) clean() string {
-	return fmt.Sprintf("ethtool -K eth0 gro on\nethtool -X eth0 default 2>/dev/null\nethtool -L eth0 combined 1 2>/dev/null\nethtool -L eth0 combined %d\n", w.queues) +
+	return fmt.Sprintf("ethtool -K eth0 gro on\nethtool -X eth0 default 2>/dev/null\nethtool -L eth0 combined 1 2>/dev/null\nethtool -L eth0 combined %d\n", w.Queues) +
 		masks("rx-*/rps_cpus", "0") + "\nsysctl -qw net.core.netdev_max_backlog=1000 net.core.netdev_budget=300"
 }
 
 // mask is a CPU mask in hexadecimal that is not empty.
-func (w *Walk) mask() string { return fmt.Sprintf("%x", 1+w.random.IntN(1<<w.cpus-1)) }
+func (w *Walk) mask() string { return fmt.Sprintf("%x", 1+w.random.IntN(1<<w.CPUs-1)) }
 
 func (w *Walk) faults() []Step {
-	one, two, queue, few := w.random.IntN(w.cpus), w.random.IntN(w.cpus), w.random.IntN(w.queues), 1+w.random.IntN(w.queues)
+	one, two, queue, few := w.random.IntN(w.CPUs), w.random.IntN(w.CPUs), w.random.IntN(w.Queues), 1+w.random.IntN(w.Queues)
 	mask, other, backlog := w.mask(), w.mask(), 1+w.random.IntN(2000)
 	out := []Step{
 		{Name: fmt.Sprintf("all queue interrupts on CPU %d", one), Script: interrupts(fmt.Sprint(one))},
@@ -123,36 +153,49 @@ func (w *Walk) faults() []Step {
 		{Name: fmt.Sprintf("%d channels", few), Script: fmt.Sprintf("ethtool -L eth0 combined %d", few)},
 		{Name: "budget of 150", Script: "sysctl -qw net.core.netdev_budget=150"},
 	}
-	if w.rss {
+	if w.RSS {
 		out = append(out, Step{Name: fmt.Sprintf("RSS table over %d queues", few), Script: fmt.Sprintf("ethtool -X eth0 equal %d", few)})
 	}
 	return out
 }
 
 func (w *Walk) disturbances() []Step {
-	cpu, few := 1+w.random.IntN(w.cpus-1), 1+w.random.IntN(w.queues)
+	cpu, few := 1+w.random.IntN(w.CPUs-1), 1+w.random.IntN(w.Queues)
 	off := fmt.Sprintf("echo 0 >/sys/devices/system/cpu/cpu%d/online", cpu)
 	on := fmt.Sprintf("echo 1 >/sys/devices/system/cpu/cpu%d/online", cpu)
-	return append(w.faults(),
+	out := append(w.faults(),
 		Step{Name: "link flap", Script: "ip link set eth0 down; ip link set eth0 up"},
 		Step{Name: "link flap", Script: "ip link set eth0 down; sleep 0.2; ip link set eth0 up"},
 		Step{Name: fmt.Sprintf("CPU %d goes and comes back", cpu), Script: off + "\n" + on},
 		Step{Name: fmt.Sprintf("CPU %d goes", cpu), Script: off},
 		Step{Name: fmt.Sprintf("%d channels for a moment", few), Script: fmt.Sprintf("was=$(ethtool -l eth0 | awk '/^Combined/ {n = $2} END {print n}')\nethtool -L eth0 combined %d\nethtool -L eth0 combined $was", few)},
 		Step{Name: "one pass of irqbalance", Script: "irqbalance --oneshot --foreground >/dev/null 2>&1"},
-		Step{Name: "the NIC is unplugged and comes back", Script: replug},
-		Step{Name: "the NIC is unplugged and comes back", Script: replug},
+		Step{Name: "the NIC's driver is taken off and put on", Script: rebind},
+		Step{Name: "the NIC is removed from the bus and found anew", Script: rescan},
 	)
+	if w.Port {
+		out = append(out,
+			Step{Name: "the NIC is unplugged and plugged in", Script: unplug + plug},
+			Step{Name: "the NIC is unplugged and plugged in", Script: unplug + plug},
+			Step{Name: "the cable is pulled and put back", Script: "lab nic link-down 0; sleep 0.2; lab nic link-up 0"},
+		)
+	}
+	return out
 }
 
-// replug takes the PCI device away as an unplug request of the hypervisor does
-// (pci_stop_and_remove_bus_device) and has the bus look for it anew.
-const replug = `card=$(readlink -f /sys/class/net/eth0/device/..)
-echo 1 >$card/remove
-while [ -e /sys/class/net/eth0 ]; do sleep 0.1; done
-echo 1 >/sys/bus/pci/rescan
-for i in $(seq 100); do [ -e /sys/class/net/eth0 ] && break; sleep 0.1; done
-ip address add 10.99.0.2/24 dev eth0; ip link set eth0 up`
+// What takes a NIC away and brings it back, as seen by the kernel: its driver
+// goes, its device goes (pci_stop_and_remove_bus_device), or the hypervisor
+// takes it out of its port and puts it in again.
+const (
+	appear = "\nfor i in $(seq 300); do [ -e /sys/class/net/eth0 ] && break; sleep 0.1; done\nip address add 10.99.0.2/24 dev eth0; ip link set eth0 up\n"
+	vanish = "\nwhile [ -e /sys/class/net/eth0 ]; do sleep 0.1; done\n"
+	rebind = `device=$(basename $(readlink -f /sys/class/net/eth0/device))
+echo $device >/sys/bus/virtio/drivers/virtio_net/unbind` + vanish + `echo $device >/sys/bus/virtio/drivers/virtio_net/bind` + appear
+	rescan = `card=$(readlink -f /sys/class/net/eth0/device/..)
+echo 1 >$card/remove` + vanish + `echo 1 >/sys/bus/pci/rescan` + appear
+	unplug = "lab nic unplug 0" + vanish
+	plug   = "lab nic plug 0" + appear
+)
 
 func interrupts(cpus string) string { return interruptsOf("*put", cpus) }
 

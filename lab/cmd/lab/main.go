@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -29,7 +31,7 @@ func main() {
 		DisableSliceFlagSeparator: true,
 		HideHelpCommand:           true,
 		Commands: []*cli.Command{
-			buildCommand(), runCommand(), testCommand(), liveCommand(), faultsCommand(), rivalsCommand(), benchCommand(), processCommand(), doctorCommand(), sendCommand(),
+			buildCommand(), runCommand(), testCommand(), liveCommand(), faultsCommand(), rivalsCommand(), benchCommand(), processCommand(), doctorCommand(), sendCommand(), nicCommand(),
 			{Name: "inside", Hidden: true, Action: func(c *cli.Context) error {
 				return lab.Inside(c.Context, c.Args().First(), os.Stdout, os.Stderr)
 			}},
@@ -98,7 +100,7 @@ func machineFlags() []cli.Flag {
 		&cli.BoolFlag{Name: "smt", Usage: "two threads to a core"},
 		&cli.IntFlag{Name: "nodes", Value: 1, Usage: "`N` NUMA nodes"},
 		&cli.IntFlag{Name: "memory", Value: 1024, Usage: "`MIB` of memory"},
-		&cli.StringSliceFlag{Name: "nic", Usage: "`MODEL[,queues=N][,rss][,plain]`: virtio, e1000e, igb or vmxnet3; may be given more than once"},
+		&cli.StringSliceFlag{Name: "nic", Usage: "`MODEL[,queues=N][,rss][,plain][,port]`: virtio, e1000e, igb or vmxnet3; with a port it can be unplugged; may be given more than once"},
 		&cli.StringFlag{Name: "mode", Value: "run", Usage: "`MODE`: run (the command alone) or systemd (after a complete boot)"},
 		&cli.StringFlag{Name: "disk", Usage: "keep the root's changes over boots in `FILE`"},
 		&cli.BoolFlag{Name: "steady", Usage: "the guest's clock counts instructions, one a nanosecond, and does not see how busy the host is"},
@@ -259,6 +261,21 @@ func sendCommand() *cli.Command {
 			sent, err := peer.Send(load)
 			printSent(os.Stdout, sent)
 			return err
+		},
+	}
+}
+
+func nicCommand() *cli.Command {
+	verbs := []string{lab.Unplug, lab.Plug, lab.LinkDown, lab.LinkUp}
+	return &cli.Command{
+		Name: "nic", Usage: "in a guest: have the hypervisor do something to NIC K, and wait for it", ArgsUsage: strings.Join(verbs, "|") + " K",
+		Description: "A NIC that is to be unplugged needs a port: --nic virtio,port.",
+		Action: func(c *cli.Context) error {
+			k, err := strconv.Atoi(c.Args().Get(1))
+			if c.NArg() != 2 || err != nil || !slices.Contains(verbs, c.Args().First()) {
+				return fmt.Errorf("want a verb (%s) and the number of a NIC", strings.Join(verbs, ", "))
+			}
+			return lab.Hypervisor(c.Args().First(), k)
 		},
 	}
 }
