@@ -40,6 +40,7 @@ func guestModules() []string {
 	return strings.Fields(`
 		virtio_pci virtio_console virtio_blk squashfs overlay 9pnet_virtio 9p ext4 crc32c_generic crc32c-intel
 		virtio_net e1000e igb vmxnet3
-		veth dummy bridge bonding 8021q vxlan wireguard tun ifb sch_fq sch_fq_codel sch_htb act_mirred cls_matchall
+		veth dummy bridge bonding 8021q vxlan wireguard tun ifb sch_fq sch_fq_codel sch_htb sch_ingress act_mirred
+		cls_matchall cls_bpf
 		nf_conntrack nf_tables nft_ct rtc_cmos button`)
 }

@@ -45,6 +45,12 @@ type Options struct {
 	// IRQs are the interrupt lines to count: those of network queues. Others
 	// cost one array lookup and are not counted. At most 512 are counted.
 	IRQs []int
+	// VirtioFeatures are the negotiated feature bits of every virtio-net device
+	// of this network namespace by its name, as
+	// /sys/class/net/NAME/device/features shows them. Where they include the
+	// device's own statistics, Open reads those a few times, which tells how
+	// fast the control queue answers. nil leaves that out.
+	VirtioFeatures map[string]string
 	// BudgetPackets and BudgetUsecs are net.core.netdev_budget and
 	// netdev_budget_usecs; 0 means read them from /proc/sys, again at every Read.
 	BudgetPackets, BudgetUsecs int
@@ -88,7 +94,8 @@ type Session struct {
 	account                   account
 	eventsSeen                []uint64 // per CPU, those that account knows of
 	// windowNs is how long each windowed probe has been attached.
-	windowNs map[string]uint64
+	windowNs     map[string]uint64
+	controlReads []counters.ControlRead
 	// costNs is how long the core object was attached while BPF statistics were
 	// on, before they came on last, when it had been attached for statsSince.
 	costNs     uint64
@@ -132,7 +139,9 @@ func Open(o Options) (*Session, error) {
 		s.account.attached(s.attachedSince, 0, core.attachNs)
 		s.findKernelCounters()
 	}
-	s.statuses = s.judge()
+	timed, reads := timeControl(o.VirtioFeatures, readDeviceStatistics)
+	s.controlReads = reads
+	s.statuses = append(s.judge(), timed)
 	return s, nil
 }
 

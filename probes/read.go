@@ -23,6 +23,8 @@ func (s *Session) Read() (*counters.Counters, error) {
 		Session: s.started,
 		TakenNs: monotonicNs(),
 		Probes:  s.Status(),
+		// Once is enough: each read holds up who configures a network device.
+		ControlReads: slices.Clone(s.controlReads),
 	}
 	if err := s.refreshBudget(); err != nil {
 		return nil, err

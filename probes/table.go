@@ -175,7 +175,7 @@ func probeTable() []probe {
 		object: "latency", needs: []string{"sk_data_ready"}, uses: []string{"sock_recv_length", "napi_poll", "softirq_entry", "softirq_exit"},
 	}, {
 		name:   "virtio-control",
-		doc:    "How long virtio-net's control queue takes to answer; the driver spins until it does. From fentry and fexit of virtnet_send_command, which many kernels refuse. Nothing stands in for it: no read of the driver goes through that queue, unless the device offers VIRTIO_NET_F_DEVICE_STATS. Off by default; it costs nothing until a setting is changed.",
+		doc:    "How long virtio-net's control queue takes to answer; the driver spins until it does. From fentry and fexit of virtnet_send_command, which many kernels refuse; virtio-control-read stands in where the device allows it. Off by default; it costs nothing until a setting is changed.",
 		object: "control", needs: []string{"command_begin", "command_end"},
 	}}
 }

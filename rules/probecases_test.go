@@ -269,6 +269,9 @@ var probeCases = []ruleCase{
 
 	{"virtio-ctrl-slow", "fires", "50 ms", scene4(func(s *scene) { control(s, 50_000_000) }), note, []string{}},
 	{"virtio-ctrl-slow", "must not", "20 µs", scene4(func(s *scene) { control(s, 20_000) }), silent, []string{}},
+	{"virtio-ctrl-slow", "fires", "50 ms by a read of our own", scene4(func(s *scene) { controlRead(s, 50_000_000) }), note, []string{}},
+	{"virtio-ctrl-slow", "must not", "20 µs by a read of our own", scene4(func(s *scene) { controlRead(s, 20_000) }), silent, []string{}},
+	{"virtio-ctrl-slow", "must not", "20 µs by commands, 50 ms by a read", scene4(func(s *scene) { control(s, 20_000); controlRead(s, 50_000_000) }), silent, []string{}},
 	{"virtio-ctrl-slow", "missing", "no probes", scene4(func(s *scene) {}), silent, []string{}},
 
 	{"virtio-steering-skew", "fires", "no RSS, one queue", scene4(func(s *scene) { hostSteers(s, bits(22), 900_000) }), advice, []string{}},
@@ -443,6 +446,11 @@ func control(s *scene, ns uint64) {
 	buckets[counters.Bucket(ns)] = 9
 	p := s.probe()
 	p.Control = append(p.Control, counters.Control{CommandNs: counters.NewHist(buckets, 9*ns)})
+}
+
+func controlRead(s *scene, ns uint64) {
+	p := s.probe()
+	p.ControlReads = append(p.ControlReads, counters.ControlRead{Device: "eth0", Reads: 5, MedianNs: ns, MostNs: 2 * ns})
 }
 
 func hostSteers(s *scene, features string, first uint64) {

@@ -32,6 +32,9 @@ var _ = register(Rule{
 		for _, p := range c.Probes.Control {
 			all = all.Merge(p.CommandNs)
 		}
+		if all.Count() == 0 {
+			return slowReads(c)
+		}
 		half, ok := all.AtMost(0.5)
 		if !ok || float64(half) < c.At(controlTime) {
 			return nil
@@ -40,7 +43,27 @@ var _ = register(Rule{
 			Severity: plan.Note, Subject: "host",
 			Claim:    fmt.Sprintf("half of %d virtio control commands took %.0f ms or more", all.Count(), float64(half)/1e6),
 			Evidence: []plan.Evidence{{Metric: "virtio_control_p50", Value: float64(half), Unit: "ns", Threshold: c.At(controlTime), Source: "probe control"}},
-			Operator: "the hypervisor's control path is slow; plan changes of queues and filters for quiet times",
+			Operator: slowControlAdvice,
 		}}
 	},
 })
+
+const slowControlAdvice = "the hypervisor's control path is slow; plan changes of queues and filters for quiet times"
+
+// slowReads judges by reads of our own, each of which is one command.
+func slowReads(c *Case) []plan.Finding {
+	var out []plan.Finding
+	for _, r := range c.Probes.ControlReads {
+		if float64(r.MedianNs) < c.At(controlTime) {
+			continue
+		}
+		out = append(out, plan.Finding{
+			Severity: plan.Note, Subject: r.Device,
+			Claim: fmt.Sprintf("half of %d reads of our own through the control queue took %.0f ms or more", r.Reads, float64(r.MedianNs)/1e6),
+			Evidence: []plan.Evidence{{Metric: "virtio_control_read_p50", Value: float64(r.MedianNs), Unit: "ns",
+				Threshold: c.At(controlTime), Source: "probe virtio-control-read"}},
+			Operator: slowControlAdvice,
+		})
+	}
+	return out
+}

@@ -16,7 +16,7 @@ type session struct{ *probes.Session }
 
 func attachProbes(s *detect.Snapshot) (prober, error) {
 	open, err := probes.Open(probes.Options{
-		IRQs: queueIRQs(s), HZ: s.Ident.HZ,
+		IRQs: queueIRQs(s), HZ: s.Ident.HZ, VirtioFeatures: virtioFeatures(s),
 		BudgetPackets: intKnob(s, "net.core.netdev_budget"), BudgetUsecs: intKnob(s, "net.core.netdev_budget_usecs"),
 	})
 	if err != nil {
@@ -39,6 +39,17 @@ func queueIRQs(s *detect.Snapshot) []int {
 					out = append(out, irq)
 				}
 			}
+		}
+	}
+	return out
+}
+
+// virtioFeatures are those of each virtio-net device.
+func virtioFeatures(s *detect.Snapshot) map[string]string {
+	out := make(map[string]string)
+	for _, d := range s.Devices {
+		if d.Driver == "virtio_net" {
+			out[d.Name] = d.VirtioFeatures
 		}
 	}
 	return out

@@ -49,6 +49,8 @@ type Counters struct {
 	Drops   []Drop    `json:"drops,omitempty"`   // by CPU
 	Latency []Latency `json:"latency,omitempty"` // by CPU
 	Control []Control `json:"control,omitempty"` // virtio control commands, by CPU
+	// ControlReads are reads of our own through control queues, by device.
+	ControlReads []ControlRead `json:"control_reads,omitempty"`
 
 	// Cost is per program; CostWindowNs is how long the default probes were
 	// attached while the statistics behind it were on, so that
@@ -64,6 +66,7 @@ type State string
 const (
 	Off         State = "off"         // not asked for
 	Attached    State = "attached"    // counting
+	Timed       State = "timed"       // measured once by a call of our own; nothing is attached
 	Unsupported State = "unsupported" // this kernel does not have what it needs; Reason says what
 	Denied      State = "denied"      // not permitted; Capability would permit it
 	Failed      State = "failed"      // the kernel's verifier or an unexpected error; Reason quotes it
@@ -281,6 +284,7 @@ func (c *Counters) Sub(earlier *Counters) (*Counters, error) {
 		Drops:         rows(s, c.Drops, earlier.Drops, func(x Drop) int { return x.CPU }),
 		Latency:       rows(s, c.Latency, earlier.Latency, func(x Latency) int { return x.CPU }),
 		Control:       rows(s, c.Control, earlier.Control, func(x Control) int { return x.CPU }),
+		ControlReads:  rows(s, c.ControlReads, earlier.ControlReads, func(x ControlRead) string { return x.Device }),
 		Cost:          rows(s, c.Cost, earlier.Cost, func(x ProgCost) string { return x.Program }),
 		CostWindowNs:  s.n("cost window", c.CostWindowNs, earlier.CostWindowNs),
 	}

@@ -42,8 +42,8 @@ func reading(session, taken, scale uint64) *Counters {
 		Windows: []Window{{Probe: "gro", AttachedNs: 5 * scale, Events: 50 * scale, LimitPerJiffy: 2000}},
 		Drops:   []Drop{{CPU: 3, Backlog: scale, Other: scale, RPSInterrupts: &scale}},
 		Latency: []Latency{{CPU: 3, PollToSocketNs: hist(1), SocketToReadNs: hist(2)}},
-		Control: []Control{{CPU: 3, CommandNs: hist(3)}},
-		Cost:    []ProgCost{{Program: "btf_napi_poll", Hook: "tp_btf/napi_poll", Runs: 20 * scale, TimeNs: 800 * scale}}, CostWindowNs: 9 * scale,
+		Control: []Control{{CPU: 3, CommandNs: hist(3)}}, ControlReads: []ControlRead{{Device: "eth0", Reads: 5, MedianNs: 12_000, MostNs: 20_000}},
+		Cost: []ProgCost{{Program: "btf_napi_poll", Hook: "tp_btf/napi_poll", Runs: 20 * scale, TimeNs: 800 * scale}}, CostWindowNs: 9 * scale,
 	}
 }
 

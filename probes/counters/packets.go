@@ -106,6 +106,16 @@ type Control struct {
 	CommandNs Hist `json:"command_ns,omitzero"`
 }
 
+// ControlRead is how long reads of our own took that went through the control
+// queue of a virtio-net device: one command each, and waiting for the lock of
+// the network configuration before it.
+type ControlRead struct {
+	Device   string `json:"device"`
+	Reads    int    `json:"reads"`
+	MedianNs uint64 `json:"median_ns" sub:"keep"`
+	MostNs   uint64 `json:"most_ns" sub:"keep"`
+}
+
 // ProgCost is what one program cost, from the kernel's BPF statistics. The
 // statistics' own two clock reads are part of TimeNs.
 type ProgCost struct {

@@ -76,6 +76,27 @@ type Window struct {
 	Samples int      `json:"samples"`
 	Basis   string   `json:"basis"`  // detect.Basis in words
 	Probes  []string `json:"probes"` // in-kernel probes that took part
+	// ControlQueues are virtio control queues that were timed by reads of our own.
+	ControlQueues []ControlQueue `json:"control_queues,omitempty"`
+}
+
+// ControlQueue is how long a virtio control queue takes to answer: the median
+// of some reads.
+type ControlQueue struct {
+	Device       string  `json:"device"`
+	Microseconds float64 `json:"microseconds"`
+	Reads        int     `json:"reads"`
+}
+
+func controlQueues(obs *detect.Observation) []ControlQueue {
+	if obs.Probes == nil {
+		return nil
+	}
+	var out []ControlQueue
+	for _, r := range obs.Probes.ControlReads {
+		out = append(out, ControlQueue{Device: r.Device, Microseconds: float64(r.MedianNs) / 1e3, Reads: r.Reads})
+	}
+	return out
 }
 
 // Finding is plan.Finding with every array present.
@@ -121,6 +142,7 @@ func NewAdvice(obs *detect.Observation, findings []plan.Finding, p plan.Plan) Ad
 		Gaps:      gaps(obs),
 		BootID:    obs.Last.Ident.BootID,
 	}
+	a.Window.ControlQueues = controlQueues(obs)
 	a.Verdict = verdict(findings, p)
 	a.Evidence = healthEvidence(obs)
 	return a

@@ -52,6 +52,7 @@ type Probe struct {
 // States of a probe.
 const (
 	ProbeAttached    = "attached"
+	ProbeTimed       = "timed"       // measured once, by a call of our own
 	ProbeUnsupported = "unsupported" // the kernel has not got what it needs
 	ProbeDenied      = "denied"      // a capability is missing
 	ProbeFailed      = "failed"      // the verifier or the attachment refused it

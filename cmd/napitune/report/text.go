@@ -53,6 +53,10 @@ func (p *page) hostLine(a Advice) {
 	if a.Probeless != "" && (a.Live || p.style.Verbose) {
 		p.hang("", plain, 0, "no in-kernel probes: "+a.Probeless)
 	}
+	for _, q := range a.Window.ControlQueues {
+		p.hang("", plain, 0, fmt.Sprintf("control queue of %s: %s µs, by timing our own read (median of %d)",
+			q.Device, number(q.Microseconds), q.Reads))
+	}
 }
 
 // basis says how far the figures can be trusted.
