@@ -558,8 +558,13 @@ func virtioReceiveIRQs(t testing.TB) []int {
 	return out
 }
 
-// provokeAnswers asks a name that the resolver answers or refuses: a packet in.
+// provokeAnswers has a packet come in: in a guest of the lab the other end of
+// the wire sends some, elsewhere the resolver answers or refuses a name.
 func provokeAnswers() {
+	if sender, err := exec.LookPath("lab"); err == nil {
+		_ = exec.Command(sender, "send", "--packets", "100", "--seconds", "5").Run() // whether any came is looked at
+		return
+	}
 	ctx, stop := context.WithTimeout(context.Background(), 200*time.Millisecond)
 	defer stop()
 	_, _ = net.DefaultResolver.LookupHost(ctx, "localhost.invalid")
@@ -875,4 +880,87 @@ func fullCost(d *counters.Counters) float64 {
 	const eventsPerRun = 4 // raise, entry, poll, exit
 	runs := budgetOf(d, lastCPU()).Runs
 	return 100 * float64(runs*eventsPerRun*eventCostNs) / float64(d.AttachedNs)
+}
+
+// TestVirtioLoad has the other end of a lab's wire send to all queues of a
+// virtio NIC and compares everything per CPU. It runs in guests only:
+//
+//	lab test --kernel 6.1 --nic virtio,queues=4 ./probes -- -test.v -test.run TestVirtioLoad
+func TestVirtioLoad(t *testing.T) {
+	needRoot(t)
+	sender, err := exec.LookPath("lab")
+	if err != nil {
+		t.Skip("skipped: this is no guest of the lab, so nobody sends to its NIC")
+	}
+	irqs := virtioReceiveIRQs(t)
+	if len(irqs) == 0 {
+		t.Skip("skipped: this guest has no virtio-net device")
+	}
+	s := openSession(t, Options{IRQs: irqs})
+	requireAttached(t, s, "budget", "napi", "virtio", "irq")
+	still := func(k kernelTotals) any {
+		lines := map[int]map[int]uint32{}
+		for _, irq := range irqs {
+			lines[irq] = k.interrupts[irq]
+		}
+		return []any{netRxStill(k), lines}
+	}
+	const packets = 20_000
+	received := virtioReceived(t)
+	first := quietEdge(t, s, still)
+	out, err := exec.Command(sender, "send", "--packets", strconv.Itoa(packets), "--rate", "5000", "--seconds", "30").CombinedOutput()
+	if err != nil {
+		t.Fatalf("lab send: %v\n%s", err, out)
+	}
+	last := quietEdge(t, s, still)
+	d := between(t, first, last)
+	differences := slices.Concat(compareNetRx(d, first, last), compareLines(d, first, last, irqs),
+		compare("NAPI work", delta(last.kernel.processed, first.kernel.processed),
+			perCPU(d, func(c counters.CPU) uint64 { return c.Budget.Work + c.Outside.ThreadedWork + c.Outside.BusyWork })))
+	for _, difference := range differences {
+		t.Error(difference)
+	}
+	var polled uint64
+	queues := map[int]uint64{}
+	for _, n := range d.NAPIs {
+		if n.Kind == "virtio-rx" {
+			polled += n.Work
+			queues[n.Queue] += n.Work
+		}
+	}
+	if got := virtioReceived(t) - received; polled != got || got < packets {
+		t.Errorf("virtio-net received %d packets of %d, its NAPIs polled %d", got, packets, polled)
+	}
+	for _, c := range d.Cost {
+		if c.Missed > 0 {
+			t.Errorf("%s missed %d events", c.Program, c.Missed)
+		}
+	}
+	t.Logf("packets per queue: %v; per CPU: interrupts %v, NET_RX runs %v, work %v, squeezes %v", queues,
+		interruptsOf(d), perCPU(d, func(c counters.CPU) uint64 { return c.Softirq["NET_RX"].Runs }),
+		perCPU(d, func(c counters.CPU) uint64 { return c.Budget.Work }), perCPU(d, func(c counters.CPU) uint64 { return c.Budget.Squeezes() }))
+}
+
+// compareLines holds interrupts against the kernel, on every line and CPU.
+func compareLines(d *counters.Counters, first, last edge, irqs []int) []string {
+	var out []string
+	for _, irq := range irqs {
+		got := map[int]uint64{}
+		for _, row := range d.IRQs {
+			if row.IRQ == irq && row.Count > 0 {
+				got[row.CPU] += row.Count
+			}
+		}
+		out = append(out, compare(fmt.Sprintf("interrupts of line %d", irq),
+			delta(last.kernel.interrupts[irq], first.kernel.interrupts[irq]), got)...)
+	}
+	return out
+}
+
+func interruptsOf(d *counters.Counters) map[int]uint64 {
+	out := map[int]uint64{}
+	for _, row := range d.IRQs {
+		out[row.CPU] += row.Count
+	}
+	return out
 }
