@@ -137,9 +137,11 @@ func TestTake(t *testing.T) {
 }
 
 func TestRivalTable(t *testing.T) {
-	got, err := rivalTable(`{"fault":"stacked","machine":"m","metric":"share of x","tool":"napitune","expected":"irq-stacked","found":["irq-stacked CPU 0"],"changed":["a","b"],"healthy":0.25,"faulty":0.988,"treated":0.25,"bound":0.25,"splitbefore":4,"seconds":5.17,"stop":"napitune rollback","left":[],"flapped":["a"],"killed":[],"faulty_rate":0.5,"treated_rate":0.98}
+	got, err := rivalTable(`{"fault":"stacked","machine":"m","metric":"share of x","tool":"napitune","expected":"irq-stacked","found":["irq-stacked CPU 0"],"changed":["a","b"],"healthy":0.25,"faulty":0.988,"treated":0.25,"bound":0.25,"splitbefore":4,"seconds":5.17,"stop":"napitune rollback","left":[],"flapped":["a"],"killed":[],"faulty_rate":0.5,"treated_rate":0.98,"low_rate":0.9,"high_rate":1.1}
 {"fault":"stacked","tool":"other","metric":"share of x","expected":"irq-stacked","refused":["c"],"changed":["a"],"faulty":0.988,"treated":0.5,"bound":0.25,"split":4,"stop":"","left":["a"],"not_flapped":true,"not_killed":true}
+{"fault":"stacked","tool":"talker","metric":"share of x","expected":"irq-stacked","found":["net.core.x"],"stop":"s","not_flapped":true,"not_killed":true}
 {"fault":"stacked","tool":"broken","expected":"irq-stacked","error":"it said | so\nand more"}
+{"fault":"backlog too short for RPS","machine":"m","metric":"drops","tool":"talker","expected":"backlog-drops","found":["netdev_max_backlog","net.core.netdev_budget"],"stop":"s","not_flapped":true,"not_killed":true}
 {"fault":"healthy","machine":"m","metric":"drops","tool":"napitune","found":["x y"],"not_flapped":true,"not_killed":true}
 {"fault":"healthy","tool":"other","metric":"drops","changed":["a"],"stop":"s","treated":1,"not_flapped":true,"not_killed":true}
 `)
@@ -148,13 +150,22 @@ func TestRivalTable(t *testing.T) {
 	}
 	want := `### stacked
 
-On m. Figure: share of x; healthy 25.0 %, the busiest queue's share 25.0 %.
+On m. Figure: share of x; healthy 25.0 %, the busiest queue's share 25.0 %; healthy throughput against itself 0.90 to 1.10.
 
 | program | found | false alarms | refused | settings changed | figure | pairs split | throughput | seconds | left after undoing | taken by a link flap | left after kill -9 |
 |---|---|---|---|---|---|---|---|---|---|---|---|
 | napitune | irq-stacked CPU 0 | 0 | 0 | 2 | 98.8 % → 25.0 % | 4 → 0 | 0.50 → 0.98 | 5.2 | 0 | 1 | 0 |
 | other | says nothing | – | 1 | 1 | 98.8 % → 50.0 % | 0 → 4 | – | – | 1 (no way back) | – | – |
+| talker | no | net.core.x | 0 | 0 | 0.0 % → 0.0 % | 0 → 0 | – | – | nothing to undo | – | – |
 | broken | failed: it said \| so |  |  |  |  |  |  |  |  |  |  |
+
+### backlog too short for RPS
+
+On m. Figure: drops; healthy 0.00.
+
+| program | found | false alarms | refused | settings changed | figure | pairs split | throughput | seconds | left after undoing | taken by a link flap | left after kill -9 |
+|---|---|---|---|---|---|---|---|---|---|---|---|
+| talker | netdev_max_backlog | net.core.netdev_budget | 0 | 0 | 0.00 → 0.00 | 0 → 0 | – | – | nothing to undo | – | – |
 
 ### healthy
 

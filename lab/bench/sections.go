@@ -20,8 +20,9 @@ func Sections() []Section {
 			Text: `One fault after another, a guest for each; in it all programs one after another treat the same fault under the same load,
 most of them that of 256 UDP flows on four queues of a virtio NIC.
 
-- Found: the finding that names the fault; bpftune says in its log why it changes what it changes, the others act and say
-  nothing. False alarms: other findings; where nothing is wrong, all of them, and the changes of what only acts.
+- Found: the finding that names the fault; of bpftune, which says in its log why it changes what it changes, the settings
+  that the fault is about; the others act and say nothing. False alarms: other findings (a finding that is true and not the
+  fault is among them); where nothing is wrong, all of them, and the changes of what only acts.
 - Refused: lines of a program's own output about what it could not do. napitune leaves what is impossible out of its plan.
 - Changed and left: settings (files of /proc and /sys, views of ethtool) that do not read as before the program acted, and
   those that still do not once it was undone: by napitune rollback, by stopping tuned, by ending bpftune that was started
@@ -31,12 +32,12 @@ most of them that of 256 UDP flows on four queues of a virtio NIC.
 - Throughput: what goes up the stack in a second of flood (bytes of TCP where GRO is the fault), with the fault and treated,
   as shares of the healthy guest's a moment before; the median of 3 rounds, in each of which the states of all programs are
   brought back in turn by writing their settings. The CPUs of a guest take turns on one thread, so that a CPU with all the
-  work is slowed by nobody: throughput shows losses and added work here, and no gain from spreading; and a busy machine
-  blurs it.
-- Kill -9: amid the work (irqbalance: as a daemon after 5 s; bpftune after 20 s), then undone as well as can be (tuned: started
+  work is slowed by nobody: throughput shows losses here, and no gain from spreading. Differences within what the healthy
+  state shows against itself are noise, which on a busy machine is all.
+- Kill -9: amid the work (irqbalance: as a daemon after 5 s; bpftune after 30 s), then undone as well as can be (tuned: started
   anew and stopped; it then takes what it had set itself for the host's own).
 - Seconds are those of the slow guest, for acting alone; irqbalance waits for 10 of them before its pass, and bpftune, which
-  goes on for ever, is given 20.
+  goes on for ever, is given 30.
 - What a program does not treat is no fault of it: only the faults that it knows say something about it. tuned's own
   profiles place no interrupts and are tried on two faults; by hand is the profile of somebody who knows what is wrong,
   with a script where tuned 2.20 has no plugin. perftune.py takes three of four queues away and has RPS spread the packets of

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/napitune/napitune/lab/faults"
@@ -65,6 +66,9 @@ func rivalTable(lines string) (string, error) {
 		if first.Bound > 0 {
 			fmt.Fprintf(&out, ", the busiest queue's share %s", percent(first.Bound))
 		}
+		if first.HighRate > 0 {
+			fmt.Fprintf(&out, "; healthy throughput against itself %.2f to %.2f", first.LowRate, first.HighRate)
+		}
 		out.WriteString(".\n\n")
 		out.WriteString(table([]string{"program", "found", "false alarms", "refused", "settings changed", "figure", "pairs split", "throughput",
 			"seconds", "left after undoing", "taken by a link flap", "left after kill -9"}, rows))
@@ -92,26 +96,25 @@ func figure(metric string, value float64) string {
 	return fmt.Sprintf("%.2f", value)
 }
 
-// speaks reports whether a program ever says what is wrong.
-func speaks(r faults.Compared) bool { return r.Tool == "napitune" || len(r.Found) > 0 }
-
-// found tells the finding that there must be from the others. Where nothing is
-// wrong all are false, and so are the changes of a program that only acts.
+// found tells the finding that there must be from the others. A program that
+// names settings means the fault if they are those that the fault needs. Where
+// nothing is wrong all are false, and so are changes of a program that only acts.
 func found(r faults.Compared) (named, others string) {
 	var wanted, beyond []string
 	for _, f := range r.Found {
-		if r.Expected != "" && (strings.HasPrefix(f, r.Expected+" ") || r.Tool != "napitune") {
+		if means(r, f) {
 			wanted = append(wanted, f)
 			continue
 		}
 		beyond = append(beyond, f)
 	}
+	speaks := r.Tool == "napitune" || len(r.Found) > 0
 	switch {
 	case r.Expected == "":
 		named = "–"
 	case len(wanted) > 0:
 		named = strings.Join(wanted, "; ")
-	case speaks(r):
+	case speaks:
 		named = "no"
 	default:
 		named = "says nothing"
@@ -119,7 +122,7 @@ func found(r faults.Compared) (named, others string) {
 	switch {
 	case len(beyond) > 0:
 		others = strings.Join(beyond, "; ")
-	case speaks(r):
+	case speaks:
 		others = "0"
 	case r.Expected == "" && len(r.Changed) > 0:
 		others = "acts"
@@ -127,6 +130,17 @@ func found(r faults.Compared) (named, others string) {
 		others = "–"
 	}
 	return named, others
+}
+
+func means(r faults.Compared, found string) bool {
+	if r.Expected == "" || r.Tool == "napitune" {
+		return r.Expected != "" && strings.HasPrefix(found, r.Expected+" ")
+	}
+	return slices.ContainsFunc(faults.Contest(), func(f faults.Fault) bool {
+		return f.Name == r.Fault && slices.ContainsFunc(f.Changes, func(setting string) bool {
+			return setting == found || strings.HasSuffix(setting, "."+found)
+		})
+	})
 }
 
 func throughput(r faults.Compared) string {

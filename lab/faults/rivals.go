@@ -33,13 +33,15 @@ type Compared struct {
 	Treated     float64  `json:"treated"` // and once the program had acted
 	Bound       float64  `json:"bound"`   // share of the busiest queue with the fault: without RPS no CPU's can be less
 	Predicted   float64  `json:"predicted,omitempty"`
-	FaultyRate  float64  `json:"faulty_rate,omitempty"`  // throughput as a share of the healthy one of the same round, median;
+	FaultyRate  float64  `json:"faulty_rate,omitempty"`  // throughput as a share of the healthy one just before, median;
 	TreatedRate float64  `json:"treated_rate,omitempty"` // the same once the program had acted; 0: not measured
-	Split       int      `json:"split"`                  // queue pairs on two CPUs after it
-	SplitBefore int      `json:"splitbefore"`            // and before
-	Stop        string   `json:"stop"`                   // how it was undone; empty: there is no way
-	Left        []string `json:"left"`                   // settings not as before it, after undoing
-	Flapped     []string `json:"flapped"`                // settings that a link flap took from what it had set
+	LowRate     float64  `json:"low_rate,omitempty"`     // least and most of the healthy throughput against itself: the noise
+	HighRate    float64  `json:"high_rate,omitempty"`
+	Split       int      `json:"split"`       // queue pairs on two CPUs after it
+	SplitBefore int      `json:"splitbefore"` // and before
+	Stop        string   `json:"stop"`        // how it was undone; empty: there is no way
+	Left        []string `json:"left"`        // settings not as before it, after undoing
+	Flapped     []string `json:"flapped"`     // settings that a link flap took from what it had set
 	NotFlapped  bool     `json:"not_flapped,omitempty"`
 	Killed      []string `json:"killed"` // settings not as before, after it was killed and undone as well as can be
 	NotKilled   bool     `json:"not_killed,omitempty"`
@@ -98,8 +100,9 @@ type Tool struct {
 	Start  string         // returns when it has done its work; a daemon goes on
 	Stop   string         // takes it back as its manual says; empty: there is no way
 	Kill   string         // is killed amid its work, and taken back as well as can be; empty: not tried
-	Finds  *regexp.Regexp // lines of its output that say what is wrong; nil: it does not say
-	Refuse *regexp.Regexp // lines of its output about what it could not do
+	Log    string         // file that a daemon goes on writing to
+	Finds  *regexp.Regexp // what its output says is wrong: the first group; nil: it does not say
+	Refuse *regexp.Regexp // what it could not do, in its output
 
 	said []byte
 }
@@ -122,12 +125,21 @@ func (t *Tool) Undo() error { return quiet(t.Stop) }
 // Killed is what remains of the tool once it was killed.
 func (t *Tool) Killed() error { return quiet(t.Kill) }
 
-// lines are those of its output that match.
-func (t *Tool) lines(pattern *regexp.Regexp) []string {
+// told are the different things that its output says by a pattern.
+func (t *Tool) told(pattern *regexp.Regexp) []string {
+	text := string(t.said)
+	if t.Log != "" {
+		// A log that is not there says nothing.
+		more, _ := os.ReadFile(t.Log)
+		text += string(more)
+	}
 	var out []string
-	for line := range strings.Lines(string(t.said)) {
-		if pattern != nil && pattern.MatchString(line) {
-			out = append(out, strings.TrimSpace(line))
+	if pattern == nil {
+		return out
+	}
+	for _, match := range pattern.FindAllStringSubmatch(text, -1) {
+		if one := strings.TrimSpace(match[len(match)-1]); !slices.Contains(out, one) {
+			out = append(out, one)
 		}
 	}
 	return out
@@ -155,18 +167,19 @@ func quiet(text string) error {
 
 // Tools are the programs that napitune is compared with on a fault.
 func Tools(f Fault) []*Tool {
-	const bpftune = `[ -e /usr/sbin/bpftune ] || { tar -xf /lab/bin/bpftune.tar -C / && ldconfig; }; bpftune -s -R >/run/bpftune.log 2>&1 & echo $! >/run/bpftune.lab; sleep 20; cat /run/bpftune.log`
+	const bpftune = `[ -e /usr/sbin/bpftune ] || { tar -xf /lab/bin/bpftune.tar -C / && ldconfig; }; bpftune -s -R >/run/bpftune.log 2>&1 & echo $! >/run/bpftune.lab; sleep 30`
 	const perftune = `PYTHONPATH=/lab/bin/python.zip python3 -u /lab/bin/perftune.py --tune net $(for d in /sys/class/net/eth*; do echo --nic ${d##*/}; done)`
 	out := []*Tool{
-		{Title: "irqbalance, one pass", Start: "irqbalance --oneshot --foreground 2>&1", Refuse: regexp.MustCompile("(?i)cannot|failed"),
+		{Title: "irqbalance, one pass", Start: "irqbalance --oneshot --foreground 2>&1", Refuse: regexp.MustCompile(`(?m)^.*(?i:cannot|failed).*$`),
 			Kill: "irqbalance --foreground --interval=2 >/dev/null 2>&1 & p=$!; sleep 5; kill -9 $p"},
-		{Title: "perftune.py", Needs: "/lab/bin/perftune.py", Start: perftune + " 2>&1", Refuse: regexp.MustCompile("failed to write|Failed to"),
+		{Title: "perftune.py", Needs: "/lab/bin/perftune.py", Start: perftune + " 2>&1", Refuse: regexp.MustCompile(`(?m)^.*(?:failed to write|Failed to).*$`),
 			Kill: "rm -f /run/perftune.log; " + perftune + ` >/run/perftune.log 2>&1 & p=$!
 for i in $(seq 200); do grep -q 'Setting mask' /run/perftune.log && break; sleep 0.1; done; kill -9 $p`},
-		{Title: "bpftune, 20 s", Needs: "/lab/bin/bpftune.tar", Start: bpftune,
+		{Title: "bpftune, 30 s", Needs: "/lab/bin/bpftune.tar", Start: bpftune,
 			Stop:  `p=$(cat /run/bpftune.lab); kill $p; for i in $(seq 150); do [ -e /proc/$p/exe ] || exit 0; sleep 0.2; done; exit 1`,
-			Kill:  bpftune + ` >/dev/null; kill -9 $(cat /run/bpftune.lab)`,
-			Finds: regexp.MustCompile(" change .* from "), Refuse: regexp.MustCompile("(?i)could not|failed to|error ")},
+			Kill:  bpftune + `; kill -9 $(cat /run/bpftune.lab)`,
+			Log:   "/run/bpftune.log",
+			Finds: regexp.MustCompile(` change (\S+) from `), Refuse: regexp.MustCompile(`(?m)^.*(?i:could not|failed to|error ).*$`)},
 	}
 	// It knows no settings but the affinity of interrupts.
 	if slices.Contains([]string{"irq-stacked", "irq-on-isolated-cpu", "queue-pair-split", "rps-narrows", ""}, f.Finding) {
@@ -191,7 +204,7 @@ func tuned(profile string) *Tool {
 for i in $(seq 300); do grep -q 'static tuning from profile' /var/log/tuned/tuned.log 2>/dev/null && { cat /var/log/tuned/tuned.log; exit 0; }; sleep 0.2; done; tail /var/log/tuned/tuned.log; exit 1`
 	stop := `p=$(cat /run/tuned.lab); kill $p; for i in $(seq 150); do [ -e /proc/$p/exe ] || exit 0; sleep 0.2; done; exit 1`
 	return &Tool{
-		Title: "tuned " + profile, Start: start, Stop: stop, Refuse: regexp.MustCompile(" (ERROR|WARNING) "),
+		Title: "tuned " + profile, Start: start, Stop: stop, Refuse: regexp.MustCompile(`(?m)^.* ERROR .*$`),
 		Kill: "(" + start + "); kill -9 $(cat /run/tuned.lab); sleep 1; (" + start + "); (" + stop + ")",
 	}
 }
