@@ -29,11 +29,10 @@ most of them that of 256 UDP flows on four queues of a virtio NIC.
   with --rollback. One pass of irqbalance, perftune.py and rss-ladder have no way back.
 - The busiest queue's share is the bound of the busiest CPU's: without RPS no placement gets below it.
 - Split: pairs whose two interrupts may go to different CPUs, before and after.
-- Throughput: what goes up the stack in a second of flood (bytes of TCP where GRO is the fault), with the fault and treated,
-  as shares of the healthy guest's a moment before; the median of 3 rounds, in each of which the states of all programs are
-  brought back in turn by writing their settings. The CPUs of a guest take turns on one thread, so that a CPU with all the
-  work is slowed by nobody: throughput shows losses here, and no gain from spreading. Differences within what the healthy
-  state shows against itself are noise, which on a busy machine is all.
+- Throughput: what part of the load goes up the stack (bytes of TCP in a second where GRO is the fault), with the fault and
+  treated, as shares of the healthy guest's a moment before; the median of 3 rounds, in each of which the states of all
+  programs are brought back in turn by writing their settings. It shows losses, and no gain from spreading: the CPUs of a
+  guest take turns on one thread, so that a CPU with all the work is slowed by nobody.
 - Kill -9: amid the work (irqbalance: as a daemon after 5 s; bpftune after 30 s), then undone as well as can be (tuned: started
   anew and stopped; it then takes what it had set itself for the host's own).
 - Seconds are those of the slow guest, for acting alone; irqbalance waits for 10 of them before its pass, and bpftune, which
