@@ -58,9 +58,9 @@ func Judge(o *detect.Observation, policy profiles.Policy) ([]plan.Finding, []pla
 	return out, c.report()
 }
 
-// causes are findings about a device that explain a saturated CPU, those that
+// causes are findings about a device, or the same CPU, that explain a saturated CPU, those that
 // say most first.
-var causes = []string{"tunnel-hash", "single-flow-bound", "virtio-queues-unused", "virtio-host-single-queue", "rps-needed", "rss-skew"}
+var causes = []string{"tunnel-hash", "single-flow-bound", "virtio-queues-unused", "virtio-host-single-queue", "rps-needed", "rss-skew", "veth-softirq"}
 
 // symptoms are findings about a CPU that a device's fault may explain.
 var symptoms = []string{"cpu-saturated", "ksoftirqd-busy", "softirq-latency", "softirq-imbalance"}
@@ -75,9 +75,7 @@ func (c *Case) blame(findings []plan.Finding) {
 		}
 		for _, id := range causes {
 			at := slices.IndexFunc(findings, func(g plan.Finding) bool {
-				return g.ID == id && g.Severity > plan.Note && slices.ContainsFunc(c.Paths, func(p *path) bool {
-					return p.dev.Name == g.Subject && cpuName(p.home()) == f.Subject && c.hot(p.home())
-				})
+				return g.ID == id && g.Severity > plan.Note && (g.Subject == f.Subject || c.keepsBusy(g.Subject, f.Subject))
 			})
 			if at >= 0 {
 				f.Because = id + "/" + findings[at].Subject
@@ -85,6 +83,18 @@ func (c *Case) blame(findings []plan.Finding) {
 			}
 		}
 	}
+}
+
+// keepsBusy reports whether a device's queue is served by this hot CPU.
+func (c *Case) keepsBusy(device, cpu string) bool {
+	if d := c.Last.Device(device); d != nil {
+		if serving := c.servingCPU(d); serving >= 0 && cpuName(serving) == cpu && c.hot(serving) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(c.Paths, func(p *path) bool {
+		return p.dev.Name == device && cpuName(p.home()) == cpu && c.hot(p.home())
+	})
 }
 
 // follows is 1 for a finding that names another as its cause.
@@ -168,12 +178,16 @@ func (c *Case) capped(ref knob.Ref, d *detect.Device, value int) int {
 	return value
 }
 
+// down reports whether a device is known to be off or without a link.
+func down(d *detect.Device) bool { return d.Up == detect.No || d.Carrier == detect.No }
+
 // devices are those with hardware queues of their own that the policy wants
-// judged, each with the case as it stands for it.
+// judged, each with the case as it stands for it. Without a link there is
+// nothing to judge.
 func (c *Case) devices() iter.Seq2[*Case, *detect.Device] {
 	return func(yield func(*Case, *detect.Device) bool) {
 		for _, d := range c.Last.Devices {
-			if c.wanted(d.Name) && (d.Kind == "physical" || d.Kind == "virtio") && !yield(c.of(d), d) {
+			if c.wanted(d.Name) && !down(d) && (d.Kind == "physical" || d.Kind == "virtio") && !yield(c.of(d), d) {
 				return
 			}
 		}

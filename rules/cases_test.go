@@ -124,6 +124,10 @@ var ruleCases = []ruleCase{
 		s.nic("eth1", "physical", []fire{{0: 160_000}}, nil)
 		s.stranger("mwlwifi", fire{1: 220_000})
 	}), silent, []string{}},
+	{"irq-stacked", "must not", "a management port with one interrupt in twenty of its CPU", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", even(4, 600_000), nil)
+		s.nic("eno3", "physical", []fire{{0: 30_000}}, nil)
+	}), silent, []string{}},
 	{"irq-stacked", "fires", "a second NIC's only queue, the timer of the other CPU is no device", sceneN(2, func(s *scene) {
 		s.nic("eth0", "physical", []fire{{0: 20_000}}, nil)
 		s.nic("eth1", "physical", []fire{{0: 160_000}}, nil)
@@ -507,6 +511,24 @@ var ruleCases = []ruleCase{
 			}
 		}
 	}), silent, []string{}},
+	{"rps-needed", "fires", "behind USB, no interrupt of its own", scene4(func(s *scene) { s.usb("eth0", 800_000); s.heat(0, 0.9); s.obs.NetRx[0] = 300_000 }), problem,
+		[]string{"eth0/rx-0/rps.cpus 1-3"}},
+	{"rps-needed", "must not", "behind USB, another NIC carries as much", scene4(func(s *scene) {
+		s.usb("eth0", 800_000)
+		s.nic("eth1", "physical", even(4, 50_000), nil)
+		s.heat(0, 0.9)
+		s.obs.NetRx[0] = 300_000
+	}), silent, []string{}},
+	{"rps-needed", "must not", "the queue leaves its saturated CPU first", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", even(1, 200_000), nil)
+		s.nic("eth1", "physical", even(1, 200_000), nil)
+		s.heat(0, 0.95)
+	}), silent, nil},
+	{"rps-needed", "fires", "slow cores are left out", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", []fire{{4: 200_000}}, nil)
+		s.snap.Topo.Little = cpuset.Range(0, 3)
+		s.heat(4, 0.95)
+	}), problem, []string{"eth0/rx-0/rps.cpus 5-7"}},
 	{"rps-needed", "missing", "CPU time unknown", scene4(func(s *scene) {
 		s.nic("eth0", "physical", even(1, 90_000), nil)
 		s.obs.CPU = map[int]detect.CPUShare{}
@@ -554,6 +576,19 @@ var ruleCases = []ruleCase{
 			s.set(knob.Rx("eth0", i, "rps.cpus"), "0-3")
 		}
 	}), advice, []string{"eth0/rx-0/rps.cpus ", "eth0/rx-1/rps.cpus ", "eth0/rx-2/rps.cpus ", "eth0/rx-3/rps.cpus "}},
+	{"rps-redundant", "must not", "a device that hardly works: a note", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(4, 900), nil)
+		s.receive("eth0", 9000)
+		for i := range 4 {
+			s.set(knob.Rx("eth0", i, "rps.cpus"), "0-3")
+		}
+	}), note, []string{}},
+	{"rps-redundant", "must not", "no link", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(4, 0), nil).Carrier = detect.No
+		for i := range 4 {
+			s.set(knob.Rx("eth0", i, "rps.cpus"), "0-3")
+		}
+	}), silent, []string{}},
 	{"rps-redundant", "must not", "fewer queues than CPUs", sceneN(8, func(s *scene) {
 		s.nic("eth0", "physical", even(4, 9000), nil)
 		s.set(knob.Rx("eth0", 0, "rps.cpus"), "0-7")
@@ -584,6 +619,10 @@ var ruleCases = []ruleCase{
 	}), silent, []string{}},
 
 	{"rss-unused-queues", "fires", "two of four named", scene4(func(s *scene) { rss(s, 0, 1, 0, 1, 0, 1, 0, 1) }), advice, []string{"eth0/rss.table 0-3*2"}},
+	{"rss-unused-queues", "must not", "two of four named, for next to nothing: a note", scene4(func(s *scene) {
+		rss(s, 0, 1, 0, 1, 0, 1, 0, 1)
+		s.receive("eth0", 9000)
+	}), note, []string{}},
 	{"rss-unused-queues", "must not", "all named", scene4(func(s *scene) { rss(s, 0, 1, 2, 3, 0, 1, 2, 3) }), silent, []string{}},
 	{"rss-unused-queues", "missing", "table unknown", scene4(func(s *scene) { s.nic("eth0", "physical", even(4, 9000), nil) }), silent, []string{}},
 

@@ -70,6 +70,9 @@ var (
 	loneRatio = threshold("lone-ratio", 0.5, "of the shared CPU's load",
 		"moving a device's only queue pays when the new CPU carries less than one half of what the old one carries besides it",
 		"measured cost per interrupt")
+	lonePart = threshold("lone-part", 0.05, "of the shared CPU's load",
+		"interrupt counts over ten seconds repeat within some 5 %: what leaves less than that behind cannot be seen to help",
+		"measured cost per interrupt")
 	isolatedRate = threshold("isolated-interrupt-rate", 100, "1/s",
 		"CPUs are isolated to run without interruption; a hundred interrupts a second, each with its softirq, are as many as the timer tick that nohz_full removes at HZ=100",
 		"real-time budgets in which any interrupt is too many")
@@ -365,7 +368,7 @@ func (c *Case) findLonePairs(busy []*path, loads map[int]uint64, all uint64) {
 		p := group[0]
 		home := p.home()
 		company := pairsAt(busy, home)
-		if len(company) < 2 && !c.sharedLineAt(home) {
+		if len(company) < 2 && !c.sharedLineAt(home) || float64(p.load) < c.At(lonePart)*float64(loads[home]) {
 			continue
 		}
 		others := loads[home] - min(loads[home], p.load)

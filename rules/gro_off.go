@@ -3,7 +3,6 @@ package rules
 import (
 	"fmt"
 
-	"github.com/napitune/napitune/detect"
 	"github.com/napitune/napitune/detect/knob"
 	"github.com/napitune/napitune/rules/plan"
 )
@@ -28,7 +27,7 @@ var _ = register(Rule{
 		var out []plan.Finding
 		for c, d := range c.devices() {
 			gro, ok := d.Features["rx-gro"]
-			if !ok || gro.On || gro.Fixed || d.Up == detect.No || d.Carrier == detect.No {
+			if !ok || gro.On || gro.Fixed {
 				continue
 			}
 			f := plan.Finding{

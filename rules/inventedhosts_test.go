@@ -115,6 +115,20 @@ var inventedHosts = []scenario{
 	{0, "Raspberry Pi: one interrupt, light", scene4(func(s *scene) { s.board(20_000) }), nil, nil, []string{"rps.cpus", "irq.affinity"}},
 	{0, "Raspberry Pi: one interrupt, saturated by a gigabit", scene4(func(s *scene) { s.board(400_000); s.heat(0, 0.95) }),
 		[]string{"rps-needed"}, []string{"rx-0/rps.cpus"}, []string{"channels.combined"}},
+	{0, "small board with its NIC behind USB, saturated", scene4(func(s *scene) {
+		s.usb("eth0", 800_000)
+		s.stranger("dwc2_hsotg:usb1", fire{0: 800_000})
+		s.heat(0, 0.92)
+		s.obs.NetRx[0] = 400_000
+	}), []string{"rps-needed"}, []string{"rx-0/rps.cpus"}, append([]string{"channels.combined", "irq.affinity", "ring.rx"}, neverBudget...)},
+	{0, "router board: both NICs on the same little core, squeezed: they part, no RPS on top", sceneN(8, func(s *scene) {
+		budgets(s)
+		s.driver("eth1", "r8169", []fire{{0: 250_000}})
+		s.driver("eth2", "r8169", []fire{{0: 240_000}})
+		s.snap.Topo.Little = cpuset.Range(0, 3)
+		s.heat(0, 0.97)
+		s.squeezed(0, 400, "packets", 0.9, 1)
+	}), []string{"irq-stacked", "cpu-saturated"}, []string{"irq.affinity"}, append([]string{"rps.cpus"}, neverBudget...)},
 	{0, "isolated CPUs, interrupts kept off them", sceneN(8, func(s *scene) {
 		s.driver("eth0", "ice", even(2, 60_000)).Channels.MaxCombined = 8
 		s.snap.Topo.Isolated, s.snap.Topo.NohzFull = cpuset.Range(2, 7), cpuset.Range(2, 7)

@@ -23,9 +23,13 @@ var _ = register(Rule{
 		var out []plan.Finding
 		for _, group := range byDevice(c.diagnosis.little) {
 			dev := group[0].dev
+			claim := fmt.Sprintf("%d queue pairs of %s (%s) are served by slow cores such as CPU %d", len(group), dev.Name, pairNames(group), group[0].home())
+			if len(group) == 1 {
+				claim = fmt.Sprintf("%s is served by a slow core, CPU %d", group[0].id(), group[0].home())
+			}
 			out = append(out, plan.Finding{
 				Severity: plan.Advice, Subject: dev.Name,
-				Claim:    fmt.Sprintf("%d queue pairs of %s (%s) are served by slow cores such as CPU %d", len(group), dev.Name, pairNames(group), group[0].home()),
+				Claim:    claim,
 				Evidence: []plan.Evidence{{Metric: "queue_pairs_on_slow_cores", Value: float64(len(group)), Unit: "queue pairs", Threshold: 1, Source: "cpu_capacity, /proc/interrupts"}},
 				Wants:    c.affinityWants(group, "slow core", c.moved("queue_pairs_on_slow_cores", 0, "queue pairs")),
 			})

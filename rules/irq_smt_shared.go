@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/napitune/napitune/detect"
+	"github.com/napitune/napitune/detect/cpuset"
 	"github.com/napitune/napitune/rules/plan"
 )
 
@@ -14,7 +15,7 @@ var _ = register(Rule{
 	Title: "two busy queues share one core while another core is free",
 	Page: Page{
 		Meaning:     "Two queues are served by the two hardware threads of one core. Together they get little more than one core's work done, while a whole core has no queue.",
-		Evidence:    "The home CPUs of the queues, the siblings of each core, and softirq time of both threads over the window.",
+		Evidence:    "The home CPUs of the queues, the siblings of each core, and softirq time of its threads over the window.",
 		Cause:       "Placement by CPU number on machines whose siblings are numbered next to each other, or by a balancer that does not look at cores.",
 		Remedy:      "Move one of the two to the free core.",
 		SideEffects: "None.",
@@ -25,14 +26,19 @@ var _ = register(Rule{
 	Eval: func(c *Case) []plan.Finding {
 		var out []plan.Finding
 		for _, shared := range c.diagnosis.siblings {
-			a, b := shared[0], shared[1]
-			out = append(out, plan.Finding{
+			a, b := shared[0], shared[len(shared)-1]
+			f := plan.Finding{
 				Severity: plan.Advice, Subject: cpuName(a.home()),
 				Claim: fmt.Sprintf("%s and %s are served by CPU %d and CPU %d, two threads of one core, while a core has no queue",
 					a.id(), b.id(), a.home(), b.home()),
 				Evidence: append(c.cpuEvidence(a.home()), c.cpuEvidence(b.home())...),
-				Wants:    c.affinityWants(shared, "two busy queues on one core", c.moved("queue_pairs_sharing_a_core", 0, "queue pairs")),
-			})
+				Wants:    c.affinityWants(shared, "busy queues on one core", c.moved("queue_pairs_sharing_a_core", 0, "queue pairs")),
+			}
+			if len(shared) > 2 {
+				f.Claim = fmt.Sprintf("%d queue pairs (%s) are served by threads of one core, CPUs %s, while a core has no queue",
+					len(shared), pairNames(shared), homesOf(shared))
+			}
+			out = append(out, f)
 		}
 		return out
 	},
@@ -57,10 +63,19 @@ func (c *Case) findSiblings() {
 	}
 	for _, core := range slices.Sorted(maps.Keys(cores)) {
 		pairs := cores[core]
-		if len(pairs) == 2 && pairs[0].home() != pairs[1].home() && c.freeCore(pairs[1].dev) {
+		if homesOf(pairs).Len() > 1 && c.freeCore(pairs[len(pairs)-1].dev) {
 			c.diagnosis.siblings = append(c.diagnosis.siblings, pairs)
 		}
 	}
+}
+
+// homesOf are the CPUs that serve these pairs.
+func homesOf(pairs []*path) cpuset.Set {
+	out := cpuset.Set{}
+	for _, p := range pairs {
+		out = out.Union(cpuset.Of(p.home()))
+	}
+	return out
 }
 
 // freeCore reports whether a core near the device serves no queue at all.

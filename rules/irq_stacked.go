@@ -27,7 +27,7 @@ var _ = register(Rule{
 			"full load stays on the old CPU until its queue runs empty once.",
 		NotWhen: "The CPU is dedicated to interrupts on purpose and has time to spare, or the application is pinned to the other CPUs.",
 		Source:  "Documentation/networking/scaling.rst; kernel/irq/manage.c; arch/x86/kernel/apic/msi.c",
-		Thresholds: describe(stackedShare, stackedGain, unevenGain, loneRatio, activeRate, activeTotal, activeAverage,
+		Thresholds: describe(stackedShare, stackedGain, unevenGain, loneRatio, lonePart, activeRate, activeTotal, activeAverage,
 			activeSoftirq, activeQueue, moveGain),
 	},
 	Eval: evalStacked,

@@ -313,6 +313,13 @@ func (c *Case) atRest(d *detect.Device) bool {
 	return known && c.Basis == detect.BasisWindow && len(c.CPU) > 0
 }
 
+// quiet is atRest for a device that may work elsewhere than on the CPUs it
+// interrupts (RPS), or hide many packets behind few interrupts (moderation).
+func (c *Case) quiet(d *detect.Device) bool {
+	rate, known := c.packetRate(d)
+	return c.atRest(d) && !(known && rate >= c.At(groPackets))
+}
+
 // interrupts are those of both sides of a pair, per CPU.
 func (p *path) interrupts() map[int]uint64 {
 	out := map[int]uint64{}

@@ -166,6 +166,15 @@ var probeCases = []ruleCase{
 		s.heat(0, 0.4)
 		s.heat(4, 0.4)
 	}), advice, []string{"eth0/rx-0/irq.affinity 1"}},
+	{"irq-smt-shared", "fires", "eight queues on the eight threads of one core", sceneN(32, func(s *scene) {
+		for id, cpu := range s.snap.Topo.CPUs {
+			cpu.Core = id / 8
+			s.snap.Topo.CPUs[id] = cpu
+		}
+		s.nic("eth0", "physical", even(8, 90_000), nil)
+		s.warm(8, 0.4)
+	}), advice, []string{"eth0/rx-0/irq.affinity 8", "eth0/rx-1/irq.affinity 16", "eth0/rx-2/irq.affinity 24", "eth0/rx-3/irq.affinity 9",
+		"eth0/rx-4/irq.affinity 17", "eth0/rx-5/irq.affinity 25"}},
 	{"irq-smt-shared", "must not", "all cores serve a queue", sceneN(8, func(s *scene) {
 		s.siblings()
 		s.nic("eth0", "physical", even(8, 50_000), nil)

@@ -20,14 +20,14 @@ var _ = register(Rule{
 	Title: "all queues of a device feed saturated CPUs while others idle",
 	Page: Page{
 		Meaning:  "The device cannot spread packets any further: it has one queue, or few, and the CPUs that serve them are saturated while CPUs beside them are idle. RPS can move the protocol work to them.",
-		Evidence: "Softirq time of the queue's CPU and idle time of its neighbours over the window (/proc/stat), number of queues, rps_cpus.",
+		Evidence: "Softirq time of the queue's CPU and idle time of its neighbours over the window (/proc/stat), number of queues, rps_cpus. A device without an interrupt of its own (USB) is judged by its share of all packets and by the CPU that does nearly all receive softirqs.",
 		Cause:    "A single-queue NIC or guest device, or traffic whose headers the NIC cannot hash (PPPoE, tunnels).",
 		Remedy: "rps_cpus = CPUs that share the last-level cache (else the node) with the interrupt's CPU, without that CPU, its SMT siblings, and isolated CPUs. " +
 			"The kernel ANDs the mask with the housekeeping CPUs silently, so that is done here first.",
 		SideEffects: "One inter-processor interrupt per batch and target; 20 to 150 µs more latency where the targets sleep deeply. Existing flows are reordered for a moment.",
 		NotWhen:     "The NIC has a queue per CPU, the traffic is one flow, or the CPUs are few and weak.",
 		Source:      "net/core/dev.c get_rps_cpu; net/core/net-sysfs.c store_rps_map; Documentation/networking/scaling.rst",
-		Thresholds:  describe(hotSoftirq, saturatedSoftirq, rpsTargets),
+		Thresholds:  describe(hotSoftirq, saturatedSoftirq, rpsTargets, groPackets, stackedShare),
 	},
 	Eval: func(c *Case) []plan.Finding {
 		if c.Policy.Latency {
@@ -38,18 +38,68 @@ var _ = register(Rule{
 			if d.Channels != nil && d.Channels.MaxCombined > max(1, d.Channels.Combined) {
 				continue // more hardware queues come first
 			}
-			if cpu := c.queueCPU(d); rxQueues(d) == 1 && cpu >= 0 && c.hot(cpu) {
+			if cpu := c.servingCPU(d); rxQueues(d) == 1 && cpu >= 0 && c.hot(cpu) && !c.relocated(d) {
 				if f, ok := c.needsRPS(d, cpu); ok {
 					out = append(out, f)
 				}
 			}
-			if f, ok := c.fewSaturatedQueues(d); ok {
+			if f, ok := c.fewSaturatedQueues(d); ok && !c.relocated(d) {
 				out = append(out, f)
 			}
 		}
 		return out
 	},
 })
+
+// relocated reports whether a queue of a device is to be moved to another CPU,
+// or others are to leave its own: what that brings is seen first, and RPS would
+// steer by what was.
+func (c *Case) relocated(d *detect.Device) bool {
+	for _, s := range c.diagnosis.stacked {
+		if s.cpu == c.servingCPU(d) && !c.allLocked(s.movable) && c.defiedDevice(s.movable) == "" {
+			return true
+		}
+	}
+	for p, cpu := range c.place().cpu {
+		if p.dev == d && cpu >= 0 && cpu != p.home() && !c.allLocked([]*path{p}) && len(c.diagnosis.defied[d.Name]) == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// servingCPU is the CPU that a device's only queue keeps busy, -1 if unknown.
+// Behind USB a device has no interrupt of its own: if it carries nearly all
+// packets, the CPU that does nearly all receive softirqs is it.
+func (c *Case) servingCPU(d *detect.Device) int {
+	if cpu := c.queueCPU(d); cpu >= 0 {
+		return cpu
+	}
+	rate, known := c.packetRate(d)
+	if !known || !d.QueuesKnown || d.Kind != "physical" || rate < c.At(groPackets) || rate < c.At(stackedShare)*c.hardwarePackets() {
+		return -1
+	}
+	var runs uint64
+	for _, n := range c.NetRx {
+		runs += n
+	}
+	cpu := busiest(c.NetRx)
+	if cpu < 0 || float64(c.NetRx[cpu]) < c.At(stackedShare)*float64(runs) {
+		return -1
+	}
+	return cpu
+}
+
+// hardwarePackets is how many packets per second came from devices with
+// hardware queues; those on top of them count the same packets again.
+func (c *Case) hardwarePackets() float64 {
+	sum := 0.0
+	for _, d := range c.devices() {
+		rate, _ := c.packetRate(d)
+		sum += rate
+	}
+	return sum
+}
 
 var saturatedSoftirq = threshold("saturated-softirq-share", 0.85, "of a CPU",
 	"CPUs set apart for a NIC with few queues may well spend half of their time on it; only above some 85 % bursts find no room",
@@ -86,13 +136,17 @@ func (c *Case) fewSaturatedQueues(d *detect.Device) (plan.Finding, bool) {
 	if least < c.At(saturatedSoftirq) || all.Len() < max(len(homes), int(c.At(rpsTargets))) {
 		return plan.Finding{}, false
 	}
-	return plan.Finding{
+	f := plan.Finding{
 		Severity: plan.Problem, Subject: d.Name,
 		Claim: fmt.Sprintf("all %d queues of %s, as many as it has, keep their CPUs at %s softirq time or more while CPUs %s are idle enough to help",
 			len(homes), d.Name, percent(least), all),
 		Evidence: c.cpuEvidence(serving.Min()),
 		Wants:    wants,
-	}, true
+	}
+	if d.Kind == "virtio" {
+		f.Operator = "ask the hypervisor's owner for more queues (libvirt: <driver queues='N'/>; QEMU: queues=N, mq=on, vectors=2N+2): that costs less than RPS"
+	}
+	return f, true
 }
 
 func (c *Case) needsRPS(d *detect.Device, cpu int) (plan.Finding, bool) {
@@ -128,6 +182,9 @@ func (c *Case) rpsTargetCPUs(cpu int) cpuset.Set {
 		near = near.Minus(t.Siblings(cpu))
 	}
 	near = near.Minus(cpuset.Of(cpu))
+	if fast := near.Minus(t.LittleCPUs()); float64(fast.Len()) >= c.At(rpsTargets) {
+		near = fast
+	}
 	var out []int
 	for id := range near.All() {
 		if share, ok := c.CPU[id]; ok && share.Idle >= 0.5 {

@@ -16,7 +16,7 @@ var _ = register(Rule{
 		Cause:       "A script or profile that switches RPS on everywhere.",
 		Remedy:      "Clear rps_cpus. One report halved its softirq time by that.",
 		SideEffects: "Flows move to the CPU of their queue; reordering for a moment.",
-		NotWhen:     "The hash leaves most queues empty (tunnels, PPPoE), or RFS steers packets to the reading threads on purpose.",
+		NotWhen:     "The hash leaves most queues empty (tunnels, PPPoE), RFS steers packets to the reading threads on purpose, or the device hardly works.",
 		Source:      "Documentation/networking/scaling.rst: \"if RSS is configured so that a hardware receive queue is mapped to each CPU, then RPS is probably redundant\"",
 		Thresholds:  []string{},
 	},
@@ -40,8 +40,11 @@ var _ = register(Rule{
 						Expect: expect("received_rps", "down", 0, "1/s")})
 				}
 			}
-			if len(f.Wants) > 0 {
-				f.Claim = fmt.Sprintf("RPS is on for %d queues of %s although it has %d receive queues for %d local cores", len(f.Wants), d.Name, queues, cpus)
+			if on := len(f.Wants); on > 0 {
+				if c.quiet(d) {
+					f.Severity, f.Wants = plan.Note, nil
+				}
+				f.Claim = fmt.Sprintf("RPS is on for %d queues of %s although it has %d receive queues for %d local cores", on, d.Name, queues, cpus)
 				out = append(out, f)
 			}
 		}

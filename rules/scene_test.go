@@ -126,6 +126,14 @@ func (s *scene) line(dev, side string, n int, f fire) int {
 	return s.irq
 }
 
+// usb adds a device without an interrupt of its own.
+func (s *scene) usb(name string, packets uint64) {
+	d := s.nic(name, "physical", even(1, 0), nil)
+	d.Channels, d.Rings = nil, nil
+	d.Queues[0].RxIRQ, d.Queues[0].TxIRQ = -1, -1
+	s.receive(name, packets)
+}
+
 // stranger adds an interrupt of something that is no network device.
 func (s *scene) stranger(name string, f fire) {
 	s.line("", "", 0, f)

@@ -39,7 +39,7 @@ var _ = register(Rule{
 func (c *Case) xpsMismatch(group []*path) (plan.Finding, bool) {
 	d := group[0].dev
 	masks, ok := c.xpsMasks(group)
-	if !ok || len(group) < 2 {
+	if !ok || down(d) || c.quiet(d) || len(group) < 2 {
 		return plan.Finding{}, false
 	}
 	wrong, judged := c.xpsWrong(group, masks)
