@@ -103,7 +103,8 @@ func (i *inspection) held(o owner.Owner) []knob.Ref {
 // settle does with one owner what was chosen.
 func (i *inspection) settle(o owner.Owner, held, alike []knob.Ref) {
 	choice := i.o.choice(o.Name)
-	if o.Habit == owner.AtBoot {
+	if _, named := i.o.Owners[o.Name]; o.Habit == owner.AtBoot && !named {
+		// Nothing that runs would undo it: what is chosen for all is not for files.
 		i.warn(o, held)
 		return
 	}

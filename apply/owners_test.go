@@ -83,6 +83,7 @@ func TestOwnerChoices(t *testing.T) {
 		"leave":         {map[string]Choice{"": Leave}, 1, 2, "", "sysctl.d writes eth0/ring.rx"},
 		"take":          {map[string]Choice{"": Take}, 3, 0, "", "irqbalance writes eth0/rx-1/irq.affinity"},
 		"by name":       {map[string]Choice{"irqbalance": Leave, "": Ban}, 1, 2, "", "sysctl.d"},
+		"a file, named": {map[string]Choice{"sysctl.d": Leave, "": Take}, 2, 1, "", "irqbalance writes"},
 		"of no concern": {map[string]Choice{"irqbalance": Take, "": Leave}, 3, 0, "", "irqbalance writes"},
 	} {
 		r, p := ownedRig(t)

@@ -162,9 +162,38 @@ func parseLink(text, dev, source string) []Claim {
 		}
 		for _, p := range s.pairs {
 			if kind, ok := linkKinds[p.key]; ok && p.value != "" {
-				out = append(out, Claim{Kind: kind, Dev: dev, Value: p.key + "=" + p.value, Source: source})
+				out = append(out, Claim{Kind: kind, Dev: dev, Value: linkValue(p.key, p.value), Source: source})
 			}
 		}
 	}
 	return out
+}
+
+// linkValue is the value of an option as the setting has it; the whole option
+// where it says something else than a number, a switch or microseconds.
+func linkValue(key, value string) string {
+	if microseconds, ok := strings.CutSuffix(value, "us"); ok && strings.HasSuffix(key, "Sec") {
+		value = strings.TrimSpace(microseconds)
+	} else if strings.HasSuffix(key, "Sec") {
+		return key + "=" + value // a bare number is seconds
+	}
+	switch value {
+	case "1", "yes", "true", "on":
+		if isSwitch(key) {
+			return "on"
+		}
+	case "0", "no", "false", "off":
+		if isSwitch(key) {
+			return "off"
+		}
+	}
+	if n, err := strconv.ParseUint(value, 10, 32); err == nil && linkKinds[key] != "rps.cpus" && !isSwitch(key) {
+		return strconv.FormatUint(n, 10)
+	}
+	return key + "=" + value
+}
+
+func isSwitch(key string) bool {
+	kind, ok := knob.Lookup(linkKinds[key])
+	return ok && kind.Codec.Name == "switch"
 }

@@ -193,9 +193,9 @@ func TestLinkAndSysctlFiles(t *testing.T) {
 	}
 	want := []string{
 		"systemd-udevd boot eth0/ring.rx RxBufferSize=max /etc/systemd/network/10-nic.link",
-		"systemd-udevd boot eth0/channels.combined CombinedChannels=8 /etc/systemd/network/10-nic.link",
+		"systemd-udevd boot eth0/channels.combined 8 /etc/systemd/network/10-nic.link",
 		"systemd-udevd boot eth0/irq.affinity IRQAffinityPolicy=spread /etc/systemd/network/10-nic.link",
-		"systemd-udevd boot eth0/coalesce.rx-usecs RxCoalesceSec=20us /usr/lib/systemd/network/10-nic.link.d/more.conf",
+		"systemd-udevd boot eth0/coalesce.rx-usecs 20 /usr/lib/systemd/network/10-nic.link.d/more.conf",
 		"sysctl.d boot /net.core.dev_weight 64 /usr/lib/sysctl.d/50-default.conf",
 		"sysctl.d boot /net.core.netdev_budget 600 /etc/sysctl.d/60-site.conf",
 	}
@@ -217,7 +217,7 @@ func TestLinkAndSysctlFiles(t *testing.T) {
 func FuzzFiles(f *testing.F) {
 	for _, seed := range []string{
 		"", "[", "[x]\n=\n", "[main]\ninclude=a;a,a\n[net]\nring=rx\n", "[connection]\nuuid=u\ninterface-name=eth0\n[ethtool]\nring-rx=\n",
-		"[Link]\nRxBufferSize=\x00\n", "net.core.netdev_budget=", "-=\n/=1\n=", "[net]\ndevices=![,eth0\nfeatures=gro:on\n", "E:ID_NET_LINK_FILE=/../../x",
+		"[Link]\nRxBufferSize=\x00\n", "[Link]\nRxCoalesceSec=us\nGenericReceiveOffload=1\n", "net.core.netdev_budget=", "-=\n/=1\n=", "[net]\ndevices=![,eth0\nfeatures=gro:on\n", "E:ID_NET_LINK_FILE=/../../x",
 	} {
 		f.Add(seed)
 	}
@@ -236,4 +236,42 @@ func FuzzFiles(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A .link file that says what a plan wants is nobody's adversary.
+func TestLinkValue(t *testing.T) {
+	t.Parallel()
+	for option, want := range map[string]string{
+		"RxBufferSize=128":               "128",
+		"RxBufferSize=max":               "RxBufferSize=max",
+		"CombinedChannels=08":            "8",
+		"GenericReceiveOffload=yes":      "on",
+		"LargeReceiveOffload=0":          "off",
+		"GenericReceiveOffload=2":        "GenericReceiveOffload=2",
+		"RxCoalesceSec=20us":             "20",
+		"RxCoalesceSec=1":                "RxCoalesceSec=1",
+		"TxCoalesceSec=1ms":              "TxCoalesceSec=1ms",
+		"IRQAffinityPolicy=spread":       "IRQAffinityPolicy=spread",
+		"ReceivePacketSteeringCPUMask=3": "ReceivePacketSteeringCPUMask=3",
+	} {
+		key, value, _ := strings.Cut(option, "=")
+		if got := linkValue(key, value); got != want {
+			t.Errorf("%s is taken for %q, want %q", option, got, want)
+		}
+	}
+	o := Owner{Claims: parseLink("[Link]\nRxBufferSize=128\nGenericReceiveOffload=no\n", "eth0", "/x")}
+	for _, test := range []struct {
+		ref    knob.Ref
+		want   string
+		fights bool
+	}{
+		{knob.Device("eth0", "ring.rx"), "128", false},
+		{knob.Device("eth0", "ring.rx"), "256", true},
+		{knob.Device("eth0", "feature.rx-gro"), "off", false},
+		{knob.Device("eth0", "feature.rx-gro"), "on", true},
+	} {
+		if _, fights := o.Fights(test.ref, test.want); fights != test.fights {
+			t.Errorf("%s at %s: fights %v", test.ref, test.want, fights)
+		}
+	}
 }
