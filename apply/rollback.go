@@ -416,11 +416,12 @@ func (u *undoing) sides(e *entry) {
 	for _, ref := range refs {
 		want := e.sides[ref]
 		keep, kept := u.t.keep[ref]
+		kept = kept && !u.beyond(ref, keep)
 		if kept {
 			want = keep
 		}
 		state, ok := u.read(ref)
-		if u.t.foreign[ref] {
+		if kept && u.t.foreign[ref] {
 			u.tell(ref, Restoration{Want: e.sides[ref], Present: keep, Fate: FateForeign, By: u.author(ref, keep)})
 		}
 		if !ok || !state.Has() || state.Value == want {
@@ -432,6 +433,19 @@ func (u *undoing) sides(e *entry) {
 			u.outcome(ref, want, state, err)
 		}
 	}
+}
+
+// beyond reports whether an RSS table names queues that are not in use, now that
+// the old number of queues is back: what somebody, or the driver of a NIC that
+// was plugged in again, had made for more of them would send packets nowhere.
+// Not every driver makes its table fit (virtio_net up to 6.11, virtnet_set_channels).
+func (u *undoing) beyond(ref knob.Ref, table string) bool {
+	if ref.Kind != tableKind || u.view.Host == nil || u.view.Host.Ethtool.RSS == nil {
+		return false
+	}
+	rss, err := u.view.Host.Ethtool.RSS(u.name(ref).Dev)
+	slots, parseErr := knob.ParseTable(table)
+	return err == nil && parseErr == nil && len(slots) > 0 && rss.RxRings > 0 && int(slices.Max(slots)) >= rss.RxRings
 }
 
 func stageOf(ref knob.Ref) knob.Stage {

@@ -912,6 +912,54 @@ func TestTableIsTheDriversAgain(t *testing.T) {
 	}
 }
 
+// A table that somebody made for more queues goes with them, where the driver
+// leaves it as it is: packets for a queue out of use are lost.
+func TestTableOfQueuesOutOfUse(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, hosttest.Spec{Driver: "i40e", CPUs: 8, QueuesPerNIC: 2, MaxQueues: 4})
+	before := r.dump(true)
+	if _, err := r.process(nil).Apply(background, r.plan("eth0/channels.combined", "4"), anything); err != nil {
+		t.Fatal(err)
+	}
+	foreign := slices.Repeat([]uint32{3, 0}, 256)
+	if err := r.m.Writer().SetRSS("eth0", foreign); err != nil {
+		t.Fatal(err)
+	}
+	left := false
+	r.gate = func(what string, do func() error) error {
+		switch what {
+		case "channels eth0":
+			// It does not count as a user's, which the core would look at.
+			err := errors.Join(r.m.Writer().SetRSS("eth0", nil), do())
+			left = true
+			return err
+		case "rss eth0":
+			left = false
+		}
+		return do()
+	}
+	r.view = func(v knob.View) knob.View {
+		h := *v.Host
+		read := h.Ethtool.RSS
+		h.Ethtool.RSS = func(dev string) (host.RSS, error) {
+			rss, err := read(dev)
+			if left {
+				rss.Table = slices.Clone(foreign)
+			}
+			return rss, err
+		}
+		v.Host = &h
+		return asDetected(v)
+	}
+	result, err := r.process(nil).Rollback(background, "")
+	if err != nil || result.State != RolledBack {
+		t.Errorf("%s, %v, %+v", result.State, err, result.Restored)
+	}
+	if diff := cmp.Diff(before, r.dump(true)); diff != "" {
+		t.Errorf("(-before +after):\n%s", diff)
+	}
+}
+
 // The host that cannot be read again is rolled back with what is known of it.
 func TestRollbackWithoutReadingAgain(t *testing.T) {
 	t.Parallel()
