@@ -21,9 +21,8 @@ import (
 //	NAPITUNE_LAB=1 go test -run 'TestBootProfile|TestGuardUnit' -timeout 40m -v ./lab
 const labEnv = "NAPITUNE_LAB"
 
-// guardLong makes TestGuardUnit a quarter of an hour long: every disturbance 20
-// times, and ten minutes beside irqbalance.
-var guardLong = flag.Bool("guard-long", false, "disturb a guard 20 times instead of 5, and hold ten minutes")
+// guardLong makes TestGuardUnit hold ten minutes beside irqbalance.
+var guardLong = flag.Bool("guard-long", false, "hold ten minutes beside irqbalance instead of a quarter of one")
 
 // reboots is one guest that is booted again and again, as a disk.
 type reboots struct {

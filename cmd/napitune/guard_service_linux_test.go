@@ -181,10 +181,12 @@ func testServiceRestores(t *testing.T) {
 	} {
 		began := time.Now().Add(-time.Second)
 		var all []time.Duration
-		for range long(20, 5) {
+		// It begins anew, with all the restorations that may follow each other at once.
+		s.hangup()
+		for range 20 {
+			time.Sleep(1200 * time.Millisecond)
 			shell(t, c.command)
 			all = append(all, until(t, c.what, 20*time.Second, stands(t, view, want)))
-			time.Sleep(2 * time.Second)
 		}
 		tellWithin(t, c.what, all, time.Second)
 		if n := s.held(c.what, began); c.undoes == (n == 0) {

@@ -26,8 +26,8 @@ const manTemplate = `% {{ .App.Name }} {{ .SectionNum }}
 # DESCRIPTION
 
 napitune measures how this host receives and sends packets, says what is wrong and why, and proposes the exact
-kernel and NIC settings that would mend it. Only **apply**, **rollback** and **boot** change settings; all else is
-advice.
+kernel and NIC settings that would mend it. Only **apply**, **rollback**, **boot** and **guard** change settings; all
+else is advice.
 
 Without a command, napitune advises. It reads the running machine or, with **--host**, a captured one.
 Options may stand before or after the command.
@@ -35,6 +35,23 @@ Options may stand before or after the command.
 # COMMANDS
 {{ range $v := .Commands }}
 {{ $v }}{{ end }}
+
+# BOOT PROFILE
+
+**napitune profile install** puts a profile in force at every boot and enables two units; with **--guard** a third.
+**napitune-boot.service** sets what belongs to the whole host, before any network. A rule of udev starts
+**napitune-device@NAME.service** for each device with hardware behind it, also for one that is plugged in later.
+**napitune-settle.service** sets what is left once the network is configured, before anybody can log in, and fails with a
+line for each setting that cannot stand. Stopping a unit changes no setting.
+
+When a device that is there already is brought up later, the kernel tells udev nothing, so that no rule can start a
+unit then. Many drivers have queues and interrupts only while a device is up; what they take only then is set by
+**napitune-guard.service** where it runs, or by **systemctl start napitune-device@NAME.service**. **napitune doctor**
+names such devices.
+
+The guard brings back what a link flap, other queues or CPU hotplug reset. What another program writes twice it leaves
+to that program: **napitune status** and the finding contested-setting tell of it. The unit has no CAP_SYS_ADMIN, which
+the kernel asks for before it names a writer; started by hand as root, the guard can name it.
 
 # EXIT STATUS
 

@@ -3,6 +3,7 @@
 package packaging
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -200,5 +201,72 @@ func TestRPM(t *testing.T) {
 	config, err := exec.Command(rpm, "-qpc", path).Output()
 	if err != nil || strings.TrimSpace(string(config)) != "/etc/napitune/policy.yaml" {
 		t.Errorf("configuration: %q, %v", config, err)
+	}
+}
+
+// systemctlLog stands for systemctl below a directory and writes down what it is
+// asked for.
+const systemctlLog = "#!/bin/sh\necho \"systemctl $*\" >>/asked\n"
+
+// Installed, upgraded and removed below a directory, with the scripts run there:
+// an upgrade disables nothing, a removal everything, and neither sets anything.
+func TestRPMScripts(t *testing.T) {
+	path := built(t, "*.x86_64.rpm")
+	rpm, err := exec.LookPath("rpm")
+	if err != nil {
+		lack(t, "rpm, to install the package")
+	}
+	busybox, err := exec.LookPath("busybox")
+	if err != nil || os.Geteuid() != 0 {
+		lack(t, "root and busybox, for the scripts of the package below a directory")
+	}
+	root := t.TempDir()
+	shell, err := os.ReadFile(busybox)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, data := range map[string][]byte{"bin/sh": shell, "usr/bin/systemctl": []byte(systemctlLog), "usr/bin/udevadm": []byte("#!/bin/sh\n")} {
+		full := filepath.Join(root, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(full), 0o755), os.WriteFile(full, data, 0o755)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, dir := range []string{"run/systemd/system", "var/lib/rpm", "tmp", "dev"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	asked := func() string {
+		log := filepath.Join(root, "asked")
+		text, _ := os.ReadFile(log)
+		_ = os.Remove(log)
+		return strings.TrimSpace(string(text))
+	}
+	run := func(want string, args ...string) {
+		t.Helper()
+		out, err := exec.Command(rpm, append([]string{"--root", root, "--nodeps", "--nosignature"}, args...)...).CombinedOutput()
+		if err != nil || strings.Contains(string(out), "scriptlet failed") {
+			t.Fatalf("rpm %v: %v\n%s", args, err, out)
+		}
+		if diff := cmp.Diff(want, asked()); diff != "" {
+			t.Errorf("rpm %v (-want +got)\n%s", args, diff)
+		}
+	}
+	const units = "napitune-boot.service napitune-settle.service napitune-guard.service"
+	profile := filepath.Join(root, "etc/napitune/profile.yaml")
+	run("systemctl daemon-reload", "-i", path)
+	if err := os.WriteFile(profile, []byte("boot-profile: 1\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	run("systemctl daemon-reload\nsystemctl daemon-reload", "-U", "--replacepkgs", path)
+	run("systemctl disable "+units+"\nsystemctl stop "+units+"\nsystemctl daemon-reload", "-e", "napitune")
+	var left []string
+	for _, file := range files(t, root) {
+		if strings.Contains(file, "napitune") {
+			left = append(left, file)
+		}
+	}
+	if diff := cmp.Diff([]string{"etc/napitune/profile.yaml"}, left); diff != "" {
+		t.Errorf("after the removal (-want +got)\n%s", diff)
 	}
 }

@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
+	"runtime"
+	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -19,8 +21,8 @@ import (
 // liveTests are tests that need a machine to themselves, and how they are run.
 type liveTests struct {
 	names []string // all must pass: one that skips, or that there is not, has not
-	// command runs them; self is this program.
-	command func(ctx context.Context, self string) *exec.Cmd
+	// command runs them, so many guests at a time; self is this program.
+	command func(ctx context.Context, self string, guests int) *exec.Cmd
 }
 
 // pattern is what -run takes for these tests and no others.
@@ -29,23 +31,24 @@ func (l liveTests) pattern() string { return "^(" + strings.Join(l.names, "|") +
 // liveTable lists them. Those of package lab boot their own guests, again and again.
 func liveTable() []liveTests {
 	inGuest := liveTests{names: []string{"TestTimerLive", "TestIrqbalanceLive"}}
-	inGuest.command = func(ctx context.Context, self string) *exec.Cmd {
+	inGuest.command = func(ctx context.Context, self string, _ int) *exec.Cmd {
 		return exec.CommandContext(ctx, self, "test", "--mode", "systemd", "--steady", "--nic", "virtio,queues=4", "--timeout", "20m",
 			"./cmd/napitune", "--", "-test.v", "-test.timeout=0", "-test.run="+inGuest.pattern())
 	}
 	ofGuests := liveTests{names: []string{"TestBootProfile", "TestGuardUnit"}}
-	ofGuests.command = func(ctx context.Context, _ string) *exec.Cmd {
-		cmd := exec.CommandContext(ctx, "go", "test", "-v", "-count=1", "-timeout=40m", "-run="+ofGuests.pattern(), "./lab")
+	ofGuests.command = func(ctx context.Context, _ string, guests int) *exec.Cmd {
+		cmd := exec.CommandContext(ctx, "go", "test", "-v", "-count=1", "-timeout=40m", "-parallel="+strconv.Itoa(guests), "-run="+ofGuests.pattern(), "./lab")
 		cmd.Env = append(os.Environ(), "NAPITUNE_LAB=1")
 		return cmd
 	}
-	return []liveTests{inGuest, ofGuests}
+	return []liveTests{ofGuests, inGuest}
 }
 
 func liveCommand() *cli.Command {
 	return &cli.Command{
 		Name: "live", Usage: "run the tests that want a machine with systemd to themselves, in guests",
-		Description: "They run at the same time, in guests whose clocks do not see it. Ends with 1 if one fails, skips or is not there.",
+		Description: "Their guests have clocks that do not see how busy the host is. Ends with 125 if one fails, skips or is not there.",
+		Flags:       []cli.Flag{&cli.IntFlag{Name: "guests", Value: runtime.NumCPU(), Usage: "boot `N` guests at a time; each keeps one CPU busy"}},
 		Action: func(c *cli.Context) error {
 			if missing := lab.Doctor(); len(missing) > 0 {
 				return errors.New(lab.InstallHint(missing))
@@ -58,27 +61,25 @@ func liveCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			table := liveTable()
-			errs := make([]error, len(table))
-			var all sync.WaitGroup
-			for i, tests := range table {
-				all.Go(func() { errs[i] = tests.run(c.Context, self, root) })
+			var errs []error
+			for _, tests := range liveTable() {
+				errs = append(errs, tests.run(c.Context, self, root, max(c.Int("guests"), 1)))
 			}
-			all.Wait()
 			return errors.Join(errs...)
 		},
 	}
 }
 
 // run runs the tests and holds that each of them passed.
-func (l liveTests) run(ctx context.Context, self, root string) error {
+func (l liveTests) run(ctx context.Context, self, root string, guests int) error {
 	began := time.Now()
-	cmd := l.command(ctx, self)
+	cmd := l.command(ctx, self, guests)
 	cmd.Dir = root
 	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.Stdout = io.MultiWriter(&out, os.Stdout)
+	cmd.Stderr = cmd.Stdout
 	err := cmd.Run()
-	fmt.Fprintf(os.Stdout, "== %s: %s\n%s", strings.Join(l.names, ", "), time.Since(began).Round(time.Second), &out)
+	fmt.Fprintf(os.Stdout, "== %s: %s\n", strings.Join(l.names, ", "), time.Since(began).Round(time.Second))
 	return errors.Join(append(notPassed(l.names, out.String()), err)...)
 }
 

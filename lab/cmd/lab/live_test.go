@@ -2,7 +2,6 @@ package main
 
 import (
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -46,14 +45,13 @@ func TestLiveTable(t *testing.T) {
 			}
 		}
 	}
-	var cmd *exec.Cmd
 	for _, tests := range liveTable() {
 		for _, name := range tests.names {
 			if !strings.Contains(sources.String(), "\nfunc "+name+"(t *testing.T) {") {
 				t.Errorf("there is no %s", name)
 			}
 		}
-		cmd = tests.command(t.Context(), "lab")
+		cmd := tests.command(t.Context(), "lab", 2)
 		if !slices.ContainsFunc(cmd.Args, func(arg string) bool { return strings.HasSuffix(arg, "run="+tests.pattern()) }) {
 			t.Errorf("%v does not run %s", cmd.Args, tests.pattern())
 		}
