@@ -627,6 +627,7 @@ func TestSqueezeCauses(t *testing.T) {
 				bursts = max(bursts/2, 1)
 				return o
 			})
+			noMisses(t, s)
 		})
 	}
 }
@@ -789,6 +790,25 @@ func TestCountsEqualKernel(t *testing.T) {
 	t.Logf("%d counters: %d softirqs, %d interrupts, %d of them hidden from eBPF", len(last), softirqs, interrupts, hidden)
 	if softirqs == 0 || interrupts == 0 {
 		t.Error("no softirq or no interrupt in the whole test: nothing was compared")
+	}
+	noMisses(t, s)
+}
+
+// noMisses: a program that is interrupted by an event of its own hook does not
+// see it, which the kernel counts per program (recursion_misses).
+func noMisses(t testing.TB, s *Session) {
+	t.Helper()
+	c, err := s.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range c.Cost {
+		if p.Missed > 0 {
+			t.Errorf("%s missed %d events", p.Program, p.Missed)
+		}
+	}
+	if !t.Failed() {
+		t.Logf("recursion misses of %d programs: none", len(c.Cost))
 	}
 }
 

@@ -931,11 +931,7 @@ func TestVirtioLoad(t *testing.T) {
 	if got := virtioReceived(t) - received; polled != got || got < packets {
 		t.Errorf("virtio-net received %d packets of %d, its NAPIs polled %d", got, packets, polled)
 	}
-	for _, c := range d.Cost {
-		if c.Missed > 0 {
-			t.Errorf("%s missed %d events", c.Program, c.Missed)
-		}
-	}
+	noMisses(t, s)
 	t.Logf("packets per queue: %v; per CPU: interrupts %v, NET_RX runs %v, work %v, squeezes %v", queues,
 		interruptsOf(d), perCPU(d, func(c counters.CPU) uint64 { return c.Softirq["NET_RX"].Runs }),
 		perCPU(d, func(c counters.CPU) uint64 { return c.Budget.Work }), perCPU(d, func(c counters.CPU) uint64 { return c.Budget.Squeezes() }))
