@@ -88,7 +88,7 @@ func (s *Session) look() error {
 	if err != nil {
 		return err
 	}
-	cost := float64(eventCostNs)
+	cost := s.eventNs
 	if s.stats != nil {
 		cost += statsCostNs
 	}

@@ -93,6 +93,7 @@ type Session struct {
 	attachedNs, attachedSince uint64
 	account                   account
 	eventsSeen                []uint64 // per CPU, those that account knows of
+	eventNs                   float64  // what one of them costs
 	// windowNs is how long each windowed probe has been attached.
 	windowNs     map[string]uint64
 	controlReads []counters.ControlRead
@@ -123,6 +124,7 @@ func Open(o Options) (*Session, error) {
 		objects:  make(map[string]*object),
 		irqs:     chosenIRQs(o.IRQs),
 		windowNs: make(map[string]uint64),
+		eventNs:  eventCostNs,
 		account:  account{share: o.MaxCostPercent / 100, atNs: monotonicNs()},
 	}
 	s.budget = s.readLimits()
