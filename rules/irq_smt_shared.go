@@ -78,7 +78,9 @@ func homesOf(pairs []*path) cpuset.Set {
 	return out
 }
 
-// freeCore reports whether a core near the device serves no queue at all.
+// freeCore reports whether a core near the device serves no queue at all. An
+// idle queue of the device counts: the flows that it lacks now may come to it
+// next, or the table of the NIC keeps them from it, which is another fault.
 func (c *Case) freeCore(d *detect.Device) bool {
 	taken := map[int]bool{}
 	for cpu, n := range c.loads {
@@ -87,9 +89,25 @@ func (c *Case) freeCore(d *detect.Device) bool {
 		}
 	}
 	for cpu := range c.local(d).All() {
-		if !taken[c.core(cpu)] {
+		if !taken[c.core(cpu)] && !c.idleQueueOn(d, c.core(cpu)) {
 			return true
 		}
 	}
 	return false
+}
+
+// idleQueueOn reports whether a queue of the device without work would interrupt
+// a thread of the core.
+func (c *Case) idleQueueOn(d *detect.Device, core int) bool {
+	return slices.ContainsFunc(c.Paths, func(p *path) bool {
+		if p.dev != d || p.load > 0 {
+			return false
+		}
+		for cpu := range c.Last.Topo.Online.All() {
+			if c.core(cpu) == core && c.wouldFireOn(p, cpu) {
+				return true
+			}
+		}
+		return false
+	})
 }

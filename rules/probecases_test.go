@@ -182,6 +182,15 @@ var probeCases = []ruleCase{
 			s.heat(i, 0.4)
 		}
 	}), silent, []string{}},
+	{"irq-smt-shared", "must not", "the other cores have idle queues", sceneN(8, func(s *scene) {
+		s.siblings()
+		s.nic("eth0", "physical", []fire{{0: 50_000}, {4: 50_000}, {}, {}, {}}, nil)
+		for n, cpu := range []int{0, 4, 1, 2, 3} {
+			s.snap.IRQs.Rows[n].Effective = cpuset.Of(cpu)
+		}
+		s.heat(0, 0.4)
+		s.heat(4, 0.4)
+	}), silent, []string{}},
 	{"irq-smt-shared", "missing", "siblings unknown", sceneN(8, func(s *scene) {
 		s.nic("eth0", "physical", []fire{{0: 50_000}, {4: 50_000}}, nil)
 		s.heat(0, 0.4)
