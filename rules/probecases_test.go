@@ -321,6 +321,17 @@ var probeCases = []ruleCase{
 		s.nic("eth0", "physical", even(1, 90_000), nil)
 		s.set(knob.Rx("eth0", 0, "rps.cpus"), "0-3")
 	}), silent, []string{}},
+	{"rps-covers-irq-cpu", "fires", "another node does the work", sceneN(8, func(s *scene) {
+		s.nodes()
+		s.nic("eth0", "physical", even(1, 5_000), nil)
+		s.set(knob.Rx("eth0", 0, "rps.cpus"), "4-7")
+		s.heat(5, 0.1)
+	}), advice, []string{"eth0/rx-0/rps.cpus 1-3"}},
+	{"rps-covers-irq-cpu", "must not", "another node has next to nothing to do", sceneN(8, func(s *scene) {
+		s.nodes()
+		s.nic("eth0", "physical", even(1, 5_000), nil)
+		s.set(knob.Rx("eth0", 0, "rps.cpus"), "4-7")
+	}), silent, []string{}},
 	{"rps-covers-irq-cpu", "missing", "mask unknown", sceneN(8, func(s *scene) {
 		s.nic("eth0", "physical", even(1, 90_000), nil)
 		delete(s.snap.Knobs, knob.Rx("eth0", 0, "rps.cpus"))

@@ -2,6 +2,7 @@ package rules
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/napitune/napitune/detect"
 	"github.com/napitune/napitune/detect/cpuset"
@@ -20,7 +21,7 @@ var _ = register(Rule{
 		SideEffects: "Flows move; reordering for a moment.",
 		NotWhen:     "The interrupt's CPU has time to spare: then it may well be in the mask.",
 		Source:      "Documentation/networking/scaling.rst: at high interrupt rate, exclude the interrupting CPU from the map",
-		Thresholds:  describe(hotSoftirq, rpsTargets, activeRate),
+		Thresholds:  describe(hotSoftirq, rpsTargets, activeRate, activeSoftirq),
 	},
 	Eval: func(c *Case) []plan.Finding {
 		var out []plan.Finding
@@ -39,7 +40,7 @@ func (c *Case) wrongRPS(p *path) (plan.Finding, bool) {
 	ref := knob.Rx(p.dev.Name, p.queue.N, "rps.cpus")
 	text, known := c.knob(ref)
 	mask, err := cpuset.ParseList(text)
-	if !known || err != nil || mask.IsEmpty() || cpu < 0 || c.Basis != detect.BasisWindow || !c.busyPath(p) {
+	if !known || err != nil || mask.IsEmpty() || cpu < 0 || c.Basis != detect.BasisWindow || !c.busySteered(p, mask) {
 		return plan.Finding{}, false
 	}
 	core := t.Siblings(cpu).Union(cpuset.Of(cpu))
@@ -67,6 +68,15 @@ func (c *Case) wrongRPS(p *path) (plan.Finding, bool) {
 		f.Wants = []plan.Want{{Ref: ref, Value: targets.String(), Why: "RPS " + what, Expect: expect("max_cpu_softirq_share", "down", c.softirq(cpu)/2, "of a CPU")}}
 	}
 	return f, true
+}
+
+// busySteered reports whether a queue whose packets go to other CPUs is worth
+// judging: handing them on costs its own CPU little, the work shows at theirs.
+func (c *Case) busySteered(p *path, mask cpuset.Set) bool {
+	if c.busyPath(p) {
+		return true
+	}
+	return p.share >= c.At(activeQueue) && slices.ContainsFunc(mask.CPUs(), func(cpu int) bool { return c.softirq(cpu) >= c.At(activeSoftirq) })
 }
 
 // rpsPointless reports whether the device has a receive queue per local core,
