@@ -45,11 +45,14 @@ func (c *Case) wrongRPS(p *path) (plan.Finding, bool) {
 	}
 	core := t.Siblings(cpu).Union(cpuset.Of(cpu))
 	what := ""
+	// More CPUs take work off a saturated one; nearer ones only do the same work better.
+	effect := expect("max_cpu_softirq_share", "down", c.softirq(cpu)/2, "of a CPU")
 	switch {
 	case core.Contains(mask):
 		what = "names only the core that takes the interrupt"
 	case t.NUMATrusted() && !mask.Overlaps(t.NodeCPUs(t.NodeOf(cpu))):
 		what = "names only CPUs of another node"
+		effect = expect("rps_targets_on_other_nodes", "down", 0, "CPUs")
 	case c.hot(cpu) && mask.Has(cpu):
 		what = "includes the saturated CPU that takes the interrupt"
 	default:
@@ -65,7 +68,7 @@ func (c *Case) wrongRPS(p *path) (plan.Finding, bool) {
 		return f, true
 	}
 	if targets := c.rpsTargetCPUs(cpu); float64(targets.Len()) >= c.At(rpsTargets) {
-		f.Wants = []plan.Want{{Ref: ref, Value: targets.String(), Why: "RPS " + what, Expect: expect("max_cpu_softirq_share", "down", c.softirq(cpu)/2, "of a CPU")}}
+		f.Wants = []plan.Want{{Ref: ref, Value: targets.String(), Why: "RPS " + what, Expect: effect}}
 	}
 	return f, true
 }

@@ -32,7 +32,8 @@ type Counters struct {
 // Window is what the counters moved by around a load.
 type Window struct {
 	Counters
-	Load wire.Sent // what was sent to the NIC
+	Load  wire.Sent // what was sent to the NIC
+	Split int       // queue pairs whose interrupts may go to different CPUs, at its end
 }
 
 // parseSoftnet reads /proc/net/softnet_stat. The CPU is column 13 since 5.10
@@ -232,6 +233,11 @@ func crossed(own int) Metric {
 	return Metric{"share of the frames sent on another CPU's queue", true, func(w Window) float64 {
 		return 1 - ratio(float64(w.Sent[own]), total(w.Sent))
 	}}
+}
+
+// split is how many queue pairs bring a packet's cache lines to two CPUs.
+func split() Metric {
+	return Metric{"queue pairs on two CPUs", true, func(w Window) float64 { return float64(w.Split) }}
 }
 
 // none is for faults whose harm emulation cannot show: the setting is judged.

@@ -26,7 +26,7 @@ func TestTable(t *testing.T) {
 			t.Errorf("%s is made healthy in two ways", name)
 		}
 		prepare[name] = f.Prepare
-		if (f.Inject == "") != (f.Finding == "") || (f.Finding != "" && len(f.Changes) == 0) {
+		if f.Finding != "" && (f.Inject == "" || len(f.Changes) == 0 || f.Looks > 0) || f.Finding == "" && (len(f.Changes) > 0 || f.Looks == 0) {
 			t.Errorf("%s: injection %q, finding %q and changes %q do not belong together", f.Name, f.Inject, f.Finding, f.Changes)
 		}
 		for _, pattern := range f.Changes {
@@ -43,9 +43,8 @@ func TestTable(t *testing.T) {
 		}
 		machines[kind][name] = true
 	}
-	// RPS masks and RSS tables can be wrong in two ways, one for each machine.
-	single := map[string]bool{"RPS mask of another node's CPUs": true, "RPS mask of the interrupt's own core": true,
-		"RSS table skewed": true, "RSS table without most queues": true}
+	// RPS masks can be wrong in several ways.
+	single := map[string]bool{"RPS mask of the interrupt's own core": true}
 	for kind, on := range machines {
 		if len(on) < 2 && !single[kind] {
 			t.Errorf("%s is tried on %d machine", kind, len(on))
@@ -54,6 +53,66 @@ func TestTable(t *testing.T) {
 	if fast < 4 {
 		t.Errorf("the fast part has %d rows", fast)
 	}
+}
+
+// Every machine is looked at ten times while nothing is wrong with it.
+func TestControls(t *testing.T) {
+	looks := map[string]int{}
+	for _, f := range Table() {
+		if f.Finding == "" && f.Inject == "" {
+			looks[f.Machine.String()] += f.Looks
+		} else {
+			looks[f.Machine.String()] += 0
+		}
+	}
+	for name, n := range looks {
+		if n < 10 {
+			t.Errorf("%s is looked at %d times while healthy", name, n)
+		}
+	}
+}
+
+// A row is judged by the defaults but for the thresholds that it names.
+func TestPolicy(t *testing.T) {
+	if text := (Fault{}).policy(); text != "" {
+		t.Errorf("a row without thresholds has the policy %q", text)
+	}
+	if text := Policy("latency"); strings.Contains(text, "thresholds") || !strings.Contains(text, "extends: latency\n") {
+		t.Errorf("without thresholds:\n%s", text)
+	}
+	for _, f := range Table() {
+		text := f.policy()
+		if text == "" {
+			continue
+		}
+		for _, slow := range f.Slow {
+			if slow.Why == "" || strings.Contains(slow.Why, ":") || !strings.Contains(text, slow.Name+":\n    value: ") {
+				t.Errorf("%s: threshold %+v in\n%s", f.Name, slow, text)
+			}
+		}
+	}
+}
+
+func TestParseJudgement(t *testing.T) {
+	got, err := parseJudgement([]byte(`{"verb":"apply","measured":{"verdict":"better","reason":"less loss","figures":[]}}`))
+	if want := (Judgement{"better", "less loss"}); err != nil || got != want {
+		t.Errorf("%+v, %v; want %+v", got, err, want)
+	}
+	for _, bad := range []string{"", "{}", `{"measured":1}`} {
+		if got, err := parseJudgement([]byte(bad)); err == nil {
+			t.Errorf("%q is taken: %+v", bad, got)
+		}
+	}
+}
+
+func FuzzParseJudgement(f *testing.F) {
+	f.Add([]byte(`{"measured":{"verdict":"worse","reason":"more loss"}}`))
+	f.Add([]byte(`{"measured":null}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		if got, err := parseJudgement(text); err != nil && got != (Judgement{}) {
+			t.Errorf("%v and %+v", err, got)
+		}
+	})
 }
 
 func TestParseSoftnet(t *testing.T) {
@@ -178,6 +237,7 @@ func TestComplaints(t *testing.T) {
 		"not undone":  func(r *Result) { r.Differs = []string{"z"} },
 		"split pairs": func(r *Result) { r.Split = []string{"q"} },
 		"error":       func(r *Result) { r.Error = "e" },
+		"verdict":     func(r *Result) { r.Verdict = "worse" },
 	} {
 		bad := good
 		spoil(&bad)

@@ -58,9 +58,16 @@ type guest struct {
 	t        *testing.T
 	peer     *wire.Peer
 	pristine Settings
-	// quiet remembers the alarms of the healthy machine by load: looking twice
-	// at the same thing shows nothing new.
-	quiet map[Load][]string
+	// quiet remembers the alarms of the healthy machine: a row of a fault does
+	// not look again at what another one saw.
+	quiet map[condition][]string
+}
+
+// condition is what a look at the healthy machine depends on.
+type condition struct {
+	load   Load
+	policy string
+	probes bool
 }
 
 const device = "eth0"
@@ -76,7 +83,7 @@ func openGuest(t *testing.T, prepare string) *guest {
 	if err := wire.Discard(t.Context(), net.JoinHostPort("0.0.0.0", "5201")); err != nil {
 		t.Fatal(err)
 	}
-	g := &guest{t: t, peer: peer, quiet: map[Load][]string{}}
+	g := &guest{t: t, peer: peer, quiet: map[condition][]string{}}
 	g.shell(prepare + "\nsysctl -qw net.ipv4.icmp_ratelimit=0 net.ipv4.icmp_msgs_per_sec=1000000 net.ipv4.icmp_msgs_burst=1000000")
 	// Neighbour discovery would be counted as traffic; a fixed key sends the
 	// same flows to the same queues in every run.
@@ -100,7 +107,10 @@ func (g *guest) shell(text string) {
 
 // try brings about a fault, has it treated and puts everything back.
 func (g *guest) try(f Fault, treatment Treatment) Result {
-	r := Result{Fault: f.Name, Machine: f.Machine.String(), Treatment: treatment.Name(), Expected: f.Finding, Metric: f.Metric.Name}
+	r := Result{Fault: f.Name, Machine: f.Machine.String(), Treatment: treatment.Name(), Expected: f.Finding, Metric: f.Metric.Name, Probes: f.Probes}
+	for _, slow := range f.Slow {
+		r.Thresholds = append(r.Thresholds, slow.String())
+	}
 	if err := g.steps(f, treatment, &r); err != nil {
 		r.Error = err.Error()
 	}
@@ -123,10 +133,16 @@ func (g *guest) steps(f Fault, treatment Treatment, r *Result) error {
 		return fmt.Errorf("healthy: %w", err)
 	}
 	r.Healthy = f.Metric.Of(healthy)
-	if err := g.control(f, treatment, r); err != nil || f.Finding == "" {
+	if f.Finding == "" {
+		g.shell(f.Inject)
+		return g.lookOften(f, treatment, r)
+	}
+	if r.FalseOnes, err = g.control(f, treatment); err != nil {
 		return err
 	}
-	g.shell(f.Inject)
+	if err := g.inject(f); err != nil {
+		return err
+	}
 	faulty, err := g.measure(f.Load)
 	if err != nil {
 		return fmt.Errorf("faulty: %w", err)
@@ -139,11 +155,16 @@ func (g *guest) steps(f Fault, treatment Treatment, r *Result) error {
 	if err := g.look(f, treatment, r); err != nil {
 		return err
 	}
-	if err := g.during(f.Load, func() error { return treatment.Apply(f) }); err != nil {
+	err = g.during(f.Load, func() error {
+		judged, err := treatment.Apply(f)
+		r.Verdict, r.Reason = judged.Verdict, judged.Reason
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	if f.Contested {
-		time.Sleep(5 * time.Second) // two of its rounds
+		time.Sleep(11 * time.Second) // two of its rounds
 	}
 	treated, err := g.measure(f.Load)
 	if err != nil {
@@ -157,41 +178,66 @@ func (g *guest) steps(f Fault, treatment Treatment, r *Result) error {
 		return err
 	}
 	after, err := ReadSettings(device)
-	if f.Contested {
-		r.Split = nil // the other program splits pairs that are too quiet for anybody to care
-	} else {
-		r.Differs = before.Diff(after)
+	r.Differs = before.Diff(after)
+	if f.Contested { // the other program goes on with interrupts as soon as it may
+		r.Differs = slices.DeleteFunc(r.Differs, func(line string) bool { return strings.HasPrefix(line, "/proc/irq/") })
 	}
 	return err
 }
 
-// control looks at the healthy machine under the same load.
-func (g *guest) control(f Fault, treatment Treatment, r *Result) error {
-	key := f.Load
-	alarms, known := g.quiet[key]
-	if !known || f.Finding == "" {
-		var a Advice
-		if err := g.during(f.Load, func() (err error) { a, err = treatment.Look(f); return err }); err != nil {
-			return fmt.Errorf("healthy: %w", err)
-		}
-		alarms = a.alarms()
-		for _, c := range a.Changes {
-			alarms = append(alarms, fmt.Sprintf("%s %s → %s", c.Ref, c.Before, c.After))
-		}
-		g.quiet[key] = alarms
-		r.Seconds = a.Seconds
-	}
-	if f.Finding == "" {
-		r.Found, r.Alarms = len(alarms) == 0, alarms
+// inject brings a fault about. Programs that move interrupts by their load need
+// one to do it.
+func (g *guest) inject(f Fault) error {
+	if !f.Contested {
+		g.shell(f.Inject)
 		return nil
 	}
-	r.FalseOnes = alarms
+	return g.during(f.Load, func() error { g.shell(f.Inject); return nil })
+}
+
+// control looks at the healthy machine under the same load and lists all that
+// asks for action.
+func (g *guest) control(f Fault, treatment Treatment) ([]string, error) {
+	key := condition{f.Load, f.policy(), f.Probes}
+	if alarms, known := g.quiet[key]; known {
+		return alarms, nil
+	}
+	a, err := g.advice(f, treatment)
+	if err != nil {
+		return nil, fmt.Errorf("healthy: %w", err)
+	}
+	g.quiet[key] = a.demands()
+	return g.quiet[key], nil
+}
+
+// lookOften looks again and again where nothing is wrong: what asks for action
+// in one of ten looks is a false alarm as well.
+func (g *guest) lookOften(f Fault, treatment Treatment, r *Result) error {
+	for r.Looks < max(1, f.Looks) {
+		a, err := g.advice(f, treatment)
+		if err != nil {
+			return fmt.Errorf("look %d: %w", r.Looks+1, err)
+		}
+		r.Looks++
+		for _, demand := range a.demands() {
+			r.Alarms = append(r.Alarms, fmt.Sprintf("look %d: %s", r.Looks, demand))
+			r.Report = a.Report
+		}
+		r.Seconds = max(r.Seconds, a.Seconds)
+	}
+	r.Found = len(r.Alarms) == 0
 	return nil
 }
 
+// advice is what a treatment says while the load runs.
+func (g *guest) advice(f Fault, treatment Treatment) (a Advice, err error) {
+	err = g.during(f.Load, func() (err error) { a, err = treatment.Look(f); return err })
+	return a, err
+}
+
 func (g *guest) look(f Fault, treatment Treatment, r *Result) error {
-	var a Advice
-	if err := g.during(f.Load, func() (err error) { a, err = treatment.Look(f); return err }); err != nil {
+	a, err := g.advice(f, treatment)
+	if err != nil {
 		return err
 	}
 	r.Found, r.Alarms, r.Blocked = a.finds(f.Finding), a.alarms(), a.Blocked
@@ -262,7 +308,7 @@ func (g *guest) measure(l Load) (Window, error) {
 	if err != nil {
 		return Window{}, err
 	}
-	w := Window{after.since(before), sent}
+	w := Window{after.since(before), sent, len(g.splitPairs())}
 	if l.PerSecond > 0 && !l.Guest && l.Kind == "udp" && 2*int64(w.Frames) < sent.Packets {
 		return w, fmt.Errorf("%w: %d of %d", errNothingArrived, w.Frames, sent.Packets)
 	}
@@ -313,18 +359,15 @@ func (g *guest) record(t *testing.T, r Result) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := os.OpenFile("/lab/results", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := out.Write(append(line, '\n')); err != nil {
-		t.Fatal(err)
-	}
-	if err := out.Close(); err != nil {
-		t.Fatal(err)
-	}
+	appendLine(t, line)
 	t.Logf("%s: healthy %.3f, faulty %.3f, treated %.3f; busiest CPU predicted %.3f, measured %.3f; looked for %.1f s; %s",
 		r.Metric, r.Healthy, r.Faulty, r.Treated, r.Predicted, r.Measured, r.Seconds, r.Claim)
+	for _, line := range r.Thresholds {
+		t.Log("   judged with", line)
+	}
+	if r.Verdict != "" {
+		t.Logf("   apply --measure: %s: %s", r.Verdict, r.Reason)
+	}
 	for _, c := range r.Changes {
 		t.Log("  ", c)
 	}

@@ -9,29 +9,36 @@ import (
 
 // Result is how one treatment fared with one fault on one machine: a JSON line.
 type Result struct {
-	Fault     string   `json:"fault"`
-	Machine   string   `json:"machine"`
-	Treatment string   `json:"treatment"`
-	Expected  string   `json:"expected,omitempty"` // the finding there must be
-	Found     bool     `json:"found"`              // it was there, or nothing was where nothing is wrong
-	Claim     string   `json:"claim,omitempty"`    // what the finding said
-	Alarms    []string `json:"alarms,omitempty"`   // all that asks for action, faulty
-	FalseOnes []string `json:"false,omitempty"`    // the same, healthy
-	Changes   []string `json:"changes,omitempty"`  // proposed
-	Beyond    []string `json:"beyond,omitempty"`   // proposed beyond what the fault needs
-	Missed    []string `json:"missed,omitempty"`   // patterns of settings that had to change and did not
-	Blocked   []string `json:"blocked,omitempty"`  // wanted and impossible
-	Metric    string   `json:"metric,omitempty"`
-	Healthy   float64  `json:"healthy"`             // the metric before the fault,
-	Faulty    float64  `json:"faulty"`              // with it,
-	Treated   float64  `json:"treated"`             // and after the treatment
-	Predicted float64  `json:"predicted,omitempty"` // largest share of one CPU that was foretold
-	Measured  float64  `json:"measured,omitempty"`  // and that came
-	Split     []string `json:"split,omitempty"`     // queue pairs on two CPUs after the treatment
-	Differs   []string `json:"differs,omitempty"`   // from the state before the treatment, after undoing it
-	Seconds   float64  `json:"look_seconds,omitempty"`
-	Report    string   `json:"report,omitempty"` // all that the treatment said
-	Error     string   `json:"error,omitempty"`
+	Fault     string `json:"fault"`
+	Machine   string `json:"machine"`
+	Treatment string `json:"treatment"`
+	Expected  string `json:"expected,omitempty"` // the finding there must be
+	Found     bool   `json:"found"`              // it was there, or nothing was where nothing is wrong
+	Looks     int    `json:"looks,omitempty"`    // how often a healthy machine was looked at
+	Probes    bool   `json:"probes,omitempty"`   // eBPF programs took part
+	// Thresholds are those that the row was judged with instead of the default,
+	// each with the reason.
+	Thresholds []string `json:"thresholds,omitempty"`
+	Claim      string   `json:"claim,omitempty"`   // what the finding said
+	Alarms     []string `json:"alarms,omitempty"`  // all that asks for action, faulty
+	FalseOnes  []string `json:"false,omitempty"`   // the same, healthy
+	Changes    []string `json:"changes,omitempty"` // proposed
+	Beyond     []string `json:"beyond,omitempty"`  // proposed beyond what the fault needs
+	Missed     []string `json:"missed,omitempty"`  // patterns of settings that had to change and did not
+	Blocked    []string `json:"blocked,omitempty"` // wanted and impossible
+	Metric     string   `json:"metric,omitempty"`
+	Healthy    float64  `json:"healthy"`             // the metric before the fault,
+	Faulty     float64  `json:"faulty"`              // with it,
+	Treated    float64  `json:"treated"`             // and after the treatment
+	Predicted  float64  `json:"predicted,omitempty"` // largest share of one CPU that was foretold
+	Measured   float64  `json:"measured,omitempty"`  // and that came
+	Verdict    string   `json:"verdict,omitempty"`   // of apply --measure
+	Reason     string   `json:"reason,omitempty"`    // the verdict in a sentence
+	Split      []string `json:"split,omitempty"`     // queue pairs on two CPUs after the treatment
+	Differs    []string `json:"differs,omitempty"`   // from the state before the treatment, after undoing it
+	Seconds    float64  `json:"look_seconds,omitempty"`
+	Report     string   `json:"report,omitempty"` // all that the treatment said
+	Error      string   `json:"error,omitempty"`
 }
 
 // match compares proposed changes with the patterns of a fault.
@@ -82,6 +89,9 @@ func (r Result) Complaints(f Fault) []string {
 	if len(r.Missed) > 0 && !f.Contested {
 		say("no change of: %s", strings.Join(r.Missed, " "))
 	}
+	if r.Verdict == "worse" {
+		say("apply --measure says worse: %s", r.Reason)
+	}
 	if len(r.Split) > 0 {
 		say("queue pairs left on two CPUs: %s", strings.Join(r.Split, " "))
 	}
@@ -106,7 +116,7 @@ func (r Result) figures(f Fault) []string {
 	if well := f.well(); !f.Metric.near(r.Treated, r.Healthy, well) {
 		out = append(out, fmt.Sprintf("%s is %.3f after the treatment, not %g of the healthy %.3f", f.Metric.Name, r.Treated, well, r.Healthy))
 	}
-	if r.Predicted > 0 && r.Measured > 0 && !f.Probes && (r.Measured > r.Predicted*(1+predictionError) || r.Measured < r.Predicted*(1-predictionError)) {
+	if r.Predicted > 0 && r.Measured > 0 && (r.Measured > r.Predicted*(1+predictionError) || r.Measured < r.Predicted*(1-predictionError)) {
 		out = append(out, fmt.Sprintf("the busiest CPU has a share of %.3f, predicted was %.3f", r.Measured, r.Predicted))
 	}
 	return out

@@ -114,9 +114,9 @@ func (t *Tool) Name() string { return t.Title }
 func (*Tool) Look(Fault) (Advice, error) { return Advice{}, nil }
 
 // Apply implements Treatment.
-func (t *Tool) Apply(Fault) (err error) {
+func (t *Tool) Apply(Fault) (_ Judgement, err error) {
 	t.said, err = shell(t.Start)
-	return err
+	return Judgement{}, err
 }
 
 // Undo implements Treatment.

@@ -312,7 +312,7 @@ func (c *contest) steps(treatment Treatment, r *Compared) (made Settings, err er
 		return before, nil
 	}
 	start := time.Now()
-	if err := c.during(f.Load, func() error { return treatment.Apply(f) }); err != nil {
+	if err := c.during(f.Load, func() error { _, err := treatment.Apply(f); return err }); err != nil {
 		return nil, err
 	}
 	r.Seconds = time.Since(start).Seconds()

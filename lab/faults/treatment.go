@@ -22,7 +22,7 @@ type Treatment interface {
 	// A treatment that only acts finds nothing.
 	Look(f Fault) (Advice, error)
 	// Apply mends what it can. The load runs.
-	Apply(f Fault) error
+	Apply(f Fault) (Judgement, error)
 	// Undo takes back what Apply did.
 	Undo() error
 }
@@ -53,9 +53,17 @@ type Change struct {
 	After  string `json:"after"`
 }
 
+// Judgement is what a treatment measured of its own work.
+type Judgement struct {
+	Verdict string // better, no different, worse, cannot tell; empty: it measured nothing
+	Reason  string // the verdict in one sentence
+}
+
 // Treatments lists what can be tried, by name. Other tools are added here.
+// Napitune measures its changes for ten sub-windows of half a second: those of
+// a tenth, which 1s allows, are as long as a reading takes in a guest.
 func Treatments(scratch string) []Treatment {
-	return []Treatment{Present{}, &Napitune{Scratch: scratch, Window: 4 * time.Second}}
+	return []Treatment{Present{}, &Napitune{Scratch: scratch, Window: 4 * time.Second, Measure: 5 * time.Second}}
 }
 
 // Present leaves everything as it is: the control.
@@ -68,31 +76,37 @@ func (Present) Name() string { return "present" }
 func (Present) Look(Fault) (Advice, error) { return Advice{}, nil }
 
 // Apply implements Treatment.
-func (Present) Apply(Fault) error { return nil }
+func (Present) Apply(Fault) (Judgement, error) { return Judgement{}, nil }
 
 // Undo implements Treatment.
 func (Present) Undo() error { return nil }
 
 // Napitune runs the real command, from /lab/bin or the PATH.
 type Napitune struct {
-	Scratch string        // directory for the policy, and for the plan between Look and Apply
-	Window  time.Duration // of each measurement
+	Scratch string        // directory for a policy, and for the plan between Look and Apply
+	Window  time.Duration // of each look
+	Measure time.Duration // before and after the changes, each; 0: not at all
 }
 
-// Policy is how the lab judges: by one of napitune's own profiles, but packets
-// cost more under emulation than that calls plain.
-func Policy(extends string) string {
-	return `name: lab
-description: Guests under emulation, whose CPUs are slow.
-extends: ` + extends + `
-thresholds:
-  packet-cost:
-    value: 200000
-    why: every packet is dear where each instruction is emulated
-  gro-packet-rate:
-    value: 1000
-    why: so merging pays at lower rates, and a guest digests no higher ones
-`
+// Policy is one of napitune's own profiles with other thresholds.
+func Policy(extends string, slow ...Threshold) string {
+	var out strings.Builder
+	out.WriteString("name: lab\ndescription: A guest under emulation, whose CPUs are slow.\nextends: " + extends + "\n")
+	for i, t := range slow {
+		if i == 0 {
+			out.WriteString("thresholds:\n")
+		}
+		fmt.Fprintf(&out, "  %s:\n    value: %g\n    why: %s\n", t.Name, t.Value, t.Why)
+	}
+	return out.String()
+}
+
+// policy is the default with the thresholds of one row, "" where it has none.
+func (f Fault) policy() string {
+	if len(f.Slow) == 0 {
+		return ""
+	}
+	return Policy("balanced", f.Slow...)
 }
 
 func (n *Napitune) plan() string { return filepath.Join(n.Scratch, "plan.json") }
@@ -105,15 +119,15 @@ func (*Napitune) Name() string { return "napitune" }
 // a poll takes says mostly when the next turn came.
 func (n *Napitune) Look(f Fault) (Advice, error) {
 	start := time.Now()
-	judge := filepath.Join(n.Scratch, "lab.yaml")
-	if err := os.WriteFile(judge, []byte(Policy("balanced")), 0o644); err != nil {
-		return Advice{}, err
+	args := append([]string{"advise", "--for", n.Window.String(), "--format", "json", "-o", n.plan()}, probing(f)...)
+	if text := f.policy(); text != "" {
+		judge := filepath.Join(n.Scratch, "lab.yaml")
+		if err := os.WriteFile(judge, []byte(text), 0o644); err != nil {
+			return Advice{}, err
+		}
+		args = append(args, "--profile", judge)
 	}
-	args := []string{"advise", "--profile", judge, "--for", n.Window.String(), "--format", "json", "-o", n.plan()}
-	if !f.Probes {
-		args = append(args, "--no-bpf")
-	}
-	said, code, err := n.run(args...)
+	said, _, code, err := n.run(args...)
 	if err != nil {
 		return Advice{}, err
 	}
@@ -125,39 +139,92 @@ func (n *Napitune) Look(f Fault) (Advice, error) {
 	return a, err
 }
 
-// Apply implements Treatment.
-func (n *Napitune) Apply(f Fault) error {
-	args := []string{"apply", "--yes", "--max-disruption", "link"}
+// probing leaves the probes out where the fault does not need them.
+func probing(f Fault) []string {
+	if f.Probes {
+		return nil
+	}
+	return []string{"--no-bpf"}
+}
+
+// Apply implements Treatment. What measured worse was rolled back by the
+// command itself, which is an error here.
+func (n *Napitune) Apply(f Fault) (Judgement, error) {
+	judged, err := n.apply(f)
+	// Another program may write between the plan and its changes: then nothing is
+	// written, and one plans again.
+	for tries := 1; f.Contested && tries < 4 && err != nil && strings.Contains(err.Error(), "when the plan was made"); tries++ {
+		if _, err := n.Look(f); err != nil {
+			return Judgement{}, err
+		}
+		judged, err = n.apply(f)
+	}
+	return judged, err
+}
+
+func (n *Napitune) apply(f Fault) (Judgement, error) {
+	args := append([]string{"apply", "--yes", "--max-disruption", "link", "--format", "json"}, probing(f)...)
 	if f.Contested {
 		args = append(args, "--owner", "ban")
 	}
-	return n.must(append(args, n.plan())...)
+	if n.Measure > 0 {
+		args = append(args, "--measure", n.Measure.String())
+	}
+	said, err := n.must(append(args, n.plan())...)
+	if n.Measure == 0 || len(said) == 0 {
+		return Judgement{}, err
+	}
+	judged, unread := parseJudgement(said)
+	return judged, errors.Join(err, unread)
+}
+
+// parseJudgement reads the answer of apply (testdata/schema/transaction.schema.json).
+func parseJudgement(text []byte) (Judgement, error) {
+	var in struct {
+		Measured *struct {
+			Verdict string `json:"verdict"`
+			Reason  string `json:"reason"`
+		} `json:"measured"`
+	}
+	if err := json.Unmarshal(text, &in); err != nil {
+		return Judgement{}, fmt.Errorf("answer of napitune apply: %w", err)
+	}
+	if in.Measured == nil {
+		return Judgement{}, errors.New("napitune apply measured nothing")
+	}
+	return Judgement{in.Measured.Verdict, in.Measured.Reason}, nil
 }
 
 // Undo implements Treatment.
-func (n *Napitune) Undo() error { return n.must("rollback") }
-
-func (n *Napitune) must(args ...string) error {
-	said, code, err := n.run(args...)
-	if err == nil && code != 0 {
-		err = fmt.Errorf("napitune %s ended with %d: %s", strings.Join(args, " "), code, said)
-	}
+func (n *Napitune) Undo() error {
+	_, err := n.must("rollback")
 	return err
 }
 
-func (n *Napitune) run(args ...string) (stdout []byte, code int, err error) {
+// must runs napitune and takes nothing but success. What it said is told in
+// either case.
+func (n *Napitune) must(args ...string) ([]byte, error) {
+	stdout, stderr, code, err := n.run(args...)
+	if err == nil && code != 0 {
+		err = fmt.Errorf("napitune %s ended with %d: %s", strings.Join(args, " "), code, stderr)
+	}
+	return stdout, err
+}
+
+// run runs napitune. Its exit status is no error, but where it is that of one.
+func (n *Napitune) run(args ...string) (stdout, stderr []byte, code int, err error) {
 	command := exec.Command("napitune", args...)
 	var out, said bytes.Buffer
 	command.Stdout, command.Stderr = &out, &said
 	err = command.Run()
 	var ended *exec.ExitError
 	if errors.As(err, &ended) && ended.Exited() {
-		if ended.ExitCode() == 1 {
-			return nil, 1, fmt.Errorf("napitune %s: %s", strings.Join(args, " "), said.String())
-		}
-		return append(out.Bytes(), said.Bytes()...), ended.ExitCode(), nil
+		code, err = ended.ExitCode(), nil
 	}
-	return out.Bytes(), 0, err
+	if code == 1 {
+		err = fmt.Errorf("napitune %s: %s", strings.Join(args, " "), said.String())
+	}
+	return out.Bytes(), said.Bytes(), code, err
 }
 
 // advice is the part of the answer (testdata/schema/advice.schema.json) that
@@ -211,6 +278,15 @@ func (a Advice) alarms() []string {
 		if f.Severity != "note" {
 			out = append(out, f.ID+" "+f.Subject)
 		}
+	}
+	return out
+}
+
+// demands are the findings and changes that ask for action.
+func (a Advice) demands() []string {
+	out := a.alarms()
+	for _, c := range a.Changes {
+		out = append(out, fmt.Sprintf("%s %s → %s", c.Ref, c.Before, c.After))
 	}
 	return out
 }

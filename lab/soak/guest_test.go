@@ -112,7 +112,7 @@ func (h *host) round(steps []Step) {
 // advise makes a plan under traffic, and reports whether there is one to apply.
 func (h *host) advise(policy string) bool {
 	judge := filepath.Join(filepath.Dir(h.plan), "lab.yaml")
-	if err := os.WriteFile(judge, []byte(faults.Policy(policy)), 0o644); err != nil {
+	if err := os.WriteFile(judge, []byte(faults.Policy(policy, faults.Slow()...)), 0o644); err != nil {
 		h.t.Fatal(err)
 	}
 	sent := make(chan struct{})
