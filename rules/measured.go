@@ -50,13 +50,14 @@ func (p *polling) perPoll() float64 {
 	return float64(p.work) / float64(p.polls-p.empty)
 }
 
-// fullShare is the part of polls that used their whole weight: 1 means that
-// more was always waiting.
+// fullShare is the part of the polls with work that used their whole weight: 1
+// means that more was always waiting. Polls of transmit queues say nothing of
+// that, and none of them counts as work (drivers/net/virtio_net.c virtnet_poll_tx).
 func (p *polling) fullShare() float64 {
-	if p.polls == 0 {
+	if p.polls <= p.empty {
 		return 0
 	}
-	return float64(p.full) / float64(p.polls)
+	return float64(p.full) / float64(p.polls-p.empty)
 }
 
 // nsPerPacket is the softirq time per unit of work.

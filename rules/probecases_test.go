@@ -131,6 +131,12 @@ var probeCases = []ruleCase{
 	{"budget-packets", "missing", "no probes", scene4(func(s *scene) { budgets(s); s.squeezed(1, 500, "packets", 0.9, 6); s.obs.Probes = nil }), silent, []string{}},
 
 	{"budget-time", "fires", "cheap packets, idle CPU, full polls", scene4(func(s *scene) { budgets(s); s.squeezed(1, 500, "time", 0.9, 3) }), advice, []string{"net.core.netdev_budget_usecs 16000"}},
+	{"budget-time", "fires", "half of the polls are of transmit queues", scene4(func(s *scene) {
+		budgets(s)
+		s.squeezed(1, 500, "time", 0.4, 6)
+		s.obs.Probes.NAPIs = append(s.obs.Probes.NAPIs, counters.NAPI{CPU: 1, Device: "eth0", Polls: 2500, Empty: 2500})
+	}), advice, []string{"net.core.netdev_budget_usecs 16000"}},
+	{"budget-time", "fires", "half of the polls find little: no change", scene4(func(s *scene) { budgets(s); s.squeezed(1, 500, "time", 0.4, 6) }), advice, []string{}},
 	{"budget-time", "fires", "dear packets: no change", scene4(func(s *scene) {
 		budgets(s)
 		s.squeezed(1, 500, "time", 0.9, 3)

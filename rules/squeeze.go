@@ -56,6 +56,9 @@ func (c *Case) squeezes() []squeeze {
 			s.causes = p.Budget.Squeezes()
 			s.maxPolls = p.Budget.MaxPolls
 			s.polling = polling{polls: p.Budget.Polls, work: p.Budget.Work, full: p.Budget.Full}
+			if napis, ok := c.cpuPolling(cpu); ok {
+				s.polling.empty = min(napis.empty, p.Budget.Polls-min(p.Budget.Polls, p.Budget.Full))
+			}
 			s.polled = p.Budget.Polls > 0
 		}
 		out = append(out, s)
@@ -72,7 +75,7 @@ func (c *Case) squeezeEvidence(s squeeze) []plan.Evidence {
 	if s.causes > 0 {
 		out = append(out,
 			plan.Evidence{Metric: "squeezed_by_packets_share", Value: float64(s.packets) / float64(s.causes), Unit: "of attributed squeezes", Threshold: c.At(squeezeExplained), Source: "probe budget"},
-			plan.Evidence{Metric: "full_polls", Value: s.polling.fullShare(), Unit: "of polls", Threshold: c.At(fullPolls), Source: "probe budget"},
+			plan.Evidence{Metric: "full_polls", Value: s.polling.fullShare(), Unit: "of polls with work", Threshold: c.At(fullPolls), Source: "probe budget"},
 			plan.Evidence{Metric: "max_polls_per_run", Value: float64(s.maxPolls), Unit: "polls", Source: "probe budget"})
 	}
 	return append(out, c.cpuEvidence(s.cpu)...)
