@@ -89,6 +89,31 @@ func alike(o owner.Owner, p plan.Plan) []knob.Ref {
 	return out
 }
 
+// beside are the owner's other settings of the same kinds on the devices of the
+// plan. Where their queues are was weighed with those that move, and an owner that
+// is told something looks at all of its settings anew (irqbalance does, in its
+// next round).
+func (i *inspection) beside(o owner.Owner, held, alike []knob.Ref) []knob.Ref {
+	type place struct{ dev, kind string }
+	placed := map[place]bool{}
+	known := slices.Concat(held, alike)
+	var out []knob.Ref
+	for _, moved := range held {
+		at := place{moved.Dev, moved.Kind}
+		kind, ok := knob.Lookup(at.kind)
+		if !ok || at.dev == "" || placed[at] {
+			continue
+		}
+		placed[at] = true
+		for _, ref := range kind.Refs(i.view) {
+			if (place{ref.Dev, ref.Kind}) == at && !slices.Contains(known, ref) && claims(o, ref) && kind.Read(i.view, ref).Status == knob.Known {
+				out = append(out, ref)
+			}
+		}
+	}
+	return out
+}
+
 // held are the settings of the plan to which an owner gives other values.
 func (i *inspection) held(o owner.Owner) []knob.Ref {
 	var out []knob.Ref
@@ -160,7 +185,7 @@ func (i *inspection) ban(o owner.Owner, held, alike []knob.Ref) {
 		i.refuse(o.Name, "it writes %s as well and cannot be told to leave them: %s, or choose --owner %s=leave or %s=take", firstOf(held), o.Remedy, o.Name, o.Name)
 		return
 	}
-	c, err := i.exception(o, append(held, alike...))
+	c, err := i.exception(o, slices.Concat(held, alike, i.beside(o, held, alike)))
 	if err != nil {
 		i.refuse(o.Name, "it cannot be told to leave %s: %v", firstOf(held), err)
 		return
