@@ -98,6 +98,52 @@ func parseQdiscs(text []byte) (map[int]uint64, error) {
 	return out, nil
 }
 
+// parseTicks reads the ticks of all CPUs from /proc/stat and returns, by CPU,
+// those of interrupts and softirqs and those of all kinds. Columns: user nice
+// system idle iowait irq softirq steal (fs/proc/stat.c show_stat).
+func parseTicks(text []byte) (packets, all map[int]uint64, err error) {
+	packets, all = map[int]uint64{}, map[int]uint64{}
+	for line := range strings.Lines(string(text)) {
+		words := strings.Fields(line)
+		if len(words) == 0 || !strings.HasPrefix(words[0], "cpu") || words[0] == "cpu" {
+			continue
+		}
+		cpu, err := strconv.Atoi(words[0][len("cpu"):])
+		if err != nil || len(words) < 9 {
+			return nil, nil, fmt.Errorf("/proc/stat: %q: want a CPU and eight columns", strings.TrimSpace(line))
+		}
+		for i, word := range words[1:9] {
+			n, err := strconv.ParseUint(word, 10, 64)
+			if err != nil {
+				return nil, nil, fmt.Errorf("/proc/stat: column %d: %w", i+1, err)
+			}
+			all[cpu] += n
+			if i == 5 || i == 6 {
+				packets[cpu] += n
+			}
+		}
+	}
+	return packets, all, nil
+}
+
+// busiest is the largest share of its time that a CPU spent on packets between
+// two readings of /proc/stat.
+func busiest(before, after []byte) (float64, error) {
+	p0, a0, err := parseTicks(before)
+	if err != nil {
+		return 0, err
+	}
+	p1, a1, err := parseTicks(after)
+	if err != nil {
+		return 0, err
+	}
+	most := 0.0
+	for cpu := range a1 {
+		most = max(most, ratio(float64(p1[cpu])-float64(p0[cpu]), float64(a1[cpu])-float64(a0[cpu])))
+	}
+	return most, nil
+}
+
 func readCounters(dev string) (Counters, error) {
 	text, err := os.ReadFile("/proc/net/softnet_stat")
 	if err != nil {

@@ -149,6 +149,32 @@ func FuzzParseSoftnet(f *testing.F) {
 	})
 }
 
+func TestBusiest(t *testing.T) {
+	const before = "cpu 0 0 0 0 0 0 0 0 0 0\ncpu0 10 0 10 100 0 5 5 0 0 0\ncpu1 0 0 0 100 0 0 0 0 0 0\nintr 5\n"
+	const after = "cpu 0 0 0 0 0 0 0 0 0 0\ncpu0 10 0 10 170 0 15 25 0 0 0\ncpu1 0 0 0 190 0 0 10 0 0 0\nintr 9\n"
+	if got, err := busiest([]byte(before), []byte(after)); err != nil || got != 0.3 {
+		t.Errorf("%v, %v; want 0.3: 30 of 100 ticks of CPU 0", got, err)
+	}
+	for _, bad := range []string{"cpu0 1 2\n", "cpux 1 2 3 4 5 6 7 8\n", "cpu0 1 2 3 4 5 6 -7 8\n"} {
+		if _, err := busiest([]byte(before), []byte(bad)); err == nil {
+			t.Errorf("%q is taken", bad)
+		}
+	}
+}
+
+func FuzzParseTicks(f *testing.F) {
+	f.Add([]byte("cpu0 10 0 10 100 0 5 5 0 0 0\n"))
+	f.Add([]byte("cpu1 1\n"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		packets, all, err := parseTicks(text)
+		for cpu := range packets {
+			if _, known := all[cpu]; !known || err != nil {
+				t.Errorf("CPU %d, error %v", cpu, err)
+			}
+		}
+	})
+}
+
 func TestParseStatistics(t *testing.T) {
 	got := parseStatistics([]byte("NIC statistics:\n     rx_queue_0_packets: 12\n     rx_queue_0_bytes: 700\n     tx1_packets: 3\n"))
 	if diff := cmp.Diff(map[string]uint64{"rx0_packets": 12, "tx1_packets": 3}, got); diff != "" {

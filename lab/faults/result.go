@@ -26,6 +26,7 @@ type Result struct {
 	Beyond     []string `json:"beyond,omitempty"`  // proposed beyond what the fault needs
 	Missed     []string `json:"missed,omitempty"`  // patterns of settings that had to change and did not
 	Blocked    []string `json:"blocked,omitempty"` // wanted and impossible
+	Rate       int      `json:"rate,omitempty"`    // packets or writes sent in a second
 	Metric     string   `json:"metric,omitempty"`
 	Healthy    float64  `json:"healthy"`             // the metric before the fault,
 	Faulty     float64  `json:"faulty"`              // with it,
