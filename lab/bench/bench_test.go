@@ -182,16 +182,16 @@ On m. Figure: drops; healthy 0.00.
 }
 
 func TestFaultTable(t *testing.T) {
-	got, err := faultTable(`{"fault":"GRO off","machine":"m","expected":"gro-off","found":true,"metric":"merged","healthy":30,"faulty":1,"treated":29.5}
-{"fault":"healthy","machine":"m","found":true,"metric":"share","healthy":0.3}
+	got, err := faultTable(`{"fault":"GRO off","machine":"m","expected":"gro-off","found":true,"metric":"merged","healthy":30,"faulty":1,"treated":29.5,"thresholds":["gro-packet-rate 1000: slow"],"verdict":"better"}
+{"fault":"healthy","machine":"m","found":true,"metric":"share","healthy":0.3,"looks":10}
 {"fault":"XPS","machine":"m","expected":"xps-mismatch","found":false,"false":["x"],"differs":["y"]}
 `)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"| GRO off | m | gro-off: yes | yes | merged | 30.000 → 1.000 → 29.500 | yes |",
-		"| healthy | m |  | yes |  |  |  |",
+		"| GRO off | m | gro-off: yes, with gro-packet-rate 1000 | yes | merged | 30.000 → 1.000 → 29.500 | yes | better |",
+		"| healthy | m |  | yes, 10 times |  |  |  |  |",
 		"| XPS | m | xps-mismatch: no | no |  |  | no |",
 	} {
 		if !strings.Contains(got, want) {

@@ -190,20 +190,37 @@ func faultTable(lines string) (string, error) {
 	for _, r := range results {
 		row := []string{r.Fault, r.Machine}
 		if r.Error != "" {
-			rows = append(rows, append(row, "failed: "+firstLine(r.Error), "", "", "", ""))
+			rows = append(rows, append(row, "failed: "+firstLine(r.Error), "", "", "", "", ""))
 			continue
 		}
 		if r.Expected == "" {
-			rows = append(rows, append(row, "", yes[r.Found], "", "", ""))
+			rows = append(rows, append(row, "", yes[r.Found]+looks(r), "", "", "", ""))
 			continue
 		}
 		figures := ""
 		if r.Metric != "" {
 			figures = fmt.Sprintf("%.3f → %.3f → %.3f", r.Healthy, r.Faulty, r.Treated)
 		}
-		rows = append(rows, append(row, r.Expected+": "+yes[r.Found], yes[len(r.FalseOnes) == 0], r.Metric, figures, yes[len(r.Differs) == 0]))
+		rows = append(rows, append(row, r.Expected+": "+yes[r.Found]+judged(r), yes[len(r.FalseOnes) == 0], r.Metric, figures, yes[len(r.Differs) == 0], r.Verdict))
 	}
-	return table([]string{"fault", "machine", "found", "silent before", "figure", "healthy → faulty → mended", "undone"}, rows), nil
+	return table([]string{"fault", "machine", "found", "silent before", "figure", "healthy → faulty → mended", "undone", "apply --measure"}, rows), nil
+}
+
+func looks(r faults.Result) string {
+	if r.Looks < 2 {
+		return ""
+	}
+	return fmt.Sprintf(", %d times", r.Looks)
+}
+
+// judged names the thresholds of a row that was not judged by the defaults alone.
+func judged(r faults.Result) string {
+	out := ""
+	for _, t := range r.Thresholds {
+		threshold, _, _ := strings.Cut(t, ":")
+		out += ", with " + threshold
+	}
+	return out
 }
 
 // foretold is what both kinds of results have in common.
