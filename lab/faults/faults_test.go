@@ -95,8 +95,12 @@ func TestPolicy(t *testing.T) {
 
 func TestParseJudgement(t *testing.T) {
 	got, err := parseJudgement([]byte(`{"verb":"apply","measured":{"verdict":"better","reason":"less loss","figures":[]}}`))
-	if want := (Judgement{"better", "less loss"}); err != nil || got != want {
+	if want := (Judgement{Verdict: "better", Reason: "less loss"}); err != nil || got != want {
 		t.Errorf("%+v, %v; want %+v", got, err, want)
+	}
+	got, err = parseJudgement([]byte(`{"measured":{"verdict":"better","load_basis":"of a CPU","load":[{"predicted":0.1,"after":0.3},{"predicted":0,"after":0.1},{"after":0.6}]}}`))
+	if err != nil || got.Busiest < 0.749 || got.Busiest > 0.751 {
+		t.Errorf("%+v, %v; want three quarters", got, err)
 	}
 	for _, bad := range []string{"", "{}", `{"measured":1}`} {
 		if got, err := parseJudgement([]byte(bad)); err == nil {

@@ -162,11 +162,12 @@ func (g *guest) steps(f Fault, treatment Treatment, r *Result) error {
 	if err := g.look(f, treatment, r); err != nil {
 		return err
 	}
-	err = g.during(f.Load, func() error {
-		judged, err := treatment.Apply(f)
-		r.Verdict, r.Reason = judged.Verdict, judged.Reason
-		return err
-	})
+	var judged Judgement
+	err = g.during(f.Load, func() (err error) { judged, err = treatment.Apply(f); return err })
+	r.Verdict, r.Reason = judged.Verdict, judged.Reason
+	if judged.Predicted > 0 {
+		r.Predicted = judged.Predicted
+	}
 	if err != nil {
 		return err
 	}
@@ -178,8 +179,11 @@ func (g *guest) steps(f Fault, treatment Treatment, r *Result) error {
 		return fmt.Errorf("treated: %w", err)
 	}
 	r.Treated, r.Measured, r.Split = f.Metric.Of(treated), maxShare().Of(treated), g.splitPairs()
-	if r.Predicted == 0 {
+	switch {
+	case r.Predicted == 0:
 		r.Measured = 0
+	case judged.Busiest > 0: // packets are not what was predicted
+		r.Measured = judged.Busiest
 	}
 	if err := treatment.Undo(); err != nil {
 		return err

@@ -57,6 +57,11 @@ type Change struct {
 type Judgement struct {
 	Verdict string // better, no different, worse, cannot tell; empty: it measured nothing
 	Reason  string // the verdict in one sentence
+	// Busiest is the part of one CPU in the time that all those of the placement
+	// then spent on packets; 0 where the placement was not by time.
+	Busiest float64
+	// Predicted is what the plan that was applied foretold, if it was made anew.
+	Predicted float64
 }
 
 // Treatments lists what can be tried, by name. Other tools are added here.
@@ -154,10 +159,12 @@ func (n *Napitune) Apply(f Fault) (Judgement, error) {
 	// Another program may write between the plan and its changes: then nothing is
 	// written, and one plans again.
 	for tries := 1; f.Contested && tries < 4 && err != nil && strings.Contains(err.Error(), "when the plan was made"); tries++ {
-		if _, err := n.Look(f); err != nil {
-			return Judgement{}, err
+		again, failed := n.Look(f)
+		if failed != nil {
+			return Judgement{}, failed
 		}
 		judged, err = n.apply(f)
+		judged.Predicted = again.Predicted
 	}
 	return judged, err
 }
@@ -184,6 +191,11 @@ func parseJudgement(text []byte) (Judgement, error) {
 		Measured *struct {
 			Verdict string `json:"verdict"`
 			Reason  string `json:"reason"`
+			Basis   string `json:"load_basis"`
+			Load    []struct {
+				Predicted *float64 `json:"predicted"`
+				After     float64  `json:"after"`
+			} `json:"load"`
 		} `json:"measured"`
 	}
 	if err := json.Unmarshal(text, &in); err != nil {
@@ -192,7 +204,15 @@ func parseJudgement(text []byte) (Judgement, error) {
 	if in.Measured == nil {
 		return Judgement{}, errors.New("napitune apply measured nothing")
 	}
-	return Judgement{in.Measured.Verdict, in.Measured.Reason}, nil
+	out := Judgement{Verdict: in.Measured.Verdict, Reason: in.Measured.Reason}
+	sum, most := 0.0, 0.0
+	for _, cpu := range in.Measured.Load {
+		if cpu.Predicted != nil && in.Measured.Basis == "of a CPU" {
+			sum, most = sum+cpu.After, max(most, cpu.After)
+		}
+	}
+	out.Busiest = ratio(most, sum)
+	return out, nil
 }
 
 // Undo implements Treatment.
