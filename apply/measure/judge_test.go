@@ -96,6 +96,26 @@ func expect(ref knob.Ref, metric, direction string) plan.Change {
 	return plan.Change{Ref: ref, Before: "0", After: "1", Expect: plan.Expect{Metric: metric, Direction: direction}}
 }
 
+// Softirqs of CPUs without a tick are not in the softirq time: what leaves them
+// seems to cost more than before.
+func TestJudgeTickless(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		before, after float64
+		want          Verdict
+	}{{1, 0, Unclear}, {0, 1, Unclear}, {0, 0, Worse}, {1, 1, Worse}} {
+		before := phase(func(s *Sample) {
+			s.Tickless, s.Values[Key{softirqShare, ""}], s.Values[Key{maxSoftirq, ""}] = test.before, 0.06, 0.03
+		})
+		after := phase(func(s *Sample) {
+			s.Tickless, s.Values[Key{softirqShare, ""}], s.Values[Key{maxSoftirq, ""}] = test.after, 0.28, 0.09
+		})
+		if r := Judge(before, after, Promise{}); r.Verdict != test.want {
+			t.Errorf("from %v of the interrupts on CPUs without a tick to %v: %s, %s; want %s", test.before, test.after, r.Verdict, r.Reason, test.want)
+		}
+	}
+}
+
 func TestJudge(t *testing.T) {
 	t.Parallel()
 	eth0 := func(kind string) knob.Ref { return knob.Device("eth0", kind) }

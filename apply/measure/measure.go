@@ -204,7 +204,9 @@ type judge struct {
 	tests       int
 
 	elsewhere, neighbours, steal bool
-	linkLost                     string
+	// clocks: interrupts went to or from CPUs that keep softirq time otherwise.
+	clocks   bool
+	linkLost string
 }
 
 // promise gathers what the plan expects, per metric and device.
@@ -336,6 +338,10 @@ func (j *judge) surroundings() {
 		j.neighbours = true
 		j.changed("other work took " + percent(b) + " of a CPU and takes " + percent(a))
 	}
+	// CPUs of nohz_full= have no tick by which softirqs are sampled: theirs count
+	// as time of the system (kernel/sched/cputime.c, vtime_account_kernel).
+	b, a := median(func(s Sample) float64 { return s.Tickless })
+	j.clocks = math.Abs(a-b) > comparable
 	if b, a := median(func(s Sample) float64 { return s.Steal }); math.Abs(a-b) > stolen {
 		j.steal = true
 		j.changed("the hypervisor took " + percent(b) + " of a CPU and takes " + percent(a))
@@ -493,6 +499,9 @@ func (j *judge) relieved() string {
 
 // unscaled judges softirq time as it was, without regard to the load.
 func (j *judge) unscaled(v Verdict) bool {
+	if j.clocks {
+		return false
+	}
 	plainly := judge{before: j.before, after: j.after, ratio: 1, tests: j.tests, report: Report{Seconds: j.report.Seconds}}
 	return plainly.figure(Key{softirqShare, ""}).Verdict == v
 }
@@ -538,9 +547,12 @@ func (j *judge) price(f *Figure, kept bool) {
 }
 
 func (j *judge) excuseOf(f Figure) string {
+	spec, _ := lookup(f.Metric)
 	switch {
 	case f.class == throughput:
 		return ""
+	case j.clocks && spec.ticking:
+		return "CPUs without a tick (nohz_full) keep the time of softirqs in another way"
 	case f.class == loss && f.Metric == backlogDropped && j.elsewhere:
 		return "other traffic on this host changed"
 	case f.class == loss && f.Verdict == Worse && !j.grew, f.class == loss && f.Verdict == Better && !j.fell:

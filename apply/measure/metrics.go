@@ -138,8 +138,10 @@ type Sample struct {
 	CPUs     map[int]CPU
 	// Interrupts are parts of all NIC interrupts by CPU.
 	Interrupts map[int]float64
-	Carrier    map[string]bool // devices concerned whose link state is known
-	Values     map[Key]float64
+	// Tickless is the part of them on CPUs of nohz_full=.
+	Tickless float64
+	Carrier  map[string]bool // devices concerned whose link state is known
+	Values   map[Key]float64
 }
 
 // Concerned lists the devices that changes act on, with those below them. A
@@ -283,6 +285,9 @@ func (r *reading) interrupts() {
 	}
 	for cpu, n := range r.o.Interrupt {
 		r.s.Interrupts[cpu] = part(float64(n), float64(all))
+		if t := r.o.Last.Topo; t != nil && t.NohzFull.Has(cpu) {
+			r.s.Tickless += r.s.Interrupts[cpu]
+		}
 	}
 	r.set("max_cpu_interrupt_share", "", part(float64(most), float64(all)))
 	r.set("interrupts_per_second", "", r.rate(total))
