@@ -54,13 +54,13 @@ func contestFinding(subject string, lost []detect.Contest) plan.Finding {
 	if n := len(lost) - 1; n > 0 {
 		more, owns = fmt.Sprintf("; so it is with %d more settings here", n), "them"
 	}
-	by := "the guard may not ask the kernel who it was"
+	by := "cannot say who it was"
 	if first.By != "" {
-		by = "by " + first.By
+		by = "names " + first.By
 	}
 	return plan.Finding{
 		Severity: plan.Advice, Subject: subject,
-		Claim: fmt.Sprintf("%s is %s and not %s as the boot profile says: it was %s (%s), and the guard leaves it alone%s",
+		Claim: fmt.Sprintf("%s is %s and not %s as the boot profile says: it was %s; the guard leaves it alone and %s%s",
 			first.Ref, cmp.Or(first.Present, "empty"), cmp.Or(first.Want, "empty"), first.Reason, by, more),
 		Evidence: []plan.Evidence{{Metric: "settings_left_to_others", Value: float64(len(lost)), Unit: "settings", Source: "/run/napitune/guard.json"}},
 		Operator: fmt.Sprintf("end what else writes %s, or take %s out of the boot profile; then systemctl kill -s HUP napitune-guard", owns, owns),

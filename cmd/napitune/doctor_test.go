@@ -13,7 +13,6 @@ import (
 // A device that is down and has settings that it takes only when it is up is told
 // of, unless a guard is there to set them.
 func TestDoctorTellsOfDevicesThatAreDown(t *testing.T) {
-	t.Parallel()
 	const profile = "boot-profile: 1\nname: edge\ndevices:\n  - match: {name: eth0}\n    settings: {rx-9/irq.affinity: 1, rx-8/irq.affinity: 1}\n"
 	for _, test := range []struct {
 		name, profile string
@@ -26,7 +25,6 @@ func TestDoctorTellsOfDevicesThatAreDown(t *testing.T) {
 		{"no profile", "", false, false, 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
 			samples, err := hosttest.Generate(hosttest.Spec{})
 			if err != nil {
 				t.Fatal(err)

@@ -15,7 +15,6 @@ import (
 
 // What a guard leaves behind for other verbs becomes a finding of advise.
 func TestAdviseTellsOfContests(t *testing.T) {
-	t.Parallel()
 	for _, contested := range []bool{true, false} {
 		samples, err := hosttest.Generate(hosttest.Spec{})
 		if err != nil {
