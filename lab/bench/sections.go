@@ -50,8 +50,10 @@ fills it. Without it these are left out.`,
 		{
 			Name: "faults", Title: "Faults found, mended and undone", Slow: true,
 			Text: `Every row of the lab's table: a fault is brought about on a healthy guest, advice looked at, applied, measured and
-rolled back. Found: named as the table says. Silent before: nothing was wanted of the healthy guest. Undone: every setting
-reads as before.`,
+rolled back. Found: named as the table says, by the default policy; where a threshold is named, it was judged with that, because
+the default is a time or rate of CPUs that are not emulated. Silent before: nothing was wanted of the healthy guest, which the
+rows without a fault look at as often as they say. Undone: every setting reads as before. The last column is napitune's own
+verdict on its change.`,
 			Shell:   "go run ./lab/cmd/lab faults --all --results $RESULTS || true",
 			Extract: func(_, results string) (string, error) { return faultTable(results) },
 		},
