@@ -27,6 +27,9 @@ var _ = register(Rule{
 	},
 	Eval: func(c *Case) []plan.Finding {
 		var out []plan.Finding
+		if _, tooSmall := c.budgetTooSmall(); tooSmall {
+			return nil // budget-undersized tells
+		}
 		for _, s := range c.squeezes() {
 			if !c.hot(s.cpu) && s.mostly(s.packets, c.At(squeezeExplained)) && s.polling.fullShare() >= c.At(fullPolls) {
 				out = append(out, c.budgetPackets(s))

@@ -417,6 +417,25 @@ var ruleCases = []ruleCase{
 	}), silent, []string{}},
 	{"budget-oversized", "missing", "settings unknown", scene4(func(s *scene) {}), silent, []string{}},
 
+	{"budget-undersized", "fires", "a budget of 10, runs end early", scene4(func(s *scene) {
+		s.set(knob.Global("net.core.netdev_budget"), "10")
+		s.obs.Softnet[1] = detect.SoftnetDelta{Processed: 300_000, Squeezed: 30_000}
+	}), advice, []string{"net.core.netdev_budget 300"}},
+	{"budget-undersized", "fires", "zero, which the kernel accepts", scene4(func(s *scene) {
+		s.set(knob.Global("net.core.netdev_budget"), "0")
+		s.obs.Softnet[1] = detect.SoftnetDelta{Processed: 300_000, Squeezed: 30_000}
+	}), advice, []string{"net.core.netdev_budget 300"}},
+	{"budget-undersized", "must not", "a budget of 10, nothing left over: a note", scene4(func(s *scene) { s.set(knob.Global("net.core.netdev_budget"), "10") }), note, []string{}},
+	{"budget-undersized", "must not", "room for one full poll", scene4(func(s *scene) {
+		s.set(knob.Global("net.core.netdev_budget"), "64")
+		s.obs.Softnet[1] = detect.SoftnetDelta{Processed: 300_000, Squeezed: 30_000}
+	}), silent, []string{}},
+	{"budget-undersized", "missing", "only totals since boot", scene4(func(s *scene) {
+		s.set(knob.Global("net.core.netdev_budget"), "10")
+		s.obs.Softnet[1] = detect.SoftnetDelta{Processed: 300_000, Squeezed: 30_000}
+		s.sinceBoot()
+	}), note, []string{}},
+
 	{"rx-ring-overrun", "fires", "loss with idle CPU", scene4(func(s *scene) {
 		s.nic("eth0", "physical", even(4, 9000), nil)
 		lose(s, "eth0", 5000)
@@ -461,6 +480,16 @@ var ruleCases = []ruleCase{
 		s.nic("eth0", "virtio", even(4, 9000), nil)
 		s.obs.Device["eth0"].Stats["rx_queue_0_drops"] = 5000
 	}), silent, []string{}},
+	{"rx-ring-overrun", "missing", "much was lost since boot, nobody knows when: no change", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(4, 9000), nil)
+		lose(s, "eth0", 50_000)
+		s.sinceBoot()
+	}), advice, []string{}},
+	{"rx-ring-overrun", "missing", "a little was lost since boot: a note", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(4, 9000), nil)
+		lose(s, "eth0", 400)
+		s.sinceBoot()
+	}), note, []string{}},
 	{"rx-ring-overrun", "missing", "ring sizes unknown", scene4(func(s *scene) {
 		s.nic("eth0", "physical", even(4, 9000), nil).Rings = nil
 		lose(s, "eth0", 5000)

@@ -35,6 +35,10 @@ var _ = register(Rule{
 				Evidence: c.squeezeEvidence(s),
 				Because:  c.stackedAt(s.cpu),
 			}
+			if now, tooSmall := c.budgetTooSmall(); tooSmall {
+				f.Claim = fmt.Sprintf("CPU %d spends %s of its time in softirqs and left work over %d times: spreading helps, and a budget above %d",
+					s.cpu, percent(share.Softirq+share.IRQ), s.count, now)
+			}
 			if c.Last.Topo.Online.Len() == 1 {
 				f.Claim = fmt.Sprintf("the only CPU spends %s of its time in softirqs and left work over %d times: no budget helps", percent(share.Softirq+share.IRQ), s.count)
 				f.Operator = "this machine has one CPU and nothing to spread to: fewer packets (GRO, larger ones) or a larger machine"

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/napitune/napitune/detect"
 	"github.com/napitune/napitune/detect/cpuset"
@@ -402,7 +403,7 @@ func (c *Case) otherInterrupts() map[int]uint64 {
 	out := map[int]uint64{}
 	for irq, d := range c.IRQ {
 		row := c.row(irq)
-		if row == nil || row.Device != "" || slices.ContainsFunc(row.Actions, perCPUInterrupt.MatchString) {
+		if row == nil || row.Device != "" || strings.HasPrefix(row.Chip, "xen-percpu") || slices.ContainsFunc(row.Actions, perCPUInterrupt.MatchString) {
 			continue
 		}
 		for cpu, n := range d.CPU {

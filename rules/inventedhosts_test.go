@@ -129,6 +129,20 @@ var inventedHosts = []scenario{
 		s.heat(0, 0.97)
 		s.squeezed(0, 400, "packets", 0.9, 1)
 	}), []string{"irq-stacked", "cpu-saturated"}, []string{"irq.affinity"}, append([]string{"rps.cpus"}, neverBudget...)},
+	{0, "a script set the packet budget to ten, and CPUs with time leave work over", scene4(func(s *scene) {
+		budgets(s)
+		s.set(knob.Global(budgetKnob), "10")
+		s.driver("eth0", "igb", even(4, 40_000))
+		s.warm(4, 0.15)
+		for cpu := range 4 {
+			s.obs.Softnet[cpu] = detect.SoftnetDelta{Processed: 300_000, Squeezed: 30_000}
+		}
+	}), []string{"budget-undersized"}, []string{budgetKnob}, []string{usecsKnob, backlog, "irq.affinity", "rps.cpus"}},
+	{0, "driver losses since boot, a quiet window", scene4(func(s *scene) {
+		s.driver("eth0", "ixgbe", even(4, 9000))
+		lose(s, "eth0", 4000)
+		s.sinceBoot()
+	}), nil, nil, []string{"ring.rx", "irq.affinity"}},
 	{0, "isolated CPUs, interrupts kept off them", sceneN(8, func(s *scene) {
 		s.driver("eth0", "ice", even(2, 60_000)).Channels.MaxCombined = 8
 		s.snap.Topo.Isolated, s.snap.Topo.NohzFull = cpuset.Range(2, 7), cpuset.Range(2, 7)

@@ -18,7 +18,7 @@ var _ = register(Rule{
 		SideEffects: "None from here.",
 		NotWhen:     "Always worth reading before turning a knob.",
 		Source:      "net/ipv4/udp.c; net/netfilter/nf_conntrack_core.c; ENA driver documentation (allowance metrics)",
-		Thresholds:  describe(backlogRate, conntrackFull, ringLoss, ringLossCount),
+		Thresholds:  describe(backlogRate, conntrackFull, ringLoss, ringLossCount, ringLossBoot),
 	},
 	Eval: func(c *Case) []plan.Finding {
 		out := append(c.syntheticDevices(), c.connectionTable()...)
@@ -73,6 +73,7 @@ func (c *Case) portLoss(d *detect.Device) (plan.Finding, bool) {
 		Operator: "look at the PCIe link (width and speed in lspci -vv), the IOMMU, the memory of the NIC's node and flow control: a longer ring does not help",
 	}
 	if c.Basis == detect.BasisBoot {
+		f.Severity = c.oldLoss(n)
 		f.Missing = append(f.Missing, "a second sample: the loss may be old")
 	}
 	return f, true

@@ -18,6 +18,9 @@ var (
 	ringLossCount = threshold("ring-loss-packets", 100, "packets",
 		"on a nearly idle host a single lost packet is one in ten thousand; a hundred in ten seconds are no accident",
 		"windows much longer than ten seconds")
+	ringLossBoot = threshold("ring-loss-since-boot", 10_000, "packets",
+		"a machine that was up for months has had its hundred bursts of a hundred packets",
+		"captures that carry the time since boot, where backlog-drop-rate is used as well")
 	ringCeiling = threshold("ring-ceiling", 4096, "descriptors",
 		"larger rings no longer fit the cache share that DMA may use: 49 % last-level misses were measured with oversized rings (SIGCOMM 2021)",
 		"links above 100 Gbit/s")
@@ -43,9 +46,9 @@ var _ = register(Rule{
 		Cause:       "The CPU of the queue does not poll in time: it is saturated, stalled by something else, or bursts exceed the ring.",
 		Remedy:      "If that CPU has time to spare, double the ring. If it is saturated, spread the queues first: a longer ring only delays the loss.",
 		SideEffects: "Changing a ring re-creates queues: packets are lost for a moment, many drivers reset the link and forget interrupt affinity. Rings larger than the cache's DMA share cost throughput.",
-		NotWhen:     "The loss is old, or below the threshold.",
+		NotWhen:     "The loss is old (totals since boot change nothing), or below the threshold.",
 		Source:      "Documentation/networking/statistics.rst (rx_missed_errors, rx_fifo_errors); Cai et al., SIGCOMM 2021",
-		Thresholds:  describe(ringLoss, ringLossCount, ringCeiling, hotSoftirq),
+		Thresholds:  describe(ringLoss, ringLossCount, ringLossBoot, backlogRate, ringCeiling, hotSoftirq),
 	},
 	Eval: func(c *Case) []plan.Finding {
 		var out []plan.Finding
@@ -70,8 +73,9 @@ func (c *Case) ringOverrun(d *detect.Device) (plan.Finding, bool) {
 		Evidence: []plan.Evidence{{Metric: "rx_ring_lost", Value: float64(lost), Unit: "packets", Threshold: c.At(ringLoss) * float64(received), Source: "ethtool -S " + d.Name}},
 	}
 	if c.Basis == detect.BasisBoot {
-		f.Severity = plan.Advice
+		f.Severity = c.oldLoss(lost)
 		f.Missing = append(f.Missing, "a second sample: the loss may be old")
+		return f, true
 	}
 	for _, s := range c.diagnosis.stacked {
 		if slices.ContainsFunc(s.pairs, func(p *path) bool { return p.dev == d }) {
@@ -96,6 +100,15 @@ func (c *Case) ringOverrun(d *detect.Device) (plan.Finding, bool) {
 			Expect: expect("rx_ring_lost", "down", 0, "packets/s")}}
 	}
 	return f, true
+}
+
+// oldLoss is how much is said of packets lost at some time since boot: they ask
+// for a second sample, never for a change.
+func (c *Case) oldLoss(lost uint64) plan.Severity {
+	if rate, timed := c.PerSecond(lost); float64(lost) < c.At(ringLossBoot) || timed && rate < c.At(backlogRate) {
+		return plan.Note
+	}
+	return plan.Advice
 }
 
 // ringLosses is what the NIC lost for want of descriptors. Drivers book the same
