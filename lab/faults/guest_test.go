@@ -301,7 +301,7 @@ func (g *guest) look(f Fault, treatment Treatment, r *Result) error {
 
 // during runs something while a load without end runs.
 func (g *guest) during(l Load, do func() error) error {
-	l.Packets, l.Seconds = 0, 120
+	l.Packets, l.Seconds = 0, 400
 	if !l.Guest {
 		_, err := g.peer.During(l.Load, do)
 		return err

@@ -91,6 +91,8 @@ type Napitune struct {
 	Scratch string        // directory for a policy, and for the plan between Look and Apply
 	Window  time.Duration // of each look
 	Measure time.Duration // before and after the changes, each; 0: not at all
+
+	applied int // plans that were carried out and not undone
 }
 
 // Policy is one of napitune's own profiles with other thresholds.
@@ -155,13 +157,23 @@ func probing(f Fault) []string {
 // Apply implements Treatment. What measured worse was rolled back by the
 // command itself, which is an error here.
 func (n *Napitune) Apply(f Fault) (Judgement, error) {
+	n.applied = 0
 	judged, err := n.apply(f)
-	// Another program may write between the plan and its changes: then nothing is
-	// written, and one plans again.
-	for tries := 1; f.Contested && tries < 4 && err != nil && strings.Contains(err.Error(), "when the plan was made"); tries++ {
+	if !f.Contested {
+		return judged, err
+	}
+	// Another program may write between a plan and its changes: then nothing is
+	// written, or something is not as the plan found it, and one looks again.
+	for tries := 0; tries < 4; tries++ {
+		if err != nil && !strings.Contains(err.Error(), "when the plan was made") {
+			return judged, err
+		}
 		again, failed := n.Look(f)
 		if failed != nil {
-			return Judgement{}, failed
+			return judged, failed
+		}
+		if len(again.Changes) == 0 {
+			return judged, nil
 		}
 		judged, err = n.apply(f)
 		judged.Predicted = again.Predicted
@@ -178,6 +190,9 @@ func (n *Napitune) apply(f Fault) (Judgement, error) {
 		args = append(args, "--measure", n.Measure.String())
 	}
 	said, err := n.must(append(args, n.plan())...)
+	if err == nil {
+		n.applied++
+	}
 	if n.Measure == 0 || len(said) == 0 {
 		return Judgement{}, err
 	}
@@ -215,9 +230,12 @@ func parseJudgement(text []byte) (Judgement, error) {
 	return out, nil
 }
 
-// Undo implements Treatment.
+// Undo implements Treatment. What was applied last is taken back first.
 func (n *Napitune) Undo() error {
 	_, err := n.must("rollback")
+	for ; n.applied > 1 && err == nil; n.applied-- {
+		_, err = n.must("rollback")
+	}
 	return err
 }
 
