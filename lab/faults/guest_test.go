@@ -196,17 +196,17 @@ func (g *guest) steps(f Fault, treatment Treatment, r *Result) error {
 	return err
 }
 
-// bearable lowers the rate of a load until no CPU of the healthy guest spends
-// more than a seventh of its time on it while napitune looks. How much an emulated
-// CPU can bear depends on what else the host does, and saturated CPUs are no
-// healthy ones.
+// bearable lowers the rate of a load, at most to a half, until no CPU of the
+// healthy guest spends more than a quarter of its time on it while napitune looks.
+// How much an emulated CPU can bear depends on what else the host does, and
+// saturated CPUs are no healthy ones; idle ones have nothing to find.
 func (g *guest) bearable(l Load) (Load, error) {
-	const room, least = 0.15, 500
+	const room = 0.25
 	if lower, known := g.bears[l]; known {
 		return lower, nil
 	}
 	asked := l
-	for ; l.Kind == "udp" && l.PerSecond > least; l.PerSecond /= 2 {
+	for ; l.Kind == "udp" && 2*l.PerSecond > asked.PerSecond; l.PerSecond = l.PerSecond * 3 / 4 {
 		before, err := os.ReadFile("/proc/stat")
 		if err != nil {
 			return l, err
