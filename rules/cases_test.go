@@ -124,6 +124,13 @@ var ruleCases = []ruleCase{
 		s.nic("eth1", "physical", []fire{{0: 160_000}}, nil)
 		s.stranger("mwlwifi", fire{1: 220_000})
 	}), silent, []string{}},
+	{"irq-stacked", "must not", "many queues by chance: four on one CPU, three on five others", sceneN(8, func(s *scene) {
+		var rx []fire
+		for i := range 19 {
+			rx = append(rx, fire{i % 6: 30_000})
+		}
+		s.nic("eth0", "physical", rx, nil)
+	}), silent, []string{}},
 	{"irq-stacked", "must not", "a management port with one interrupt in twenty of its CPU", sceneN(8, func(s *scene) {
 		s.nic("eth0", "physical", even(4, 600_000), nil)
 		s.nic("eno3", "physical", []fire{{0: 30_000}}, nil)

@@ -3,6 +3,7 @@ package rules
 import (
 	"fmt"
 
+	"github.com/napitune/napitune/detect"
 	"github.com/napitune/napitune/detect/knob"
 	"github.com/napitune/napitune/rules/plan"
 )
@@ -39,19 +40,35 @@ var _ = register(Rule{
 			if !known || rate < c.At(coalesceRate) || d.Coalesce == nil || d.Kind == "virtio" || c.heat(d) < c.At(warmSoftirq) {
 				continue
 			}
-			adaptive := d.Coalesce.AdaptiveRx
+			adaptive := d.Coalesce.AdaptiveRx // nil where the driver does not know the word
 			usecs, has := d.Coalesce.Values["rx-usecs"]
-			if adaptive == nil || *adaptive || !has || usecs > 0 {
+			_, own := dynamicUsecs[d.Driver]
+			if !own && (adaptive == nil || *adaptive) || !has || usecs > 0 {
 				continue
 			}
 			out = append(out, plan.Finding{
 				Severity: plan.Advice, Subject: d.Name,
 				Claim:    fmt.Sprintf("%s raises %.0f interrupts a second without moderation", d.Name, rate),
 				Evidence: []plan.Evidence{{Metric: "interrupts_per_second", Value: rate, Unit: "1/s", Threshold: c.At(coalesceRate), Source: "/proc/interrupts, ethtool -c " + d.Name}},
-				Wants: []plan.Want{{Ref: knob.Device(d.Name, "coalesce.adaptive-rx"), Value: "on", Why: fmt.Sprintf("%.0f interrupts/s", rate),
-					Expect: expect("interrupts_per_second", "down", rate/2, "1/s")}},
+				Wants:    []plan.Want{moderation(d, rate)},
 			})
 		}
 		return out
 	},
 })
+
+// dynamicUsecs are drivers without adaptive-rx, for which a small rx-usecs stands
+// for their own dynamic moderation: 3 is e1000e's, igb's and igc's conservative
+// one and their default, 1 is ixgbe's (e1000e_set_coalesce, igb_set_coalesce,
+// igc_ethtool_set_coalesce, ixgbe_set_coalesce; Documentation/networking/
+// device_drivers/ethernet/intel).
+var dynamicUsecs = map[string]string{"e1000e": "3", "igb": "3", "igc": "3", "ixgbe": "1", "ixgbevf": "1"}
+
+// moderation asks for the moderation that a device's driver can do by itself.
+func moderation(d *detect.Device, rate float64) plan.Want {
+	ref, value := knob.Device(d.Name, "coalesce.adaptive-rx"), "on"
+	if usecs, own := dynamicUsecs[d.Driver]; own {
+		ref, value = knob.Device(d.Name, "coalesce.rx-usecs"), usecs
+	}
+	return plan.Want{Ref: ref, Value: value, Why: fmt.Sprintf("%.0f interrupts/s", rate), Expect: expect("interrupts_per_second", "down", rate/2, "1/s")}
+}

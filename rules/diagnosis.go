@@ -265,6 +265,10 @@ func (c *Case) findStacks() {
 		c.diagnosis.stacked = append(c.diagnosis.stacked,
 			stack{cpu: cpu, pairs: at, share: share, left: left, loads: c.loads[cpu], movable: unfixed(movable)})
 	}
+	if before, after := c.loads[busiest(c.loads)], loads[busiest(loads)]; float64(after) > c.At(stackedGain)*float64(before) {
+		// Others have nearly as much and keep it: uneven, as any spreading by chance is.
+		c.diagnosis.stacked = slices.DeleteFunc(c.diagnosis.stacked, func(s stack) bool { return !c.pressing(s.cpu, s.share) })
+	}
 	c.joinStacks()
 	if len(c.diagnosis.stacked) == 0 && c.active(c.loads[busiest(c.loads)], busiest(c.loads)) {
 		c.findLonePairs(busy, c.loads, all)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/napitune/napitune/detect/cpuset"
 	"github.com/napitune/napitune/detect/knob"
 	"github.com/napitune/napitune/rules/plan"
 )
@@ -52,7 +53,7 @@ func (c *Case) stackFinding(s stack) plan.Finding {
 		Severity: plan.Advice,
 		Subject:  s.subject(),
 		Claim: fmt.Sprintf("CPU %d takes %s of all NIC interrupts: %d queue pairs (%s) fire there while %d CPUs could share them",
-			s.cpu, percent(s.share), len(s.pairs), pairNames(s.pairs), c.Allowed.Len()),
+			s.cpu, percent(s.share), len(s.pairs), pairNames(s.pairs), c.near(s.pairs).Len()),
 		Evidence: []plan.Evidence{
 			{Metric: "nic_interrupt_share", Value: s.share, Unit: "of NIC interrupts", Source: "/proc/interrupts"},
 			{Metric: "queue_pairs_on_cpu", Value: float64(len(s.pairs)), Unit: "queue pairs", Source: "/proc/interrupts"},
@@ -86,6 +87,15 @@ func (c *Case) stackFinding(s stack) plan.Finding {
 	}
 	f.Wants = c.affinityWants(s.movable, fmt.Sprintf("CPU %d takes %s of NIC interrupts", s.cpu, percent(s.share)), c.relief(s.cpu))
 	return f
+}
+
+// near are the CPUs that may serve these pairs, on the nodes of their devices.
+func (c *Case) near(paths []*path) cpuset.Set {
+	out := cpuset.Set{}
+	for _, p := range paths {
+		out = out.Union(c.local(p.dev))
+	}
+	return out
 }
 
 // oddController reports whether an interrupt hangs on a controller without

@@ -347,6 +347,11 @@ var probeCases = []ruleCase{
 		moderation(busyNIC(s, "physical", 250_000), false, 0)
 		s.set(knob.Device("eth0", "coalesce.adaptive-rx"), "off")
 	}), advice, []string{"eth0/coalesce.adaptive-rx on"}},
+	{"coalescing-off", "fires", "igb, whose own moderation has a number and no switch", scene4(func(s *scene) {
+		d := busyNIC(s, "physical", 250_000)
+		d.Driver, d.Coalesce = "igb", &host.Coalesce{Values: map[string]int{"rx-usecs": 0}}
+		s.set(knob.Device(d.Name, "coalesce.rx-usecs"), "0")
+	}), advice, []string{"eth0/coalesce.rx-usecs 3"}},
 	{"coalescing-off", "must not", "adaptive", scene4(func(s *scene) { moderation(busyNIC(s, "physical", 250_000), true, 0) }), silent, []string{}},
 	{"coalescing-off", "missing", "moderation unknown", scene4(func(s *scene) { busyNIC(s, "physical", 250_000) }), silent, []string{}},
 

@@ -494,8 +494,8 @@ func (p *page) verdict(a Advice) {
 		p.healthy(a)
 	}
 	for _, placed := range a.Placement {
-		if math.Round(100*placed.BeforeMax) <= math.Round(100*placed.PredictedMax) {
-			continue // moved for locality or pairing, not for balance
+		if len(a.Plan.Changes) == 0 || math.Round(100*placed.BeforeMax) <= math.Round(100*placed.PredictedMax) {
+			continue // nothing is moved, or for locality or pairing and not for balance
 		}
 		p.hang("", plain, 0, fmt.Sprintf("predicted: the busiest CPU goes from %.0f %% to %.0f %% %s", 100*placed.BeforeMax, 100*placed.PredictedMax, placed.Basis))
 	}
