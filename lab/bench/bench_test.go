@@ -97,7 +97,7 @@ func TestResume(t *testing.T) {
 	}
 	s.Shell = "echo 2 >>$RESULTS"
 	text, err := b.Document(t.Context(), []Section{s})
-	if want := "1\n2\n\nMeasured 2020-01-02 at commit a, b on M, under a load of 1.0 to 3.0, in 1m0s.\n"; err != nil || !strings.HasSuffix(text, want) {
+	if want := "1\n2\n\nMeasured 2020-01-02 at commit a, b on M, under a load of 1.0 to 3.0, in 2 runs within 1m0s.\n"; err != nil || !strings.HasSuffix(text, want) {
 		t.Errorf("%v, want the end %q:\n%s", err, want, text)
 	}
 }

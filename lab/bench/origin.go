@@ -20,6 +20,8 @@ type Origin struct {
 	Commit   string    `json:"commit"`    // of the project, short; a plus sign after it: with changes
 	LoadLow  float64   `json:"load_low"`  // least and most of the load average of a minute,
 	LoadHigh float64   `json:"load_high"` // looked at before, after and every ten seconds
+
+	runs int // that it spans, if more than one
 }
 
 // originFile is beside a file of results.
@@ -92,6 +94,7 @@ func originOf(results string) (o Origin, ok bool, err error) {
 // together spans all runs; what they do not share is listed.
 func together(runs []Origin) Origin {
 	out := runs[0]
+	out.runs = len(runs)
 	for _, r := range runs[1:] {
 		if r.Began.Before(out.Began) {
 			out.Began = r.Began
@@ -116,8 +119,12 @@ func listed(all, one, between string) string {
 
 // String is the line below the figures.
 func (o Origin) String() string {
-	return fmt.Sprintf("Measured %s at commit %s on %s, under a load of %.1f to %.1f, in %s.",
-		o.Began.UTC().Format(time.DateOnly), o.Commit, o.Machine, o.LoadLow, o.LoadHigh, o.Ended.Sub(o.Began).Round(time.Second))
+	in := "in"
+	if o.runs > 1 {
+		in = fmt.Sprintf("in %d runs within", o.runs)
+	}
+	return fmt.Sprintf("Measured %s at commit %s on %s, under a load of %.1f to %.1f, %s %s.",
+		o.Began.UTC().Format(time.DateOnly), o.Commit, o.Machine, o.LoadLow, o.LoadHigh, in, o.Ended.Sub(o.Began).Round(time.Second))
 }
 
 // load is the load average of the last minute; 0 where there is none to read.
