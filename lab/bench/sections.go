@@ -109,7 +109,7 @@ back. Live: napitune's part of one process. 60 settings: a boot profile, as a wh
 host, 40 of the queues of one NIC and 16 of another's; both programs must leave the same. napitune reads each back and keeps a
 journal. tuned runs with daemon = 0 and ends when it has applied its profile. perftune.py sets three limits of TCP besides,
 which napitune has none of, and works out what to set; napitune reads it from a profile. perftune.py comes from LAB_FILES.`,
-			Shell:   "go run ./lab/cmd/lab test --cpus 8 --nic virtio,queues=8 --nic virtio,queues=8 --timeout 30m --results $RESULTS ./lab/bench -- -test.v -test.run=TestTimes",
+			Shell:   "go run ./lab/cmd/lab test --cpus 8 --nic virtio,queues=8 --nic virtio,queues=8 --timeout 30m --results $RESULTS ./lab/bench -- -test.v -test.run=TestTimes$",
 			Extract: func(_, results string) (string, error) { return timesTable(results) },
 		},
 		{

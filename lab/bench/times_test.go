@@ -27,7 +27,7 @@ type program struct{ name, command string }
 // TestTimes takes the time that napitune and others need for the same
 // settings. It runs in a guest:
 //
-//	go run ./lab/cmd/lab test --cpus 8 --nic virtio,queues=8 --nic virtio,queues=8 --results times.json ./lab/bench -- -test.v -test.run=TestTimes
+//	go run ./lab/cmd/lab test --cpus 8 --nic virtio,queues=8 --nic virtio,queues=8 --results times.json ./lab/bench -- -test.v -test.run=TestTimes$
 func TestTimes(t *testing.T) {
 	if os.Getenv("NAPITUNE_GUEST") == "" {
 		t.Skip("this is no guest of the lab: the command is in the comment of this test")
