@@ -220,7 +220,7 @@ func Table() []Fault {
 			Load: answered(), Metric: maxShare()}.on(four, fourNodes),
 		Fault{Name: "all queue interrupts on one CPU", Fast: true, Inject: stackIRQs, Load: udp(),
 			Finding: "irq-stacked", Changes: affinity, Metric: maxShare()}.on(four, fourNodes),
-		Fault{Name: "all queue interrupts on one CPU, seen by probes", Inject: stackIRQs, Load: udp(), Probes: true,
+		Fault{Name: "all queue interrupts on one CPU, seen by probes", Inject: stackIRQs, Load: udp(), Probes: true, Slow: turns(),
 			Finding: "irq-stacked", Changes: affinity, Metric: maxShare()}.on(four, fourNodes),
 		Fault{Name: "queue pairs split", Inject: splitIRQs, Load: answered(),
 			Finding: "queue-pair-split", Changes: affinity, Metric: split()}.on(four, fourNodes),
@@ -277,5 +277,11 @@ func seldom() []Threshold {
 	return []Threshold{{"gro-packet-rate", 1000, "an emulated guest digests some thousand packets a second and not the 20000 from which merging saves a real CPU one percent"}}
 }
 
+// turns is what a softirq may wait for where CPUs take turns on one thread: QEMU
+// ends a turn after 100 ms (accel/tcg/tcg-accel-ops-rr.c, TCG_KICK_PERIOD).
+func turns() []Threshold {
+	return []Threshold{{"softirq-wait-p99", 200e6, "emulated CPUs wait for turns of up to 100 ms on one thread, and the default is 2 ms"}}
+}
+
 // Slow are all thresholds that are figures of CPUs that are not emulated.
-func Slow() []Threshold { return slices.Concat(dear(), seldom()) }
+func Slow() []Threshold { return slices.Concat(dear(), seldom(), turns()) }

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -103,7 +104,7 @@ func Policy(extends string, slow ...Threshold) string {
 		if i == 0 {
 			out.WriteString("thresholds:\n")
 		}
-		fmt.Fprintf(&out, "  %s:\n    value: %g\n    why: %s\n", t.Name, t.Value, t.Why)
+		fmt.Fprintf(&out, "  %s:\n    value: %s\n    why: %s\n", t.Name, strconv.FormatFloat(t.Value, 'f', -1, 64), t.Why)
 	}
 	return out.String()
 }
