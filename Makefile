@@ -49,7 +49,7 @@ lab: ## build the guests of lab/README.md into the user's cache
 	$(GO) run ./lab/cmd/lab build --kernel all
 
 .PHONY: faults
-faults: lab ## bring about every fault of the lab's table in guests (half an hour)
+faults: lab ## bring about every fault of the lab's table in guests (an hour)
 	$(GO) run ./lab/cmd/lab faults --all
 
 .PHONY: fuzz

@@ -19,7 +19,7 @@ func faultsCommand() *cli.Command {
 		Name: "faults", Usage: "bring about faults in guests and hold napitune to finding, mending and undoing them",
 		Description: "One guest boots for each machine of the table. Ends with 1 if something is not as it must be.",
 		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "all", Usage: "the whole table, half an hour; else its fast part"},
+			&cli.BoolFlag{Name: "all", Usage: "the whole table, an hour; else its fast part"},
 			&cli.StringFlag{Name: "only", Usage: "only faults whose name or machine contains `TEXT`"},
 			&cli.StringSliceFlag{Name: "treatment", Value: cli.NewStringSlice("napitune"), Usage: "try `NAME`; may be given more than once"},
 			&cli.StringFlag{Name: "results", Usage: "append a JSON line for each fault and treatment to `FILE`"},
