@@ -323,6 +323,23 @@ var probeCases = []ruleCase{
 		s.nic("eth0", "physical", even(1, 90_000), nil)
 		s.set(knob.Rx("eth0", 0, "rps.cpus"), "4")
 	}), advice, []string{"eth0/rx-0/rps.cpus 1-3,5-7"}},
+	{"rps-covers-irq-cpu", "fires", "siblings of both interrupt cores, four cores idle", sceneN(12, func(s *scene) {
+		s.siblings()
+		s.nic("eth0", "virtio", even(2, 50_000), even(2, 20_000))
+		s.set(knob.Rx("eth0", 0, "rps.cpus"), "6-7")
+		s.set(knob.Rx("eth0", 1, "rps.cpus"), "6-7")
+	}), advice, []string{"eth0/rx-0/rps.cpus 2-5,8-11", "eth0/rx-1/rps.cpus 2-5,8-11"}},
+	{"rps-covers-irq-cpu", "must not", "the mask evens out what the hash does not, on the interrupts' own CPUs", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", even(2, 50_000), nil)
+		s.set(knob.Rx("eth0", 0, "rps.cpus"), "0-1")
+		s.set(knob.Rx("eth0", 1, "rps.cpus"), "0-1")
+	}), silent, nil},
+	{"rps-covers-irq-cpu", "must not", "siblings, and whole cores beside them", sceneN(12, func(s *scene) {
+		s.siblings()
+		s.nic("eth0", "virtio", even(2, 50_000), even(2, 20_000))
+		s.set(knob.Rx("eth0", 0, "rps.cpus"), "6-9")
+		s.set(knob.Rx("eth0", 1, "rps.cpus"), "6-9")
+	}), silent, []string{}},
 	{"rps-covers-irq-cpu", "must not", "neighbours, not saturated", sceneN(8, func(s *scene) {
 		s.nic("eth0", "physical", even(1, 90_000), nil)
 		s.set(knob.Rx("eth0", 0, "rps.cpus"), "0-3")

@@ -14,8 +14,8 @@ var _ = register(Rule{
 	ID:    "rps-covers-irq-cpu",
 	Title: "an RPS mask names the wrong CPUs",
 	Page: Page{
-		Meaning:     "RPS moves packets to CPUs that cannot help: the saturated CPU that takes the interrupt, its SMT sibling, or CPUs of another node.",
-		Evidence:    "rps_cpus of the queue against the CPU where its interrupt fires, its siblings, its node and softirq time.",
+		Meaning:     "RPS moves packets to CPUs that cannot help: the saturated CPU that takes the interrupt, the SMT siblings of CPUs that take the device's interrupts, or CPUs of another node.",
+		Evidence:    "rps_cpus of the queue against the CPUs where the device's busy queues interrupt, their siblings, its node and softirq time.",
 		Cause:       "An all-ones mask, or a mask written for another machine.",
 		Remedy:      "Use CPUs of the same cache or node, without the interrupt's core.",
 		SideEffects: "Flows move; reordering for a moment.",
@@ -50,6 +50,8 @@ func (c *Case) wrongRPS(p *path) (plan.Finding, bool) {
 	switch {
 	case core.Contains(mask):
 		what = "names only the core that takes the interrupt"
+	case c.onlySiblings(p.dev, mask):
+		what = "names only siblings on cores that take interrupts of " + p.dev.Name
 	case t.NUMATrusted() && !mask.Overlaps(t.NodeCPUs(t.NodeOf(cpu))):
 		what = "names only CPUs of another node"
 		effect = expect("rps_targets_on_other_nodes", "down", 0, "CPUs")
@@ -67,7 +69,11 @@ func (c *Case) wrongRPS(p *path) (plan.Finding, bool) {
 		f.Because = "rps-redundant/" + p.dev.Name
 		return f, true
 	}
-	if targets := c.rpsTargetCPUs(cpu); float64(targets.Len()) >= c.At(rpsTargets) {
+	targets := c.rpsTargetCPUs(cpu)
+	if others := targets.Minus(c.interruptCores(p.dev)); float64(others.Len()) >= c.At(rpsTargets) {
+		targets = others
+	}
+	if float64(targets.Len()) >= c.At(rpsTargets) {
 		f.Wants = []plan.Want{{Ref: ref, Value: targets.String(), Why: "RPS " + what, Expect: effect}}
 	}
 	return f, true
@@ -80,6 +86,33 @@ func (c *Case) busySteered(p *path, mask cpuset.Set) bool {
 		return true
 	}
 	return p.share >= c.At(activeQueue) && slices.ContainsFunc(mask.CPUs(), func(cpu int) bool { return c.softirq(cpu) >= c.At(activeSoftirq) })
+}
+
+// onlySiblings reports whether a mask names nothing but cores that the device's
+// busy queues interrupt, and siblings among them: the threads beside the
+// interrupts get the work while whole cores stay idle. A mask of the
+// interrupts' own CPUs evens out what the hash does not, and is left alone.
+func (c *Case) onlySiblings(d *detect.Device, mask cpuset.Set) bool {
+	cores := c.interruptCores(d)
+	var homes cpuset.Set
+	for _, p := range c.Paths {
+		if p.dev == d && p.home() >= 0 {
+			homes = homes.Union(cpuset.Of(p.home()))
+		}
+	}
+	idle := c.local(d).Minus(cores)
+	return cores.Contains(mask) && !homes.Contains(mask) && float64(idle.Len()) >= c.At(rpsTargets)
+}
+
+// interruptCores are all threads of the cores that a device's busy queues interrupt.
+func (c *Case) interruptCores(d *detect.Device) cpuset.Set {
+	var out cpuset.Set
+	for _, p := range c.Paths {
+		if p.dev == d && p.queue.Rx && c.busyPath(p) {
+			out = out.Union(c.Last.Topo.Siblings(p.home())).Union(cpuset.Of(p.home()))
+		}
+	}
+	return out
 }
 
 // rpsPointless reports whether the device has a receive queue per local core,
