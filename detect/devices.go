@@ -146,7 +146,7 @@ func (c *collector) fromLink(d *Device, link *host.Link) {
 	if link == nil {
 		return
 	}
-	d.Index, d.XDP = link.Index, link.XDP
+	d.Index, d.XDP, d.Qdisc = link.Index, link.XDP, link.Qdisc
 	d.Up, d.Carrier = tri(link.Up), tri(link.Running)
 }
 

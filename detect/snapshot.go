@@ -95,10 +95,13 @@ type Device struct {
 	Local cpuset.Set
 	Up    Tri
 	// Carrier is IFF_RUNNING.
-	Carrier   Tri
-	Lower     []string // devices directly below: bond slaves, VLAN real device, bridge ports
-	Upper     []string
-	XDP       bool
+	Carrier Tri
+	Lower   []string // devices directly below: bond slaves, VLAN real device, bridge ports
+	Upper   []string
+	XDP     bool
+	// Qdisc is the queueing discipline at the root, "mq" where each transmit
+	// queue has its own; "" if unknown.
+	Qdisc     string
 	SpeedMbps int // 0 = unknown
 	// VirtioFeatures is the negotiated feature bit string of a virtio device, "" if unknown.
 	VirtioFeatures string

@@ -156,6 +156,31 @@ var ruleCases = []ruleCase{
 		}
 	}), silent, []string{}},
 
+	{"qdisc-shared", "fires", "fq on a bond", scene4(func(s *scene) {
+		s.sends(&detect.Device{Name: "bond0", Kind: "bond", Qdisc: "fq"}, 2_000_000)
+	}), note, []string{}},
+	{"qdisc-shared", "fires", "fq at the root of four queues", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(4, 9000), nil).Qdisc = "fq"
+		s.obs.Device["eth0"] = detect.DeviceDelta{Known: true, Counters: detect.InterfaceCounters{Known: true, TxPackets: 1_000_000}}
+	}), note, []string{}},
+	{"qdisc-shared", "must not", "a discipline for each queue", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(4, 9000), nil).Qdisc = "mq"
+		s.obs.Device["eth0"] = detect.DeviceDelta{Known: true, Counters: detect.InterfaceCounters{Known: true, TxPackets: 2_000_000}}
+	}), silent, []string{}},
+	{"qdisc-shared", "must not", "one queue", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(1, 9000), nil).Qdisc = "fq_codel"
+		s.obs.Device["eth0"] = detect.DeviceDelta{Known: true, Counters: detect.InterfaceCounters{Known: true, TxPackets: 2_000_000}}
+	}), silent, []string{}},
+	{"qdisc-shared", "must not", "a shaper for the whole device", scene4(func(s *scene) {
+		s.sends(&detect.Device{Name: "bond0", Kind: "bond", Qdisc: "htb"}, 2_000_000)
+	}), silent, []string{}},
+	{"qdisc-shared", "must not", "hardly any packets", scene4(func(s *scene) {
+		s.sends(&detect.Device{Name: "bond0", Kind: "bond", Qdisc: "fq"}, 999_990)
+	}), silent, []string{}},
+	{"qdisc-shared", "missing", "discipline not told", scene4(func(s *scene) {
+		s.sends(&detect.Device{Name: "bond0", Kind: "bond"}, 2_000_000)
+	}), silent, []string{}},
+
 	{"irq-on-pinned-cpu", "fires", "the sibling of the core is no refuge", sceneN(8, func(s *scene) {
 		s.siblings()
 		s.nic("eth0", "physical", []fire{{1: 90_000}}, nil)

@@ -130,6 +130,10 @@ var furtherScenarios = []scenario{
 			s.set(knob.Tx("eth0", i, "xps.cpus"), fmt.Sprint(3-i))
 		}
 	}), nil, nil, []string{"xps.cpus"}},
+	{50, "one fq on a bond: a note about the slaves, nothing to tune", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(4, 50_000), nil).Qdisc = "mq"
+		s.sends(&detect.Device{Name: "bond0", Kind: "bond", Qdisc: "fq", Lower: []string{"eth0"}}, 4_000_000)
+	}), nil, nil, append([]string{"irq.affinity", "rps.cpus", "xps.cpus", backlog}, neverBudget...)},
 	{51, "the synthetic device of Azure idles, its virtual function works", scene4(func(s *scene) {
 		d := s.nic("eth0", "physical", even(4, 10), nil)
 		d.Driver, d.Kind = "hv_netvsc", "synthetic"
@@ -187,7 +191,6 @@ var capturedProblems = map[int]string{
 // outside are the field problems that judging cannot answer, and who does.
 var outside = map[int]string{
 	22: "a matter of naming: queues are found by the kernel's own edges, names come last (tests of detect)",
-	50: "queueing disciplines are not measured",
 	54: "the answer is an error of the write (device busy): applying shows it and takes the change back",
 	63: "a cap of the cloud without a counter in the guest",
 	73: "settings lost at a link flap: the guard and the boot profile restore them",
@@ -292,6 +295,12 @@ func (s *scene) pinnedThread(tid int, comm string, cpu int, share float64) {
 	s.thread(tid, comm, cpu, share)
 	p := &s.snap.Processes[len(s.snap.Processes)-1]
 	p.Pinned, p.Allowed = true, fmt.Sprint(cpu)
+}
+
+// sends adds a device that sent so many packets in the window.
+func (s *scene) sends(d *detect.Device, packets uint64) {
+	s.snap.Devices = append(s.snap.Devices, d)
+	s.obs.Device[d.Name] = detect.DeviceDelta{Known: true, Counters: detect.InterfaceCounters{Known: true, TxPackets: packets}}
 }
 
 // veth adds one end of a virtual link whose packets are taken on a CPU.

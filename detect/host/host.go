@@ -83,7 +83,8 @@ type Link struct {
 	MTU      int    `json:"mtu,omitempty"`
 	RxQueues int    `json:"rx_queues,omitempty"` // IFLA_NUM_RX_QUEUES: allocated, not in use
 	TxQueues int    `json:"tx_queues,omitempty"`
-	XDP      bool   `json:"xdp,omitempty"` // an XDP program is attached
+	XDP      bool   `json:"xdp,omitempty"`   // an XDP program is attached
+	Qdisc    string `json:"qdisc,omitempty"` // IFLA_QDISC: the queueing discipline at the root, "mq" for one per queue; "" if not told
 }
 
 // Process is one kernel thread, daemon or pinned thread that matters to packet

@@ -196,10 +196,10 @@ func TestSosreport(t *testing.T) {
 		t.Fatalf("%d links, %v; want 24", len(links), err)
 	}
 	for _, want := range []host.Link{
-		{Name: "ens3", Index: 2, Master: 9, Up: true, Running: true, MTU: 1500, RxQueues: 1, TxQueues: 1},
-		{Name: "br-ens3", Index: 9, Kind: "bridge", Up: true, Running: true, MTU: 1500, RxQueues: 1, TxQueues: 1},
-		{Name: "br-int", Index: 12, Kind: "openvswitch", MTU: 1450, RxQueues: 1, TxQueues: 1},
-		{Name: "ens7", Index: 6, Master: 10, Up: true, Running: true, MTU: 1500, RxQueues: 1, TxQueues: 1},
+		{Name: "ens3", Index: 2, Master: 9, Up: true, Running: true, MTU: 1500, RxQueues: 1, TxQueues: 1, Qdisc: "fq_codel"},
+		{Name: "br-ens3", Index: 9, Kind: "bridge", Up: true, Running: true, MTU: 1500, RxQueues: 1, TxQueues: 1, Qdisc: "noqueue"},
+		{Name: "br-int", Index: 12, Kind: "openvswitch", MTU: 1450, RxQueues: 1, TxQueues: 1, Qdisc: "noop"},
+		{Name: "ens7", Index: 6, Master: 10, Up: true, Running: true, MTU: 1500, RxQueues: 1, TxQueues: 1, Qdisc: "fq_codel"},
 	} {
 		for _, got := range links {
 			if got.Name == want.Name && got != want {

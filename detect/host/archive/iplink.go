@@ -83,6 +83,8 @@ func (p *linkParser) headline(line string) error {
 			link.MTU = count(field)
 		case "master":
 			names.master = field
+		case "qdisc":
+			link.Qdisc = field
 		}
 	}
 	p.index[name] = link.Index

@@ -115,8 +115,8 @@ func TestDecodeLink(t *testing.T) {
 		want host.Link
 		fail bool
 	}{
-		{name: "plain", in: link(4, unix.IFF_UP|unix.IFF_RUNNING, unix.IFLA_IFNAME, name, unix.IFLA_MTU, u32(1400), unix.IFLA_NUM_RX_QUEUES, u32(8), unix.IFLA_NUM_TX_QUEUES, u32(9)),
-			want: host.Link{Name: "eth0", Index: 4, Up: true, Running: true, MTU: 1400, RxQueues: 8, TxQueues: 9}},
+		{name: "plain", in: link(4, unix.IFF_UP|unix.IFF_RUNNING, unix.IFLA_IFNAME, name, unix.IFLA_MTU, u32(1400), unix.IFLA_NUM_RX_QUEUES, u32(8), unix.IFLA_NUM_TX_QUEUES, u32(9), unix.IFLA_QDISC, []byte("mq\x00")),
+			want: host.Link{Name: "eth0", Index: 4, Up: true, Running: true, MTU: 1400, RxQueues: 8, TxQueues: 9, Qdisc: "mq"}},
 		{name: "tun keeps its kind", in: link(5, 0, unix.IFLA_IFNAME, name, unix.IFLA_LINKINFO, attrs(unix.IFLA_INFO_KIND, []byte("tun\x00"))),
 			want: host.Link{Name: "eth0", Index: 5, Kind: "tun"}},
 		{name: "foreign peer", in: link(5, 0, unix.IFLA_IFNAME, name, unix.IFLA_LINK, u32(7), unix.IFLA_LINK_NETNSID, u32(0), unix.IFLA_MASTER, u32(3)),

@@ -73,6 +73,8 @@ func setLinkAttr(link *host.Link, kind uint16, value []byte) (err error) {
 		link.Name = attrString(value)
 	case unix.IFLA_MTU:
 		link.MTU, err = attrInt(value)
+	case unix.IFLA_QDISC:
+		link.Qdisc = attrString(value)
 	case unix.IFLA_LINK:
 		link.Parent, err = attrInt(value)
 	case unix.IFLA_LINK_NETNSID:

@@ -385,11 +385,11 @@ func TestLinksOfNamespace(t *testing.T) {
 		got  host.Link
 		want host.Link
 	}{
-		{linkNamed(t, h, "lo"), host.Link{Name: "lo", Index: 1, Up: true, Running: true, Loopback: true, MTU: 65536, RxQueues: 1, TxQueues: 1}},
-		{linkNamed(t, h, "veth0"), host.Link{Name: "veth0", Index: veth0.Index, Kind: "veth", Parent: veth1.Index, Up: true, Running: true, MTU: 1500, RxQueues: 4, TxQueues: 4}},
-		{linkNamed(t, h, "veth1"), host.Link{Name: "veth1", Index: veth1.Index, Kind: "veth", Parent: veth0.Index, Master: bridge.Index, Up: true, Running: true, MTU: 1500, RxQueues: 4, TxQueues: 4}},
-		{linkNamed(t, h, "mac7"), host.Link{Name: "mac7", Index: linkNamed(t, h, "mac7").Index, Kind: "macvlan", Parent: veth0.Index, MTU: 1500, RxQueues: 1, TxQueues: 1}},
-		{linkNamed(t, h, "br0"), host.Link{Name: "br0", Index: bridge.Index, Kind: "bridge", MTU: 1500, RxQueues: 1, TxQueues: 1}},
+		{linkNamed(t, h, "lo"), host.Link{Name: "lo", Index: 1, Up: true, Running: true, Loopback: true, MTU: 65536, RxQueues: 1, TxQueues: 1, Qdisc: "noqueue"}},
+		{linkNamed(t, h, "veth0"), host.Link{Name: "veth0", Index: veth0.Index, Kind: "veth", Parent: veth1.Index, Up: true, Running: true, MTU: 1500, RxQueues: 4, TxQueues: 4, Qdisc: "noqueue"}},
+		{linkNamed(t, h, "veth1"), host.Link{Name: "veth1", Index: veth1.Index, Kind: "veth", Parent: veth0.Index, Master: bridge.Index, Up: true, Running: true, MTU: 1500, RxQueues: 4, TxQueues: 4, Qdisc: "noqueue"}},
+		{linkNamed(t, h, "mac7"), host.Link{Name: "mac7", Index: linkNamed(t, h, "mac7").Index, Kind: "macvlan", Parent: veth0.Index, MTU: 1500, RxQueues: 1, TxQueues: 1, Qdisc: "noop"}},
+		{linkNamed(t, h, "br0"), host.Link{Name: "br0", Index: bridge.Index, Kind: "bridge", MTU: 1500, RxQueues: 1, TxQueues: 1, Qdisc: "noop"}},
 	}
 	for _, tt := range tests {
 		if diff := cmp.Diff(tt.want, tt.got); diff != "" {
