@@ -68,6 +68,34 @@ func TestLeaveOut(t *testing.T) {
 	}
 }
 
+// A driver that refuses because somebody holds the queues is asked once. What
+// was written before is taken back, and people are told who that may be.
+func TestBusyChannels(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, hosttest.Spec{CPUs: 4, QueuesPerNIC: 2, MaxQueues: 4})
+	before := r.m.Dump()
+	asked := 0
+	r.gate = func(what string, do func() error) error {
+		if strings.Contains(what, "channels") {
+			asked++
+			return fmt.Errorf("%s: %w", what, syscall.EBUSY)
+		}
+		return do()
+	}
+	result, err := r.process(nil).Apply(background, r.plan("eth0/channels.combined", "4", "net.core.netdev_budget", "600"), anything)
+	if !errors.Is(err, syscall.EBUSY) || result.State != RolledBack || asked != 1 {
+		t.Errorf("asked %d times: %s, %v", asked, result.State, err)
+	}
+	for _, words := range []string{"RDMA", "AF_XDP", "stop the holder", "at boot"} {
+		if err == nil || !strings.Contains(err.Error(), words) {
+			t.Errorf("%v does not say %q", err, words)
+		}
+	}
+	if diff := cmp.Diff(before, r.m.Dump()); diff != "" {
+		t.Errorf("(-before +after)\n%s", diff)
+	}
+}
+
 // All reasons are known together, and none of these plans writes anything.
 func TestPreflightRefuses(t *testing.T) {
 	t.Parallel()

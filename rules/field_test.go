@@ -2,6 +2,10 @@ package rules_test
 
 import (
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -159,6 +163,10 @@ var furtherScenarios = []scenario{
 		s.obs.Device["eth0"].Stats["rx_overruns"] = 9000
 		s.heat(2, 0.95)
 	}), []string{"irq-stacked", "rx-ring-overrun"}, []string{"irq.affinity"}, []string{"ring.rx"}},
+	{63, "a cap of the cloud that no counter tells: flat throughput, CPUs at rest", sceneN(8, func(s *scene) {
+		s.nic("ens4", "physical", even(8, 20_000), nil).Driver = "gve"
+		s.obs.Device["ens4"] = detect.DeviceDelta{Known: true, Counters: detect.InterfaceCounters{Known: true, TxPackets: 13_000_000, TxBytes: 20_000_000_000}}
+	}), nil, nil, append([]string{"irq.affinity", "channels.combined", "rps.cpus", "xps.cpus", "ring.rx", "ring.tx", backlog}, neverBudget...)},
 	{64, "a fixed delay switches adaptive moderation off: both are named", scene4(func(s *scene) {
 		moderation(busyNIC(s, "physical", 100), true, 50)
 		s.set(knob.Device("eth0", "coalesce.adaptive-rx"), "on")
@@ -172,6 +180,11 @@ var furtherScenarios = []scenario{
 	{83, "queues cost vectors and memory: no more than CPUs", scene4(func(s *scene) {
 		s.nic("eth0", "virtio", even(1, 90_000), nil).Channels.MaxCombined = 16
 	}), []string{"virtio-queues-unused"}, []string{"channels.combined"}, []string{"value 16"}},
+	{85, "sockets chosen by a program of the application: one window proves no gain", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", even(8, 40_000), nil)
+		s.obs.NetRx[1], s.obs.NetRx[5] = 60_000, 90_000
+		s.latency = true
+	}), nil, nil, append([]string{"irq.affinity", "rps.cpus", "rps.flow_cnt", "xps.cpus", "channels.combined"}, neverBudget...)},
 	{87, "totals even, the present all on CPU 0", scene4(func(s *scene) {
 		s.nic("eth0", "physical", all(4, 0, 90_000), nil)
 		for i := range s.snap.IRQs.Rows {
@@ -188,18 +201,51 @@ var capturedProblems = map[int]string{
 	80: "pcp/hpe_1152cpu_i40e",
 }
 
-// outside are the field problems that judging cannot answer, and who does.
-var outside = map[int]string{
-	22: "a matter of naming: queues are found by the kernel's own edges, names come last (tests of detect)",
-	54: "the answer is an error of the write (device busy): applying shows it and takes the change back",
-	63: "a cap of the cloud without a counter in the guest",
-	73: "settings lost at a link flap: the guard and the boot profile restore them",
-	74: "a boot script that fails: the boot unit's exit status tells",
-	75: "profiles are matched by driver and bus, not by name (tests of profiles)",
-	81: "how much is exported: findings and maps are by queue",
-	82: "the cost of measuring: the probes account for themselves",
-	85: "a kernel program of the application; nothing is recommended without repeated runs",
-	86: "counters that wrap: differences are taken modulo 2^32 (tests of detect)",
+// heldElsewhere are the field problems whose answer is no finding, with the
+// tests of other packages that hold it.
+var heldElsewhere = map[int][]packageTest{
+	// Names of interrupts that a pattern does not know: the kernel's own edges
+	// come first, names of every driver after.
+	22: {{"detect", "TestNetlinkFirst"}, {"detect", "TestDriverNames"}, {"detect", "TestFunctionNames"}},
+	// EBUSY of ethtool -L: the cause is named, nothing is tried again.
+	54: {{"detect/knob", "TestWriteErrorsSayWhatToDo"}, {"apply", "TestBusyChannels"}},
+	// Settings lost at a link flap or ethtool -L are restored.
+	73: {{"apply/guard", "TestManyFlaps"}, {"apply/guard", "TestWriteDuringFlap"}},
+	// A boot profile that does not hold ends the boot unit with an error.
+	74: {{"cmd/napitune", "TestBoot"}},
+	// Names of NICs change places between boots: entries match by bus or address.
+	75: {{"profiles/boot", "TestNamesSwapped"}},
+	// What is exported does not grow with interrupts and CPUs.
+	81: {{"cmd/napitune/report", "TestMetricsAreFew"}},
+	// The probes keep their own cost within a limit, and detach for that.
+	82: {{"probes", "TestAccountHolds"}, {"probes", "TestAccountOverWindows"}},
+	// Counters of 32 bits that wrap.
+	86: {{"detect", "TestBetweenWindow"}},
+}
+
+// packageTest is a test function and the directory of its package, from the
+// root of the module.
+type packageTest struct{ dir, name string }
+
+// exists reports whether the package has the test.
+func (p packageTest) exists(t *testing.T) bool {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join("..", filepath.FromSlash(p.dir), "*_test.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		tree, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range tree.Decls {
+			if f, ok := d.(*ast.FuncDecl); ok && f.Recv == nil && f.Name.Name == p.name {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func allScenarios() []scenario {
@@ -207,7 +253,7 @@ func allScenarios() []scenario {
 }
 
 // TestFieldProblems: every numbered problem is a scenario, a captured host, or
-// outside with a reason, and only one of these.
+// held by tests of other packages, and only one of these.
 func TestFieldProblems(t *testing.T) {
 	rows := map[int]bool{}
 	for _, sc := range allScenarios() {
@@ -224,11 +270,16 @@ func TestFieldProblems(t *testing.T) {
 				t.Errorf("problem %d: nothing is expected of the captured host %s", n, name)
 			}
 		}
-		if outside[n] != "" {
+		if tests := heldElsewhere[n]; tests != nil {
 			places++
+			for _, test := range tests {
+				if !test.exists(t) {
+					t.Errorf("problem %d: package %s has no %s", n, test.dir, test.name)
+				}
+			}
 		}
 		if places != 1 {
-			t.Errorf("problem %d is in %d places, want one: a scenario, a captured host, or outside", n, places)
+			t.Errorf("problem %d is in %d places, want one: a scenario, a captured host, or tests elsewhere", n, places)
 		}
 	}
 }

@@ -144,6 +144,26 @@ func TestPlan(t *testing.T) {
 
 // A device that is down may show neither queues nor interrupts: that is told
 // apart from what can never be.
+// TestNamesSwapped: udev may name two NICs the other way round at the next
+// boot. An entry that matches by bus or hardware address follows the device.
+func TestNamesSwapped(t *testing.T) {
+	t.Parallel()
+	for _, by := range []string{"bus", "mac"} {
+		s := machine(t, small)
+		a, b := s.Devices[0], s.Devices[1]
+		a.MAC, b.MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
+		key := map[string]string{"bus": a.Bus, "mac": a.MAC}[by]
+		profile := parse(t, "devices:\n- match: {"+by+": \""+key+"\"}\n  settings: {gro_flush_timeout: 20000}\n")
+		for _, name := range []string{a.Name, b.Name} {
+			p, problems := profile.Plan(s, boot.Scope{})
+			if diff := cmp.Diff(map[string]string{name + "/gro_flush_timeout": "20000"}, changes(p)); diff != "" || len(problems) > 0 {
+				t.Errorf("by %s: %v (-want +got)\n%s", by, problems, diff)
+			}
+			a.Name, b.Name = b.Name, a.Name
+		}
+	}
+}
+
 func TestPlanOfDeviceThatIsDown(t *testing.T) {
 	t.Parallel()
 	s := machine(t, small)

@@ -119,6 +119,39 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
+// A large host has as many samples as a small one, but for two of each device
+// in use: nothing is exported for every interrupt or every CPU.
+func TestMetricsAreFew(t *testing.T) {
+	t.Parallel()
+	samples := func(cpus, interrupts int) int {
+		m := metrics()
+		o := m.Observation
+		o.IRQ, o.NetRx, o.NetTx, o.Interrupt = map[int]detect.IRQDelta{}, map[int]uint64{}, map[int]uint64{}, map[int]uint64{}
+		for irq := range interrupts {
+			o.IRQ[irq] = detect.IRQDelta{Total: 1, CPU: map[int]uint64{irq % cpus: 1}}
+		}
+		for cpu := range cpus {
+			o.Softnet[cpu] = detect.SoftnetDelta{Processed: 100}
+			o.CPU[cpu] = detect.CPUShare{Softirq: 0.1}
+			o.NetRx[cpu], o.NetTx[cpu], o.Interrupt[cpu] = 1, 1, 1
+		}
+		var b strings.Builder
+		if err := m.Write(&b); err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for line := range strings.Lines(b.String()) {
+			if !strings.HasPrefix(line, "#") {
+				n++
+			}
+		}
+		return n
+	}
+	if few, many := samples(2, 20), samples(1152, 3937); many != few {
+		t.Errorf("%d samples with 3937 interrupts on 1152 CPUs, %d with 20 on 2", many, few)
+	}
+}
+
 // Every family is written, is named as Prometheus names gauges, and is in the
 // manual.
 func TestMetricFamilies(t *testing.T) {
