@@ -334,6 +334,12 @@ var probeCases = []ruleCase{
 		s.set(knob.Rx("eth0", 0, "rps.cpus"), "0-1")
 		s.set(knob.Rx("eth0", 1, "rps.cpus"), "0-1")
 	}), silent, nil},
+	{"rps-covers-irq-cpu", "must not", "hardly any packets", sceneN(12, func(s *scene) {
+		s.siblings()
+		s.nic("eth0", "virtio", even(2, 4000), even(2, 10))
+		s.set(knob.Rx("eth0", 0, "rps.cpus"), "6-7")
+		s.set(knob.Rx("eth0", 1, "rps.cpus"), "6-7")
+	}), silent, []string{}},
 	{"rps-covers-irq-cpu", "must not", "siblings, and whole cores beside them", sceneN(12, func(s *scene) {
 		s.siblings()
 		s.nic("eth0", "virtio", even(2, 50_000), even(2, 20_000))

@@ -15,13 +15,13 @@ var _ = register(Rule{
 	Title: "an RPS mask names the wrong CPUs",
 	Page: Page{
 		Meaning:     "RPS moves packets to CPUs that cannot help: the saturated CPU that takes the interrupt, the SMT siblings of CPUs that take the device's interrupts, or CPUs of another node.",
-		Evidence:    "rps_cpus of the queue against the CPUs where the device's busy queues interrupt, their siblings, its node and softirq time.",
+		Evidence:    "rps_cpus of the queue against the CPUs where the device's queues interrupt, their siblings, its node and softirq time.",
 		Cause:       "An all-ones mask, or a mask written for another machine.",
 		Remedy:      "Use CPUs of the same cache or node, without the interrupt's core.",
 		SideEffects: "Flows move; reordering for a moment.",
 		NotWhen:     "The interrupt's CPU has time to spare: then it may well be in the mask.",
 		Source:      "Documentation/networking/scaling.rst: at high interrupt rate, exclude the interrupting CPU from the map",
-		Thresholds:  describe(hotSoftirq, rpsTargets, activeRate, activeSoftirq),
+		Thresholds:  describe(hotSoftirq, rpsTargets, activeRate, activeSoftirq, activeQueue),
 	},
 	Eval: func(c *Case) []plan.Finding {
 		var out []plan.Finding
@@ -52,6 +52,7 @@ func (c *Case) wrongRPS(p *path) (plan.Finding, bool) {
 		what = "names only the core that takes the interrupt"
 	case c.onlySiblings(p.dev, mask):
 		what = "names only siblings on cores that take interrupts of " + p.dev.Name
+		effect = expect("max_cpu_softirq_share", "down", c.hottest(mask)/2, "of a CPU")
 	case t.NUMATrusted() && !mask.Overlaps(t.NodeCPUs(t.NodeOf(cpu))):
 		what = "names only CPUs of another node"
 		effect = expect("rps_targets_on_other_nodes", "down", 0, "CPUs")
@@ -88,8 +89,17 @@ func (c *Case) busySteered(p *path, mask cpuset.Set) bool {
 	return p.share >= c.At(activeQueue) && slices.ContainsFunc(mask.CPUs(), func(cpu int) bool { return c.softirq(cpu) >= c.At(activeSoftirq) })
 }
 
+// hottest is the largest softirq share of any CPU of a set.
+func (c *Case) hottest(cpus cpuset.Set) float64 {
+	most := 0.0
+	for cpu := range cpus.All() {
+		most = max(most, c.softirq(cpu))
+	}
+	return most
+}
+
 // onlySiblings reports whether a mask names nothing but cores that the device's
-// busy queues interrupt, and siblings among them: the threads beside the
+// queues interrupt, and siblings among them: the threads beside the
 // interrupts get the work while whole cores stay idle. A mask of the
 // interrupts' own CPUs evens out what the hash does not, and is left alone.
 func (c *Case) onlySiblings(d *detect.Device, mask cpuset.Set) bool {
@@ -104,11 +114,11 @@ func (c *Case) onlySiblings(d *detect.Device, mask cpuset.Set) bool {
 	return cores.Contains(mask) && !homes.Contains(mask) && float64(idle.Len()) >= c.At(rpsTargets)
 }
 
-// interruptCores are all threads of the cores that a device's busy queues interrupt.
+// interruptCores are all threads of the cores that a device's queues interrupt.
 func (c *Case) interruptCores(d *detect.Device) cpuset.Set {
 	var out cpuset.Set
 	for _, p := range c.Paths {
-		if p.dev == d && p.queue.Rx && c.busyPath(p) {
+		if p.dev == d && p.queue.Rx && p.home() >= 0 && p.share >= c.At(activeQueue) {
 			out = out.Union(c.Last.Topo.Siblings(p.home())).Union(cpuset.Of(p.home()))
 		}
 	}

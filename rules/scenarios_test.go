@@ -146,9 +146,12 @@ var scenarios = []scenario{
 	}), []string{"rps-covers-irq-cpu"}, []string{"rps.cpus"}, nil},
 	{45, "RPS masks name the siblings of both interrupt cores", sceneN(8, func(s *scene) {
 		s.siblings()
-		s.nic("eth0", "virtio", even(2, 50_000), even(2, 20_000))
-		s.set(knob.Rx("eth0", 0, "rps.cpus"), "4-5")
-		s.set(knob.Rx("eth0", 1, "rps.cpus"), "4-5")
+		s.nic("eth0", "virtio", even(2, 4000), even(2, 10))
+		for cpu := range 2 {
+			s.set(knob.Rx("eth0", cpu, "rps.cpus"), "4-5")
+			s.heat(4+cpu, 0.4)
+			s.obs.Softnet[4+cpu] = detect.SoftnetDelta{Processed: 50_000, ReceivedRPS: 3900}
+		}
 	}), []string{"rps-covers-irq-cpu"}, []string{"rx-0/rps.cpus", "rx-1/rps.cpus"}, []string{"irq.affinity", "channels.combined"}},
 	{46, "RFS half configured", scene4(func(s *scene) {
 		s.nic("eth0", "physical", even(2, 9000), nil)
