@@ -17,8 +17,8 @@ var _ = register(Rule{
 		Meaning: "The mask of an interrupt names certain CPUs, but it fires on others. Writing the mask again changes nothing: the platform ignores it.",
 		Evidence: "Counts of /proc/interrupts against smp_affinity, both unchanged over the window. A move that is merely pending, as in virtual machines " +
 			"before the next interrupt, is not reported.",
-		Cause: "A defect of the virtual PCI bus or the interrupt controller (Hyper-V vPCI of old kernels, PLIC, some MSI controllers without affinity), " +
-			"or a NAPI under full load that never completes and so never follows its interrupt.",
+		Cause: "A defect of the virtual PCI bus or the interrupt controller (Hyper-V vPCI of old kernels, PLIC, some MSI controllers without affinity). " +
+			"A NAPI under full load, which stays where it polls, is something else: its interrupt is off and does not fire at all.",
 		Remedy: "A newer kernel or platform. Until then RPS spreads the protocol work from the overloaded CPU, and threaded NAPI " +
 			"lets the scheduler move the polling itself: that is proposed where the CPU is saturated.",
 		SideEffects: "Threaded NAPI costs a wake-up per poll, RPS an inter-processor interrupt per batch.",

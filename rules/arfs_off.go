@@ -8,8 +8,8 @@ import (
 	"github.com/napitune/napitune/rules/plan"
 )
 
-var steeredRate = threshold("software-steered-rate", 50_000, "packets/s",
-	"a packet that another CPU takes over costs some microsecond of queueing and its part of an inter-processor interrupt: 50,000 are about a twentieth of a CPU",
+var steeredRate = threshold("software-steered-rate", 50_000, "calls/s",
+	"an inter-processor interrupt that hands packets over costs either CPU about a microsecond, and each brings at least one packet: 50,000 are a tenth of a CPU",
 	"measured cost of steering on this host")
 
 // steeringDrivers have ndo_rx_flow_steer (searched for in drivers/net of Linux 6.18).
@@ -21,8 +21,8 @@ var _ = register(Rule{
 	ID:    "arfs-off",
 	Title: "flows are steered in software although the NIC could do it",
 	Page: Page{
-		Meaning:     "RFS is in use and moves many packets from CPU to CPU. This driver can have the NIC put each flow on the queue of the CPU that reads it (accelerated RFS), so that nothing has to be moved.",
-		Evidence:    "received_rps of all CPUs (/proc/net/softnet_stat), the flow tables, the driver, and the feature rx-ntuple-filter.",
+		Meaning:     "RFS is in use and hands packets from CPU to CPU tens of thousands of times a second. This driver can have the NIC put each flow on the queue of the CPU that reads it (accelerated RFS), so that nothing has to be moved.",
+		Evidence:    "received_rps of all CPUs (/proc/net/softnet_stat: how often a CPU was called to take packets over, not how many), the flow tables, the driver, and the feature rx-ntuple-filter.",
 		Cause:       "ntuple filters are off by default with most drivers.",
 		Remedy:      "Switch rx-ntuple-filter on (ethtool -K DEV ntuple on). RFS stays configured: it tells the NIC where flows are read.",
 		SideEffects: "Some drivers reset the link. Each flow takes a filter of the NIC; with more flows than filters the rest is steered in software as before.",
@@ -45,7 +45,7 @@ var _ = register(Rule{
 	},
 })
 
-// steeredInSoftware is how many packets per second were handed to other CPUs.
+// steeredInSoftware is how often per second CPUs were called to take packets over.
 func (c *Case) steeredInSoftware() (float64, bool) {
 	var moved uint64
 	for _, d := range c.Softnet {
@@ -66,7 +66,7 @@ func (c *Case) couldSteer(d *detect.Device, rate float64) (plan.Finding, bool) {
 	ref := knob.Device(d.Name, "feature.rx-ntuple-filter")
 	return plan.Finding{
 		Severity: plan.Advice, Subject: d.Name,
-		Claim:    fmt.Sprintf("RFS hands %.0f packets a second to other CPUs in software; %s (%s) could steer them to the right queue itself", rate, d.Name, d.Driver),
+		Claim:    fmt.Sprintf("RFS calls other CPUs %.0f times a second to hand packets over in software; %s (%s) could steer them to the right queue itself", rate, d.Name, d.Driver),
 		Evidence: []plan.Evidence{{Metric: "received_rps", Value: rate, Unit: "1/s", Threshold: c.At(steeredRate), Source: "/proc/net/softnet_stat column 10"}},
 		Wants: []plan.Want{{Ref: ref, Value: "on", Why: "the NIC can steer flows to the CPUs that read them",
 			Expect: expect("received_rps", "down", rate/2, "1/s")}},

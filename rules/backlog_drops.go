@@ -26,10 +26,10 @@ var _ = register(Rule{
 	Page: Page{
 		Meaning: "Packets that are handed to a CPU's backlog queue (from RPS, veth, loopback, tunnels) are dropped because the queue is full or the flow limit hit.",
 		Evidence: "Column 2 of /proc/net/softnet_stat over the window, per CPU. It is charged to the CPU that should have processed the packet. " +
-			"Driver ring drops are never counted here.",
+			"Driver ring drops are never counted here; kernels up to 6.9 also count packets of a device that was going down.",
 		Cause:       "Bursts longer than netdev_max_backlog, or a CPU that cannot keep up with what RPS sends it.",
 		Remedy:      "If the CPU has time to spare, double netdev_max_backlog (bounded). If it is saturated, spread the work: a longer queue only adds delay.",
-		SideEffects: "Up to the new length of packets wait per CPU: more latency and memory under overload.",
+		SideEffects: "Up to twice the new length of packets wait per CPU (those being worked off count apart): more latency and memory under overload.",
 		NotWhen:     "The drops are old: totals since boot are not acted on.",
 		Source:      "net/core/dev.c enqueue_to_backlog; net/core/net-procfs.c; Documentation/networking/scaling.rst",
 		Thresholds:  describe(backlogRate, backlogCeiling, hotSoftirq),

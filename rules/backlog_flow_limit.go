@@ -12,7 +12,7 @@ var _ = register(Rule{
 	Title: "the flow limit drops packets of the heaviest flows",
 	Page: Page{
 		Meaning:     "A backlog is more than half full, and the kernel drops packets of the flow that fills it, to protect the others. That is the flow limit at work.",
-		Evidence:    "flow_limit_count of softnet_stat over the window; it is counted on the CPU that enqueues, not on the one that drops.",
+		Evidence:    "flow_limit_count of softnet_stat over the window; it is counted on the CPU that puts packets into the backlog, not on the one whose backlog is full.",
 		Cause:       "One flow sends faster than its CPU processes.",
 		Remedy:      "None, if small flows matter more. Else spread or slow down the heavy flow.",
 		SideEffects: "None.",

@@ -13,7 +13,7 @@ var (
 		"a tuner in the field drove the limit to 300 ms and starved everything else on those CPUs; no published measurement gains beyond two to four jiffies of 4 ms",
 		"measured squeezes by time with idle CPU left")
 	budgetPacketLimit = threshold("budget-packet-limit", 2_400, "packets",
-		"300 is five full polls of 64; 2,400 is forty, more NAPI instances than one CPU usefully serves",
+		"300 ends a run at the fifth full poll of 64 packets, 2,400 at the 38th: more NAPI instances than one CPU usefully serves",
 		"CPUs that serve more than 38 busy NAPI instances")
 )
 
@@ -21,11 +21,11 @@ var _ = register(Rule{
 	ID:    "budget-oversized",
 	Title: "the receive softirq may run far longer than anything needs",
 	Page: Page{
-		Meaning: "netdev_budget and netdev_budget_usecs bound one run of the receive softirq. While it runs, nothing else runs on that CPU: no timers, no other " +
-			"softirqs, no tasks. A very large time limit turns load into latency for everybody.",
-		Evidence:    "The two settings, against the kernel's default of 300 packets and two jiffies.",
+		Meaning: "netdev_budget and netdev_budget_usecs bound one run of the receive softirq. While it runs, nothing but hardware interrupts runs on that CPU: no " +
+			"timers, no other softirqs, no programs. A very large time limit turns load into latency for everybody.",
+		Evidence:    "The two settings, against the kernel's default of 300 packets and two timer ticks (jiffies).",
 		Cause:       "The rule \"double it until the squeeze counter stops\", or an automatic tuner without an upper bound.",
-		Remedy:      "Set the time limit back to two jiffies. A packet budget that is too large matters only together with a long time limit, because the time ends the run first; then it is a note.",
+		Remedy:      "Set the time limit back to two ticks. A packet budget that is too large matters only together with a long time limit, because the time ends the run first; then it is a note.",
 		SideEffects: "time_squeeze may count more often. By itself that is harmless: the kernel continues with the remaining work at once or in ksoftirqd.",
 		NotWhen:     "The CPUs do nothing but network work, and squeezes by time were measured.",
 		Source:      "net/core/dev.c net_rx_action; net/core/hotdata.c; kernel/softirq.c",

@@ -13,17 +13,21 @@ var _ = register(Rule{
 	ID:    "budget-packets",
 	Title: "receive runs end because the packet budget is used up",
 	Page: Page{
-		Meaning: "Linux takes received packets from the network cards in short runs (the receive softirq); while a run lasts, nothing else runs on that CPU. " +
-			"One run may take netdev_budget packets (300), over all queues that the CPU serves. On this CPU the runs end at that limit although packets are still waiting and the CPU has time left.",
-		Evidence: "For each run, the work of all polls is added up in the kernel and compared with netdev_budget; the causes found this way add up to the kernel's own time_squeeze counter. " +
-			"One busy queue cannot use up the budget: a run asks each queue (each NAPI instance) once, for at most 64 packets, so it takes five full ones on one CPU. " +
-			"From Linux 6.5 on, queues that the run itself filled (NIC to veth to backlog) are asked in the same run, so a chain of few queues can do it as well.",
-		Cause:       "Five or more busy NAPI instances (queues, veth, tunnels, the backlog) share one CPU.",
-		Remedy:      "Put queues on other CPUs first. Where the instances cannot be moved, double the budget, step by step: 300, 600, 1,200, at most 2,400.",
-		SideEffects: "While a run lasts, timers, other softirqs and all tasks of that CPU wait; the time limit (netdev_budget_usecs) still bounds it.",
-		NotWhen:     "The CPU is saturated (cpu-saturated), or no run ever had five polls: then the budget cannot have been the limit.",
-		Source:      "net/core/dev.c net_rx_action; Documentation/admin-guide/sysctl/net.rst",
-		Thresholds:  describe(squeezeRate, squeezeExplained, fullPolls, roomIdle, budgetPacketLimit),
+		Meaning: "A CPU does not take received packets one by one, but in short runs. While a run lasts, programs on that CPU wait. " +
+			"So that they do not wait too long, one run may take 300 packets (the setting netdev_budget), from all network queues of that CPU together, and then has to pause. " +
+			"On this CPU runs end at that limit although packets are still waiting and the CPU has time left: the limit, and not the CPU, slows the packets down.",
+		Evidence: "Napitune adds up in the kernel how many packets each run took, and compares that with netdev_budget. The runs that either limit ended (packets here, time in budget-time) " +
+			"add up to the kernel's own count of them, time_squeeze in /proc/net/softnet_stat. " +
+			"One busy queue cannot use up the budget: a run asks each queue once (a poll), for at most 64 packets, so it takes five queues that are all full. " +
+			"From Linux 6.5 on, queues that the run itself filled (the link of a container, for example) are asked in the same run, so fewer can do it as well.",
+		Cause: "Five or more busy queues share one CPU: queues of network cards, or those that Linux makes for containers (veth), tunnels and packets handed over by other CPUs (the backlog).",
+		Remedy: "Give queues to other CPUs first; irq-stacked says which. Where they cannot be moved, double the budget, step by step, and look whether it helped: 300, 600, 1,200, at most 2,400. " +
+			"Napitune proposes one step at a time.",
+		SideEffects: "Programs, timers and disk work of that CPU wait longer for a run to end, but no longer than the time limit of a run allows (netdev_budget_usecs, some milliseconds).",
+		NotWhen: "The CPU has no time left (cpu-saturated): longer runs make nothing faster then. Or no run ever asked five queues: then the budget cannot have been the limit. " +
+			"A high time_squeeze alone is no reason: the kernel counts it also when nothing was left to do.",
+		Source:     "net/core/dev.c net_rx_action; Documentation/admin-guide/sysctl/net.rst",
+		Thresholds: describe(squeezeRate, squeezeExplained, fullPolls, roomIdle, budgetPacketLimit),
 	},
 	Eval: func(c *Case) []plan.Finding {
 		var out []plan.Finding

@@ -12,7 +12,7 @@ var _ = register(Rule{
 	ID:    "budget-time",
 	Title: "receive runs end because their time is up",
 	Page: Page{
-		Meaning: "Linux takes received packets in short runs (the receive softirq), during which nothing else runs on that CPU. One run may last netdev_budget_usecs (two timer ticks by default). " +
+		Meaning: "Linux takes received packets in short runs (the receive softirq), during which programs on that CPU wait. One run may last netdev_budget_usecs (two timer ticks by default). " +
 			"On this CPU the runs end at that limit, before the packet budget is used up.",
 		Evidence:    "Squeezes with less work than netdev_budget and at least the limit in ticks between the start of the run and its last poll; the causes add up to time_squeeze.",
 		Cause:       "Each packet is dear (filters, connection tracking, tunnels, no GRO), or the virtual CPU was not running (steal). The time limit is only where it shows.",

@@ -11,7 +11,7 @@ var _ = register(Rule{
 	ID:    "gro-off",
 	Title: "GRO is switched off",
 	Page: Page{
-		Meaning:     "Generic receive offload merges segments of one TCP flow before the stack sees them, so that forty packets cost about as much as one. On this device it is off.",
+		Meaning:     "Generic receive offload merges segments of one TCP flow before the stack sees them, so that up to some forty packets pass it as one. On this device it is off.",
 		Evidence:    "Feature rx-gro (ethtool -k). How much there is to merge is shown by probes or by the share of TCP.",
 		Cause:       "Switched off by hand or by a capture or intrusion-detection tool, which wants to see packets as they were sent.",
 		Remedy:      "ethtool -K DEV gro on.",

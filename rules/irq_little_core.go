@@ -16,7 +16,7 @@ var _ = register(Rule{
 		Remedy:      "Move the busy queues to fast cores, and leave slow ones out of RPS masks.",
 		SideEffects: "Fast cores draw more power.",
 		NotWhen:     "The load is light, or battery life counts more.",
-		Source:      "Documentation/arch/arm64/cpu-capacity (cpu_capacity); /sys/devices/cpu_atom/cpus",
+		Source:      "Documentation/scheduler/sched-capacity.rst (cpu_capacity); /sys/devices/cpu_atom/cpus",
 		Thresholds:  describe(activeQueue, activeRate, warmSoftirq),
 	},
 	Eval: func(c *Case) []plan.Finding {

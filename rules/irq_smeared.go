@@ -11,7 +11,7 @@ var _ = register(Rule{
 	Title: "one interrupt is delivered over many CPUs",
 	Page: Page{
 		Meaning: "The interrupts of one queue fire on many CPUs in turn. It looks balanced, but each packet batch starts on a CPU whose caches know nothing of " +
-			"the flow, and packets of one flow can be processed on two CPUs at once and arrive out of order.",
+			"the flow, and with drivers that do not poll (no NAPI) packets of one flow may overtake each other.",
 		Evidence: "The spread of each interrupt's count over CPUs in /proc/interrupts (inverse Simpson index: 1 = one CPU, N = evenly over N).",
 		Cause: "Either the interrupt controller rotates delivery over the mask (lowest-priority delivery of an APIC or IO-APIC), or a balancer such as irqbalance " +
 			"keeps moving the interrupt; consecutive samples tell the two apart.",

@@ -12,7 +12,7 @@ var _ = register(Rule{
 	Title: "packets are lost where no setting of this tool reaches",
 	Page: Page{
 		Meaning:     "Packets are lost, but not for want of queues, budgets or CPUs: the socket buffer of an application was full, the table of tracked connections was full, the cloud's allowance was used up, or the traffic does not go through the device one looks at.",
-		Evidence:    "UDP RcvbufErrors (/proc/net/snmp), drop, early_drop and insert_failed (/proc/net/stat/nf_conntrack) with nf_conntrack_count against nf_conntrack_max, *_allowance_exceeded (ENA) vf_rx_packets (hv_netvsc) and rx_discards_phy (mlx5), ethtool -S, over the window.",
+		Evidence:    "UDP RcvbufErrors (/proc/net/snmp), drop, early_drop and insert_failed (/proc/net/stat/nf_conntrack) with nf_conntrack_count against nf_conntrack_max, *_allowance_exceeded (ENA), vf_rx_packets (hv_netvsc) and rx_discards_phy (mlx5), ethtool -S, over the window.",
 		Cause:       "The application reads too slowly; more connections, or longer remembered ones, than the table holds; or the instance is too small for the packet rate.",
 		Remedy:      "Larger socket buffers or a faster reader; a larger connection table, shorter timeouts, or no tracking for traffic that needs none; a larger instance.",
 		SideEffects: "None from here.",

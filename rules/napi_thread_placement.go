@@ -14,7 +14,7 @@ var _ = register(Rule{
 	Page: Page{
 		Meaning:     "This device polls its queues in threads, and several busy ones sit on the same CPU. The interrupt's affinity does not move them: the scheduler or taskset does.",
 		Evidence:    "CPU time and last CPU of the napi/* threads, and the CPUs they may use.",
-		Cause:       "Threads that were pinned, or inherited one CPU from the one that switched threading on.",
+		Cause:       "Threads that were pinned, or that the scheduler keeps near the CPU whose interrupt wakes them.",
 		Remedy:      "Spread them: taskset -cp CPU PID for each thread, one per core.",
 		SideEffects: "None.",
 		NotWhen:     "The threads together leave the CPU half idle.",

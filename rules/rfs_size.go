@@ -13,7 +13,7 @@ var _ = register(Rule{
 	ID:    "rfs-size",
 	Title: "receive flow steering is half configured",
 	Page: Page{
-		Meaning:     "RFS needs a global table and a table per receive queue. Only one of the two is there, so it does nothing.",
+		Meaning:     "RFS needs a global table and a table per receive queue. Only one of the two is there, so it steers nothing; the global table alone still costs a look-up for each packet.",
 		Evidence:    "net.core.rps_sock_flow_entries and rps_flow_cnt of each receive queue.",
 		Cause:       "A recipe followed half-way.",
 		Remedy:      "Complete it: 32,768 entries in all, divided by the number of receive queues. If nobody wants RFS, set both to 0 instead.",

@@ -14,7 +14,7 @@ var _ = register(Rule{
 	Title: "RPS gathers on few CPUs what the NIC's queues had spread over more",
 	Page: Page{
 		Meaning: "The queues of the device interrupt several CPUs, and RPS then hands all their packets to fewer: the CPUs of the masks are the ceiling, " +
-			"and every packet costs an inter-processor interrupt to get there.",
+			"and every batch costs an inter-processor interrupt to get there.",
 		Evidence:    "The CPUs of all rps_cpus masks of the device against the CPUs where its queues interrupt, and the share of packets that those CPUs processed (/proc/net/softnet_stat).",
 		Cause:       "A mask written for a machine with one queue, or the same mask written to every queue.",
 		Remedy:      "Clear rps_cpus: each queue's packets are then processed where it interrupts. If those CPUs become saturated, rps-needed names better masks.",

@@ -21,7 +21,7 @@ var _ = register(Rule{
 	Page: Page{
 		Meaning:     "Senders use up the quota that the kernel lets them transmit in their own time, and the rest is sent later from a softirq. It shows as latency and as softirq load without receiving.",
 		Evidence:    "Time in NET_TX softirqs per CPU (probe softirq).",
-		Cause:       "Bursts of small packets through one queueing discipline; a quota (dev_weight × dev_weight_tx_bias) of 64 packets.",
+		Cause:       "Bursts of small packets through one queueing discipline, or sent buffers that a driver leaves for the softirq to free; a quota (dev_weight × dev_weight_tx_bias) of 64 packets.",
 		Remedy:      "More transmit queues or XPS so that senders do not share one; larger sends. Raising dev_weight_tx_bias trades fairness for it.",
 		SideEffects: "None from here.",
 		NotWhen:     "A shaper (tbf, htb, fq with pacing) delays packets on purpose.",

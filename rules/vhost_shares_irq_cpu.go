@@ -16,7 +16,7 @@ var _ = register(Rule{
 	ID:    "vhost-shares-irq-cpu",
 	Title: "a vhost thread runs on a CPU busy with NIC interrupts",
 	Page: Page{
-		Meaning:     "A guest's packets are copied by a vhost thread, and that thread sits on a CPU which already spends its time on the NIC's softirqs. The two take turns, and the guest's throughput halves.",
+		Meaning:     "A guest's packets are copied by a vhost thread, and that thread sits on a CPU which already spends its time on the NIC's softirqs. The two take turns, and each packet of the guest needs both: at worst its throughput halves.",
 		Evidence:    "CPU time and last CPU of vhost threads, softirq time of that CPU.",
 		Cause:       "The scheduler wakes the thread where the packet arrived.",
 		Remedy:      "Pin vhost threads (libvirt emulatorpin or taskset) to other CPUs of the same node, or keep NIC queues off their CPUs.",
