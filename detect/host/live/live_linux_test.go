@@ -375,6 +375,13 @@ func TestLinksOfNamespace(t *testing.T) {
 	if err := netlink.LinkSetMasterByIndex(&netlink.Device{LinkAttrs: port}, bridge.Index); err != nil {
 		t.Fatal(err)
 	}
+	// The kernel tells a carrier in a work queue of its own (net/core/link_watch.c,
+	// once a second at most), and gives the device its discipline there.
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if linkNamed(t, h, "veth0").Running && linkNamed(t, h, "veth1").Running {
+			break
+		}
+	}
 	away := named("away0")
 	pair := netlink.NewVeth(away)
 	pair.PeerName = "gone0"
