@@ -202,6 +202,11 @@ var ruleCases = []ruleCase{
 		s.pinnedThread(900, "redis-server", 1, 0.4)
 		s.obs.CPU[1] = detect.CPUShare{Softirq: 0.2, Busy: 0.6, Idle: 0.4, Ticks: 1000}
 	}), silent, []string{}},
+	{"irq-on-pinned-cpu", "must not", "softirqs of the disk, and a few packets", scene4(func(s *scene) {
+		s.nic("eth0", "physical", []fire{{1: 900}}, nil)
+		s.pinnedThread(900, "postgres", 1, 0.6)
+		s.obs.CPU[1] = detect.CPUShare{Softirq: 0.35, Busy: 0.97, Idle: 0.03, Ticks: 1000}
+	}), silent, []string{}},
 	{"irq-on-pinned-cpu", "must not", "the pinned thread sleeps, others fill the CPU", scene4(func(s *scene) {
 		s.nic("eth0", "physical", []fire{{1: 90_000}}, nil)
 		s.pinnedThread(900, "watchdog", 1, 0.01)

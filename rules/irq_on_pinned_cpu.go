@@ -103,10 +103,13 @@ func (c *Case) pinnedTo(pid int) (int, bool) {
 	return cpu, err == nil && cpu >= 0 && cpu <= cpuset.MaxCPU
 }
 
-// crowded reports whether a CPU spends time on softirqs and has hardly any left.
+// crowded reports whether a CPU spends time on softirqs of packets and has
+// hardly any left. A queue that is polled all the time interrupts rarely, so the
+// runs of its softirq count as well.
 func (c *Case) crowded(cpu int) bool {
 	share, known := c.CPU[cpu]
-	return known && share.Softirq+share.IRQ >= c.At(activeSoftirq) && share.Idle <= c.At(pinnedIdle)
+	packets := c.atLeast(c.loads[cpu], c.At(activeRate)) || c.atLeast(c.NetRx[cpu], c.At(activeRate))
+	return known && packets && share.Softirq+share.IRQ >= c.At(activeSoftirq) && share.Idle <= c.At(pinnedIdle)
 }
 
 // refuge are CPUs with time to spare that share the cache with the given one
