@@ -165,11 +165,11 @@ const linkText = `1: lo: <LOOPBACK,UP,LOWER_UP> mtu 65536 qdisc noqueue state UN
 func TestParseLinks(t *testing.T) {
 	runParser(t, parseLinks, []parserCase[[]host.Link]{
 		{"usual", linkText, []host.Link{
-			{Name: "lo", Index: 1, Up: true, Running: true, Loopback: true, MTU: 65536, RxQueues: 1, TxQueues: 1},
-			{Name: "eth0", Index: 2, Master: 5, Up: true, Running: true, MTU: 9000, RxQueues: 32, TxQueues: 64, XDP: true},
-			{Name: "eth0.5", Index: 3, Kind: "vlan", Parent: 2, Up: true, MTU: 1500, RxQueues: 1, TxQueues: 1},
-			{Name: "veth1", Index: 4, Kind: "veth", Parent: 9, Foreign: true, MTU: 1500},
-			{Name: "bond0", Index: 5, Kind: "bond", Up: true, Running: true, MTU: 9000, RxQueues: 16, TxQueues: 16},
+			{Name: "lo", Index: 1, Up: true, Running: true, Loopback: true, MTU: 65536, RxQueues: 1, TxQueues: 1, Qdisc: "noqueue"},
+			{Name: "eth0", Index: 2, Master: 5, Up: true, Running: true, MTU: 9000, RxQueues: 32, TxQueues: 64, XDP: true, Qdisc: "mq"},
+			{Name: "eth0.5", Index: 3, Kind: "vlan", Parent: 2, Up: true, MTU: 1500, RxQueues: 1, TxQueues: 1, Qdisc: "noqueue"},
+			{Name: "veth1", Index: 4, Kind: "veth", Parent: 9, Foreign: true, MTU: 1500, Qdisc: "noop"},
+			{Name: "bond0", Index: 5, Kind: "bond", Up: true, Running: true, MTU: 9000, RxQueues: 16, TxQueues: 16, Qdisc: "noqueue"},
 		}, nil},
 		{"cut headline", "2: eth0: <BROADCAST", nil, host.ErrInconclusive},
 	})

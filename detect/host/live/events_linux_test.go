@@ -170,7 +170,7 @@ func TestEventsOfWrites(t *testing.T) {
 		quiet(e)
 		must(t, os.WriteFile("/"+path, []byte("1"), 0))
 		time.Sleep(100 * time.Millisecond)
-		if own := e.Take(); len(own) > 0 {
+		if own := writesIn(e.Take()); len(own) > 0 {
 			t.Errorf("%s: an own write is told: %+v", path, own)
 		}
 	}
@@ -178,9 +178,15 @@ func TestEventsOfWrites(t *testing.T) {
 	quiet(e)
 	must(t, exec.Command("sh", "-c", "echo 0 > /"+rps).Run())
 	time.Sleep(100 * time.Millisecond)
-	if got := e.Take(); len(got) > 0 {
+	if got := writesIn(e.Take()); len(got) > 0 {
 		t.Errorf("%s is not watched any more: %+v", rps, got)
 	}
+}
+
+// writesIn leaves out what the kernel itself tells late on a busy machine, such
+// as the addresses that a new link gets.
+func writesIn(events []host.Event) []host.Event {
+	return slices.DeleteFunc(events, func(e host.Event) bool { return e.Kind != host.FileWritten })
 }
 
 // Without the privilege for fanotify, inotify tells of the same writes.
