@@ -12,8 +12,8 @@ import (
 
 // Vectors is how many more interrupts the CPUs can take. Every interrupt of an
 // x86 CPU has a vector there, and a CPU without a free one refuses more: a write
-// of smp_affinity then fails with ENOSPC. Other architectures have no such
-// limit in practice (an ITS of arm64 addresses 65,536 events of a device).
+// of smp_affinity then fails with ENOSPC. Elsewhere interrupts have
+// numbers of the controller and not of the CPU (GIC of arm64), and no such limit.
 type Vectors struct {
 	// Free is by CPU; a CPU that is not there has no known limit. Nil if
 	// nothing is known, or so few interrupts exist that no CPU can be full.

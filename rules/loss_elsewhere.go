@@ -116,7 +116,7 @@ func isAllowance(name string) bool {
 }
 
 var conntrackFull = threshold("conntrack-full", 0.95, "of nf_conntrack_max",
-	"from 95 % on the kernel itself throws out connections before their time (net/netfilter/nf_conntrack_core.c, gc_worker)",
+	"from 95 % on kernels with nf_conntrack_max95 throw out connections before their time (net/netfilter/nf_conntrack_core.c, gc_worker)",
 	"bursts of new connections larger than the last twentieth of the table")
 
 // connectionTable judges the table of tracked connections. A packet of a new

@@ -128,26 +128,60 @@ func (m *Memory) managedRefuses(irq int) error {
 }
 
 // setAffinity: a mask without an online CPU is EINVAL (kernel/irq/proc.c,
-// write_irq_affinity); else it is stored as written, and the interrupt fires on
+// write_irq_affinity), one whose CPUs have no vector left is ENOSPC; else it is stored as written, and the interrupt fires on
 // one CPU of it from then on.
 func (m *Memory) setAffinity(irq int, want cpuset.Set) error {
 	online := m.online(m.last())
 	if !want.Overlaps(online) {
 		return syscall.EINVAL
 	}
-	return m.routeIRQ(irq, want, m.targetCPU(irq, want.Intersect(online)))
+	reachable := m.withVectors(irq, want.Intersect(online))
+	if reachable.IsEmpty() {
+		return syscall.ENOSPC
+	}
+	return m.routeIRQ(irq, want, m.targetCPU(irq, reachable))
+}
+
+// withVectors leaves the CPUs on which the interrupt has its vector or finds a
+// free one (arch/x86/kernel/apic/vector.c, assign_irq_vector). Where the machine
+// shows no table of vectors there are enough.
+func (m *Memory) withVectors(irq int, cpus cpuset.Set) cpuset.Set {
+	table, err := m.last().tree.ReadFile("sys/kernel/debug/irq/domains/VECTOR")
+	if err != nil {
+		return cpus
+	}
+	_, rows, _ := strings.Cut(string(table), "vectors\n")
+	for row := range strings.Lines(rows) {
+		fields := strings.Fields(row)
+		if len(fields) < 2 || fields[1] != "0" {
+			continue
+		}
+		if cpu, err := strconv.Atoi(fields[0]); err == nil && !m.servedBy(irq).Has(cpu) {
+			cpus = cpus.Minus(cpuset.Of(cpu))
+		}
+	}
+	return cpus
+}
+
+// servedBy is the effective affinity of an interrupt, empty if not shown.
+func (m *Memory) servedBy(irq int) cpuset.Set {
+	text, err := m.last().tree.ReadFile(irqFile(irq, "effective_affinity_list"))
+	if err != nil {
+		return cpuset.Set{}
+	}
+	set, err := cpuset.ParseList(string(text))
+	if err != nil {
+		return cpuset.Set{}
+	}
+	return set
 }
 
 // targetCPU: x86 delivers to one CPU of the mask, and leaves the interrupt
 // where it is if that CPU is in the new mask (arch/x86/kernel/apic/vector.c,
 // assign_vector_locked). The search for a free vector is taken to find the first.
 func (m *Memory) targetCPU(irq int, mask cpuset.Set) int {
-	text, err := m.last().tree.ReadFile(irqFile(irq, "effective_affinity_list"))
-	if err == nil {
-		now, err := cpuset.ParseList(string(text))
-		if err == nil && now.Len() == 1 && mask.Has(now.Min()) {
-			return now.Min()
-		}
+	if now := m.servedBy(irq); now.Len() == 1 && mask.Has(now.Min()) {
+		return now.Min()
 	}
 	return mask.Min()
 }

@@ -35,6 +35,26 @@ func TestManagedInterruptRefuses(t *testing.T) {
 	}
 }
 
+// A CPU without a free vector takes no further interrupt.
+func TestFullCPURefuses(t *testing.T) {
+	t.Parallel()
+	m := newMemory(t, virtio4())
+	for _, s := range m.samples {
+		const table = " | CPU | avl | man | mac | act | vectors\n     0   150     0     0   51  32-82\n     1     0     0     0  201  33-235\n     2    10     0     0  191  33-225\n     3     0     0     0  201  33-235\n"
+		if err := s.tree.WriteFile("sys/kernel/debug/irq/domains/VECTOR", []byte(table)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, m, "proc/irq/41/smp_affinity_list", "0")
+	refused(t, m, "proc/irq/41/smp_affinity_list", "1", syscall.ENOSPC)
+	refused(t, m, "proc/irq/41/smp_affinity_list", "1,3", syscall.ENOSPC)
+	write(t, m, "proc/irq/41/smp_affinity_list", "1-2")
+	if got := m.servedBy(41); got != cpuset.Of(2) {
+		t.Errorf("fires on %s, want 2", got)
+	}
+	write(t, m, "proc/irq/41/smp_affinity_list", "2") // where it is already
+}
+
 func TestMaskParsing(t *testing.T) {
 	t.Parallel()
 	// What a kernel 6.18 with two CPUs answers.
