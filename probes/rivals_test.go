@@ -14,6 +14,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/napitune/napitune/probes/counters"
 )
 
 // TestCompareTools measures, under one flood and taking turns, what observing
@@ -165,12 +167,17 @@ func startProbes(t *testing.T, limited bool, window time.Duration) (process func
 			done <- err
 			return
 		}
+		for _, st := range s.Status() {
+			if st.Name == "budget" && st.State != counters.Attached {
+				done <- fmt.Errorf("probe %s is %s: %s", st.Name, st.State, st.Reason)
+				return
+			}
+		}
 		ready <- unix.Gettid()
 		if limited {
 			err = s.Observe(ctx, window)
-		} else {
-			wait(ctx, window)
 		}
+		wait(ctx, time.Minute) // until what the programs cost has been read
 		_, errRead := s.Read()
 		done <- errors.Join(err, errRead, s.Close())
 	}()
@@ -180,7 +187,15 @@ func startProbes(t *testing.T, limited bool, window time.Duration) (process func
 	case err := <-done:
 		t.Fatal(err)
 	}
-	return func() time.Duration { return cpuTime(t, fmt.Sprintf("/proc/self/task/%d/stat", thread)) },
+	// The kernel tells the time of one thread to the ns.
+	return func() time.Duration {
+			first, _, _ := strings.Cut(fileLines(t, fmt.Sprintf("/proc/self/task/%d/schedstat", thread))[0], " ")
+			ns, err := time.ParseDuration(first + "ns")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return ns
+		},
 		func() {
 			cancel()
 			if err := <-done; err != nil {
