@@ -40,6 +40,26 @@ type program struct {
 	rung rung
 	prog *ebpf.Program
 	link link.Link
+	// cost is what it cost while statistics of ours were on, before they came
+	// on last, when the kernel had counted costSince. Others may turn them on
+	// too.
+	cost, costSince runtimeCost
+}
+
+// runtimeCost is how often a program ran and for how long, in ns.
+type runtimeCost struct{ runs, ns uint64 }
+
+// counted is what the kernel has counted of a program since it was loaded.
+func (p *program) counted() (runtimeCost, *ebpf.ProgramStats, error) {
+	st, err := p.prog.Stats()
+	if err != nil {
+		return runtimeCost{}, nil, fmt.Errorf("read statistics of program %s: %w", p.rung.program, err)
+	}
+	return runtimeCost{st.RunCount, uint64(st.Runtime)}, st, nil
+}
+
+func (c runtimeCost) plus(later, earlier runtimeCost) runtimeCost {
+	return runtimeCost{c.runs + later.runs - earlier.runs, c.ns + later.ns - earlier.ns}
 }
 
 // refusal is a state with its reason.

@@ -961,3 +961,47 @@ func interruptsOf(d *counters.Counters) map[int]uint64 {
 	}
 	return out
 }
+
+// TestCostIsOurs: what programs cost while only somebody else has BPF
+// statistics on is not counted, for nobody knows how long that was.
+func TestCostIsOurs(t *testing.T) {
+	needRoot(t)
+	inNamespace(t, lastCPU())
+	b := newBurster(t, 1, []pair{makePair(t, 0)})
+	s := openSession(t, Options{})
+	requireAttached(t, s, "budget")
+	foreign, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer foreign.Close()
+	runs := func() (sum uint64) {
+		for range 20 {
+			b.send(t)
+		}
+		c, err := s.Read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range c.Cost {
+			sum += p.Runs
+		}
+		return sum
+	}
+	if n := runs(); n != 0 {
+		t.Errorf("%d runs before StartStats, want 0", n)
+	}
+	if err := s.StartStats(); err != nil {
+		t.Fatal(err)
+	}
+	if n := runs(); n < 20*3 {
+		t.Errorf("%d runs for 20 packets, want at least an entry, a poll and an exit each", n)
+	}
+	if err := s.StopStats(); err != nil {
+		t.Fatal(err)
+	}
+	stopped := runs()
+	if n := runs(); n != stopped {
+		t.Errorf("%d runs after StopStats and %d later", stopped, n)
+	}
+}

@@ -401,7 +401,11 @@ func (s *Session) StartStats() error {
 		return fmt.Errorf("enable BPF statistics: %w", err)
 	}
 	s.stats, s.statsSince = c, s.attachedFor(monotonicNs())
-	return nil
+	return s.eachProgram(func(p *program) error {
+		var err error
+		p.costSince, _, err = p.counted()
+		return err
+	})
 }
 
 // StopStats turns the statistics off again; what was counted stays readable.
@@ -409,7 +413,12 @@ func (s *Session) StopStats() error {
 	if s.stats == nil {
 		return nil
 	}
-	err := s.stats.Close()
+	errRead := s.eachProgram(func(p *program) error {
+		now, _, err := p.counted()
+		p.cost = p.cost.plus(now, p.costSince)
+		return err
+	})
+	err := errors.Join(errRead, s.stats.Close())
 	s.stats = nil
 	s.costNs += s.attachedFor(monotonicNs()) - s.statsSince
 	if err != nil {

@@ -244,16 +244,29 @@ func (s *Session) readCost(out *counters.Counters) error {
 	if s.stats != nil {
 		out.CostWindowNs += s.attachedFor(monotonicNs()) - s.statsSince
 	}
+	return s.eachProgram(func(p *program) error {
+		now, st, err := p.counted()
+		if err != nil {
+			return err
+		}
+		cost := p.cost
+		if s.stats != nil {
+			cost = cost.plus(now, p.costSince)
+		}
+		out.Cost = append(out.Cost, counters.ProgCost{
+			Program: p.rung.program, Hook: string(p.rung.how) + "/" + p.rung.target,
+			Runs: cost.runs, TimeNs: cost.ns, Missed: st.RecursionMisses,
+		})
+		return nil
+	})
+}
+
+func (s *Session) eachProgram(do func(*program) error) error {
 	for _, d := range objectTable() {
 		for _, p := range s.objects[d.name].programs {
-			st, err := p.prog.Stats()
-			if err != nil {
-				return fmt.Errorf("read statistics of program %s: %w", p.rung.program, err)
+			if err := do(p); err != nil {
+				return err
 			}
-			out.Cost = append(out.Cost, counters.ProgCost{
-				Program: p.rung.program, Hook: string(p.rung.how) + "/" + p.rung.target,
-				Runs: st.RunCount, TimeNs: uint64(st.Runtime), Missed: st.RecursionMisses,
-			})
 		}
 	}
 	return nil
