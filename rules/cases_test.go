@@ -612,6 +612,9 @@ var ruleCases = []ruleCase{
 	{"rps-narrows", "fires", "four queues on four CPUs, RPS of all to one", sceneN(8, func(s *scene) { gathered(s, 4, "7", 7) }), advice,
 		[]string{"eth0/rx-0/rps.cpus ", "eth0/rx-1/rps.cpus ", "eth0/rx-2/rps.cpus ", "eth0/rx-3/rps.cpus "}},
 	{"rps-narrows", "fires", "saturated", sceneN(8, func(s *scene) { gathered(s, 4, "7", 7); s.heat(7, 0.9) }), problem, nil},
+	{"rps-narrows", "fires", "handing on takes next to nothing, the work is done elsewhere", sceneN(8, func(s *scene) { gatheredOf(s, 4, 5_000, "7", 7); s.heat(7, 0.3) }), advice,
+		[]string{"eth0/rx-0/rps.cpus ", "eth0/rx-1/rps.cpus ", "eth0/rx-2/rps.cpus ", "eth0/rx-3/rps.cpus "}},
+	{"rps-narrows", "must not", "next to nothing is gathered", sceneN(8, func(s *scene) { gatheredOf(s, 4, 5_000, "7", 7) }), silent, []string{}},
 	{"rps-narrows", "must not", "RPS widens: more CPUs than interrupts have", sceneN(8, func(s *scene) { gathered(s, 2, "4-7", 4) }), silent, []string{}},
 	{"rps-narrows", "must not", "as many CPUs as interrupts have", sceneN(8, func(s *scene) { gathered(s, 4, "4-7", 4) }), silent, []string{}},
 	{"rps-narrows", "must not", "the policy gives packets those CPUs", sceneN(8, func(s *scene) {
@@ -838,8 +841,10 @@ func steered(s *scene, driver string, perSecond uint64) *detect.Device {
 
 // gathered is a device with a queue per CPU whose RPS masks are all the same,
 // on one of whose CPUs packets go up the stack.
-func gathered(s *scene, queues int, mask string, cpu int) {
-	s.nic("eth0", "physical", even(queues, 50_000), nil)
+func gathered(s *scene, queues int, mask string, cpu int) { gatheredOf(s, queues, 50_000, mask, cpu) }
+
+func gatheredOf(s *scene, queues int, interrupts uint64, mask string, cpu int) {
+	s.nic("eth0", "physical", even(queues, interrupts), nil)
 	for i := range queues {
 		s.set(knob.Rx("eth0", i, "rps.cpus"), mask)
 	}

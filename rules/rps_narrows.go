@@ -42,12 +42,15 @@ func (c *Case) narrowed(d *detect.Device) (plan.Finding, bool) {
 	var homes, targets cpuset.Set
 	var wants []plan.Want
 	for _, p := range c.Paths {
-		if p.dev != d || !p.queue.Rx || !c.busyPath(p) {
+		if p.dev != d || !p.queue.Rx || p.home() < 0 {
 			continue
 		}
 		ref := knob.Rx(d.Name, p.queue.N, "rps.cpus")
 		text, known := c.knob(ref)
 		mask, err := cpuset.ParseList(text)
+		if !c.busySteered(p, mask) {
+			continue
+		}
 		if _, otherwise := c.wrongRPS(p); otherwise || !known || err != nil || mask.IsEmpty() {
 			return plan.Finding{}, false
 		}
