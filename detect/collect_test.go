@@ -155,7 +155,7 @@ func TestStackingFromSysfs(t *testing.T) {
 	s, err := Collect(scene{files: map[string]string{
 		"sys/class/net/bond0/bonding/mode": "active-backup 1\n", "sys/class/net/bond0/lower_eth0/ifindex": "2\n",
 		"sys/class/net/eth0/upper_bond0/ifindex": "5\n", "sys/class/net/eth0/flags": "0x1003\n", "sys/class/net/eth0/carrier": "1\n", "sys/class/net/eth0/speed": "10000\n",
-		"sys/class/net/bond0.7/uevent": "DEVTYPE=vlan\nINTERFACE=bond0.7\n", "sys/class/net/br0/bridge/bridge_id": "8000\n",
+		"sys/class/net/bond0.7/uevent": "DEVTYPE=vlan\nINTERFACE=bond0.7\n", "sys/class/net/lan1/uevent": "DEVTYPE=dsa\nINTERFACE=lan1\n", "sys/class/net/br0/bridge/bridge_id": "8000\n",
 		"sys/class/net/tap0/tun_flags": "0x1002\n", "sys/class/net/bonding_masters": "bond0\n", "sys/class/net/lo/ifindex": "1\n",
 	}}.host(t))
 	if err != nil {
@@ -165,7 +165,7 @@ func TestStackingFromSysfs(t *testing.T) {
 	for _, d := range s.Devices {
 		kinds[d.Name] = d.Kind
 	}
-	if diff := cmp.Diff(map[string]string{"bond0": "bond", "eth0": "physical", "bond0.7": "vlan", "br0": "bridge", "tap0": "tap", "lo": "loopback"}, kinds); diff != "" {
+	if diff := cmp.Diff(map[string]string{"bond0": "bond", "eth0": "physical", "bond0.7": "vlan", "br0": "bridge", "tap0": "tap", "lo": "loopback", "lan1": "virtual"}, kinds); diff != "" {
 		t.Errorf("kinds (-want +got):\n%s", diff)
 	}
 	if d := s.Device("eth0"); d.Up != Yes || d.Carrier != Yes || d.SpeedMbps != 10000 || !cmp.Equal(d.Upper, []string{"bond0"}) {

@@ -334,6 +334,7 @@ var driverKinds = map[string]string{
 	"802.1Q VLAN Support": "vlan", "macvlan": "macvlan", "macvtap": "macvlan", "ipvlan": "ipvlan", "veth": "veth",
 	"tun": "tap", "vxlan": "tunnel", "geneve": "tunnel", "openvswitch": "virtual", "dummy": "virtual", "ifb": "virtual",
 	"netkit": "veth", "gretap": "tunnel", "erspan": "tunnel", "wireguard": "tunnel",
+	"dsa": "virtual", // a port of a switch: its packets come through the conduit (net/dsa/user.c, dsa_user_get_drvinfo)
 }
 
 // linkKinds are IFLA_INFO_KIND words and DEVTYPE words of uevent files.
@@ -343,6 +344,7 @@ var linkKinds = map[string]string{
 	"geneve": "tunnel", "gre": "tunnel", "gretap": "tunnel", "ip6gre": "tunnel", "ip6gretap": "tunnel", "ipip": "tunnel",
 	"sit": "tunnel", "ip6tnl": "tunnel", "vti": "tunnel", "vti6": "tunnel", "xfrm": "tunnel", "wireguard": "tunnel",
 	"erspan": "tunnel", "gtp": "tunnel", "bareudp": "tunnel", "ppp": "tunnel",
+	"dsa": "virtual",
 }
 
 // kindOf goes from what the kernel says in one word to what only hints.
