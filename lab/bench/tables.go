@@ -203,7 +203,26 @@ func faultTable(lines string) (string, error) {
 		}
 		rows = append(rows, append(row, r.Expected+": "+yes[r.Found]+judged(r), yes[len(r.FalseOnes) == 0], r.Metric, figures, yes[len(r.Differs) == 0], r.Verdict))
 	}
-	return table([]string{"fault", "machine", "found", "silent before", "figure", "healthy → faulty → mended", "undone", "apply --measure"}, rows), nil
+	return table([]string{"fault", "machine", "found", "silent before", "figure", "healthy → faulty → mended", "undone", "apply --measure"}, rows) + unmeasured(results), nil
+}
+
+// unmeasured lists what the lab's table has beyond these results.
+func unmeasured(results []faults.Result) string {
+	done := map[string]bool{}
+	for _, r := range results {
+		done[r.Fault+" on "+r.Machine] = true
+	}
+	var missing []string
+	all := faults.Table()
+	for _, f := range all {
+		if name := f.Name + " on " + f.Machine.String(); !done[name] {
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("\nNot in this run, %d of the table's %d rows: %s.\n", len(missing), len(all), strings.Join(missing, "; "))
 }
 
 func looks(r faults.Result) string {
