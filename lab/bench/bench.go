@@ -69,7 +69,7 @@ const head = `# Figures
 Written by ` + "`make figures`" + `: every figure was measured, by the command above it. Each says when, on what and how busy that
 machine was; a busy machine makes times longer, so compare what stands in one table and not across machines. Guests are
 emulated, all their CPUs taking turns on one thread: shares, counters and states in them are those of a real machine, rates
-and times are not (lab/README.md).
+and times are not (lab/README.md). A plus sign after a commit stands for changes that were not committed yet.
 `
 
 // section returns the figures of a section. With an error they are those of an

@@ -175,9 +175,11 @@ func unless(not bool, list []string) string {
 	return count(list)
 }
 
+// firstLine leaves out names of scratch files, which say nothing to a reader.
 func firstLine(text string) string {
 	line, _, _ := strings.Cut(text, "\n")
-	return line
+	words := slices.DeleteFunc(strings.Split(line, " "), func(word string) bool { return strings.HasPrefix(word, "/tmp/") })
+	return strings.Join(words, " ")
 }
 
 func faultTable(lines string) (string, error) {
