@@ -32,7 +32,7 @@ func (l liveTests) pattern() string { return "^(" + strings.Join(l.names, "|") +
 func liveTable() []liveTests {
 	inGuest := liveTests{names: []string{"TestTimerLive", "TestIrqbalanceLive"}}
 	inGuest.command = func(ctx context.Context, self string, _ int) *exec.Cmd {
-		return exec.CommandContext(ctx, self, "test", "--mode", "systemd", "--steady", "--nic", "virtio,queues=4", "--timeout", "20m",
+		return exec.CommandContext(ctx, self, "test", "--mode", "systemd", "--nic", "virtio,queues=4", "--timeout", "20m",
 			"./cmd/napitune", "--", "-test.v", "-test.timeout=0", "-test.run="+inGuest.pattern())
 	}
 	ofGuests := liveTests{names: []string{"TestBootProfile", "TestGuardUnit"}}
@@ -47,7 +47,7 @@ func liveTable() []liveTests {
 func liveCommand() *cli.Command {
 	return &cli.Command{
 		Name: "live", Usage: "run the tests that want a machine with systemd to themselves, in guests",
-		Description: "Their guests have clocks that do not see how busy the host is. Ends with 125 if one fails, skips or is not there.",
+		Description: "What is timed has a clock that does not see how busy the host is. Ends with 125 if one fails, skips or is not there.",
 		Flags:       []cli.Flag{&cli.IntFlag{Name: "guests", Value: runtime.NumCPU(), Usage: "boot `N` guests at a time; each keeps one CPU busy"}},
 		Action: func(c *cli.Context) error {
 			if missing := lab.Doctor(); len(missing) > 0 {
