@@ -438,7 +438,7 @@ func (u *undoing) sides(e *entry) {
 // beyond reports whether an RSS table names queues that are not in use, now that
 // the old number of queues is back: what somebody, or the driver of a NIC that
 // was plugged in again, had made for more of them would send packets nowhere.
-// Not every driver makes its table fit (virtio_net up to 6.11, virtnet_set_channels).
+// Not every driver makes its table fit (virtio_net of 6.1, virtnet_set_channels).
 func (u *undoing) beyond(ref knob.Ref, table string) bool {
 	if ref.Kind != tableKind || u.view.Host == nil || u.view.Host.Ethtool.RSS == nil {
 		return false

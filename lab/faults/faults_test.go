@@ -265,6 +265,7 @@ func TestComplaints(t *testing.T) {
 		"not mended":  func(r *Result) { r.Treated = 0.4 },
 		"prediction":  func(r *Result) { r.Measured = 0.35 },
 		"not undone":  func(r *Result) { r.Differs = []string{"z"} },
+		"kill":        func(r *Result) { r.Killed = []string{"z"} },
 		"split pairs": func(r *Result) { r.Split = []string{"q"} },
 		"error":       func(r *Result) { r.Error = "e" },
 		"verdict":     func(r *Result) { r.Verdict = "worse" },

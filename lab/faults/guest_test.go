@@ -162,6 +162,11 @@ func (g *guest) steps(f Fault, treatment Treatment, r *Result) error {
 	if err := g.look(f, treatment, r); err != nil {
 		return err
 	}
+	if killed, ok := treatment.(killable); ok && !f.Contested {
+		if r.Killed, err = g.kill(f, killed, before); err != nil {
+			return err
+		}
+	}
 	var judged Judgement
 	err = g.during(f.Load, func() (err error) { judged, err = treatment.Apply(f); return err })
 	r.Verdict, r.Reason = judged.Verdict, judged.Reason
@@ -194,6 +199,32 @@ func (g *guest) steps(f Fault, treatment Treatment, r *Result) error {
 		r.Differs = slices.DeleteFunc(r.Differs, func(line string) bool { return strings.HasPrefix(line, "/proc/irq/") })
 	}
 	return err
+}
+
+// killable is a treatment that can be killed in the middle and recover.
+type killable interface {
+	Kill(f Fault, after time.Duration) error
+	Recover() error
+}
+
+// kill kills applies early and late and lists what differs from the state before
+// when they are recovered from.
+func (g *guest) kill(f Fault, treatment killable, before Settings) ([]string, error) {
+	var out []string
+	for _, after := range []time.Duration{0, 20 * time.Millisecond} {
+		if err := treatment.Kill(f, after); err != nil {
+			return out, err
+		}
+		if err := treatment.Recover(); err != nil {
+			return out, err
+		}
+		now, err := ReadSettings(device)
+		if err != nil {
+			return out, err
+		}
+		out = append(out, before.Diff(now)...)
+	}
+	return out, nil
 }
 
 // bearable lowers the rate of a load, at most to a half, until no CPU of the

@@ -37,6 +37,7 @@ type Result struct {
 	Reason     string   `json:"reason,omitempty"`    // the verdict in a sentence
 	Split      []string `json:"split,omitempty"`     // queue pairs on two CPUs after the treatment
 	Differs    []string `json:"differs,omitempty"`   // from the state before the treatment, after undoing it
+	Killed     []string `json:"killed,omitempty"`    // the same, after applies that were killed and recovered from
 	Seconds    float64  `json:"look_seconds,omitempty"`
 	Report     string   `json:"report,omitempty"` // all that the treatment said
 	Error      string   `json:"error,omitempty"`
@@ -98,6 +99,9 @@ func (r Result) Complaints(f Fault) []string {
 	}
 	if len(r.Differs) > 0 {
 		say("undoing left: %s", strings.Join(r.Differs, "; "))
+	}
+	if len(r.Killed) > 0 {
+		say("recovering from a kill left: %s", strings.Join(r.Killed, "; "))
 	}
 	return append(out, r.figures(f)...)
 }

@@ -182,11 +182,37 @@ func (n *Napitune) Apply(f Fault) (Judgement, error) {
 	return judged, err
 }
 
-func (n *Napitune) apply(f Fault) (Judgement, error) {
+// applying is how any plan of a row is applied.
+func applying(f Fault) []string {
 	args := append([]string{"apply", "--yes", "--max-disruption", "link", "--format", "json"}, probing(f)...)
 	if f.Contested {
 		args = append(args, "--owner", "ban")
 	}
+	return args
+}
+
+// Kill applies what Look planned and kills the program some time after it began
+// to write its journal. What it had done is left.
+func (n *Napitune) Kill(f Fault, after time.Duration) error {
+	err := Interrupt(exec.Command("napitune", append(applying(f), n.plan())...), after, func(p *os.Process) { _ = p.Kill() })
+	var ended *exec.ExitError
+	if errors.As(err, &ended) && !ended.Exited() {
+		return nil // killed
+	}
+	return err // nil: it was done before
+}
+
+// Recover takes back what a killed program left, which may be nothing.
+func (n *Napitune) Recover() error {
+	said, err := exec.Command("napitune", "rollback").CombinedOutput()
+	if err != nil && !strings.Contains(string(said), "no such transaction") {
+		return fmt.Errorf("napitune rollback after a kill: %w: %s", err, said)
+	}
+	return nil
+}
+
+func (n *Napitune) apply(f Fault) (Judgement, error) {
+	args := applying(f)
 	if n.Measure > 0 {
 		args = append(args, "--measure", n.Measure.String())
 	}

@@ -119,9 +119,9 @@ func (h *host) advise(policy string) bool {
 	go func() {
 		defer close(sent)
 		// Without the answer to a load there is a plan all the same.
-		_, _ = h.peer.Send(wire.Load{Kind: "udp", To: "10.99.0.9:9", Flows: 256, PerSecond: 5000, Seconds: 2.5})
+		_, _ = h.peer.Send(wire.Load{Kind: "udp", To: "10.99.0.9:9", Flows: 256, PerSecond: 6000, Seconds: 4})
 	}()
-	out, code := h.napitune("advise", "--profile", judge, "--no-bpf", "--for", "1s", "--format", "json", "-o", h.plan)
+	out, code := h.napitune("advise", "--profile", judge, "--no-bpf", "--for", "2s", "--format", "json", "-o", h.plan)
 	<-sent
 	if code != 0 && code != 2 {
 		h.t.Errorf("advise ended with %d: %s", code, out)
@@ -142,8 +142,6 @@ func (h *host) advise(policy string) bool {
 	}
 	return code == 2
 }
-
-const journal = "/run/napitune"
 
 func (h *host) apply(s Step) {
 	h.count(s, &h.cutApplies)
@@ -225,23 +223,17 @@ func (h *host) cut(s Step, args ...string) (string, int) {
 	command := exec.Command("napitune", args...)
 	var out bytes.Buffer
 	command.Stdout, command.Stderr = &out, &out
-	began := newest(journal)
-	if err := command.Start(); err != nil {
-		h.t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- command.Wait() }()
 	var err error
-	switch fresh := func() bool { return newest(journal) != began }; {
+	switch {
 	case s.Signal != "":
-		err = interrupt(s, ended, fresh, func() {
+		err = faults.Interrupt(command, s.After, func(p *os.Process) {
 			// It may have ended by itself.
-			_ = command.Process.Signal(s.signal())
+			_ = p.Signal(s.signal())
 		})
 	case s.Script != "":
-		err = interrupt(s, ended, fresh, func() { h.shell(s.Script) })
+		err = faults.Interrupt(command, s.After, func(*os.Process) { h.shell(s.Script) })
 	default:
-		err = <-ended
+		err = command.Run()
 	}
 	if strings.Contains(out.String(), "panic:") {
 		h.t.Errorf("napitune %s: %s", args[0], out.String())
@@ -258,36 +250,6 @@ func (s Step) signal() os.Signal {
 		return syscall.SIGINT
 	}
 	return syscall.SIGKILL
-}
-
-// interrupt does something some time after a program began to write, and waits
-// for its end.
-func interrupt(s Step, ended <-chan error, began func() bool, do func()) error {
-	for !began() {
-		select {
-		case err := <-ended:
-			return err
-		case <-time.After(time.Millisecond):
-		}
-	}
-	time.Sleep(s.After)
-	do()
-	return <-ended
-}
-
-// newest tells one state of a directory from the next by sizes and times.
-func newest(dir string) string {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return ""
-	}
-	out := ""
-	for _, e := range entries {
-		if info, err := e.Info(); err == nil {
-			out += fmt.Sprintln(e.Name(), info.Size(), info.ModTime().UnixNano())
-		}
-	}
-	return out
 }
 
 func lastLine(text string) string {
@@ -330,6 +292,10 @@ func (h *host) read() state {
 	for _, view := range []string{"-k", "-l", "-g", "-c", "-a", "-x"} {
 		// What a device has not is an error, and state too.
 		text, _ := exec.Command("ethtool", view, "eth0").Output()
+		if view == "-x" {
+			// Its first line tells the number of queues, which -l shows.
+			_, text, _ = bytes.Cut(text, []byte("\n"))
+		}
 		out["ethtool "+view] = string(text)
 	}
 	return out

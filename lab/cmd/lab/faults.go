@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -21,6 +22,7 @@ func faultsCommand() *cli.Command {
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "all", Usage: "the whole table, an hour; else its fast part"},
 			&cli.StringFlag{Name: "only", Usage: "only faults whose name or machine contains `TEXT`"},
+			&cli.BoolFlag{Name: "reboot", Usage: "leave the faults applied, reboot, and hold the guest to what it was after the first boot"},
 			&cli.StringSliceFlag{Name: "treatment", Value: cli.NewStringSlice("napitune"), Usage: "try `NAME`; may be given more than once"},
 			&cli.StringFlag{Name: "results", Usage: "append a JSON line for each fault and treatment to `FILE`"},
 			&cli.DurationFlag{Name: "timeout", Value: 20 * time.Minute, Usage: "end a guest after `TIME`"},
@@ -33,12 +35,7 @@ func faultsCommand() *cli.Command {
 			failed := false
 			for _, m := range machines {
 				fmt.Fprintf(os.Stderr, "== %s: %s\n", m, strings.Join(rows[m.String()], "; "))
-				command := []string{
-					"env", "LAB_MACHINE=" + m.String(), "LAB_FAULTS=" + strings.Join(rows[m.String()], "\n"),
-					"LAB_TREATMENTS=" + strings.Join(c.StringSlice("treatment"), " "),
-					"/lab/bin/guest.test", "-test.run=TestFaults", "-test.v", "-test.timeout=" + c.Duration("timeout").String(),
-				}
-				err := boot(c, m, map[string]string{"guest.test": "./lab/faults"}, command)
+				err := bootFaults(c, m, rows[m.String()])
 				var ended status
 				if err != nil && !errors.As(err, &ended) {
 					return err
@@ -51,6 +48,33 @@ func faultsCommand() *cli.Command {
 			return nil
 		},
 	}
+}
+
+// bootFaults runs the test of a machine's faults, or the two boots of the one
+// that reboots it.
+func bootFaults(c *cli.Context, m lab.Machine, rows []string) error {
+	command := func(test string) []string {
+		return []string{
+			"env", "LAB_MACHINE=" + m.String(), "LAB_FAULTS=" + strings.Join(rows, "\n"),
+			"LAB_TREATMENTS=" + strings.Join(c.StringSlice("treatment"), " "),
+			"/lab/bin/guest.test", "-test.run=^" + test + "$", "-test.v", "-test.timeout=" + c.Duration("timeout").String(),
+		}
+	}
+	tests := map[string]string{"guest.test": "./lab/faults"}
+	if !c.Bool("reboot") {
+		return boot(c, m, tests, command("TestFaults"))
+	}
+	scratch, err := os.MkdirTemp("", "lab-disk-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(scratch)
+	onDisk := m
+	onDisk.Disk = filepath.Join(scratch, "disk")
+	if err := boot(c, onDisk, tests, command("TestReboot")); err != nil {
+		return err
+	}
+	return boot(c, onDisk, tests, command("TestReboot"))
 }
 
 func rivalsCommand() *cli.Command {
