@@ -38,8 +38,8 @@ var built = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	for _, args := range [][]string{
+		{"make", "packages", "PACKAGE_ARCHS=amd64"}, // makes the directory, too
 		{"go", "build", "-o", program, "./lab/cmd/lab"},
-		{"make", "packages", "PACKAGE_ARCHS=amd64"},
 	} {
 		cmd := exec.Command(args[0], args[1:]...)
 		cmd.Dir = ".."
