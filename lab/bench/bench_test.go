@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/napitune/napitune/lab/faults"
 )
 
 func plain(out, _ string) (string, error) { return out, nil }
@@ -269,5 +271,18 @@ func TestNotGrowing(t *testing.T) {
 		if err := notGrowing(out, "ns/cell"); err == nil {
 			t.Errorf("%s: no error", name)
 		}
+	}
+}
+
+func TestUntried(t *testing.T) {
+	lines := ""
+	for _, f := range faults.Contest() {
+		lines += `{"fault":"` + f.Name + `"}` + "\n"
+	}
+	if got := untried(lines); got != "" {
+		t.Errorf("all are there, but %q", got)
+	}
+	if got := untried(strings.ReplaceAll(lines, `"GRO off"`, `"x"`)); got != "\nNot in this run: GRO off.\n" {
+		t.Errorf("without one: %q", got)
 	}
 }

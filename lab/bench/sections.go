@@ -32,7 +32,7 @@ most of them that of 256 UDP flows on four queues of a virtio NIC.
 - Throughput: what part of the load goes up the stack (bytes of TCP in a second where GRO is the fault), with the fault and
   treated, as shares of the healthy guest's a moment before; the median of 3 rounds, in each of which the states of all
   programs are brought back in turn by writing their settings. It shows losses, and no gain from spreading: the CPUs of a
-  guest take turns on one thread, so that a CPU with all the work is slowed by nobody.
+  guest take turns on one thread, so that a CPU with all the work is slowed by nobody. A dash: not measured.
 - Kill -9: amid the work (irqbalance: as a daemon after 5 s; bpftune after 30 s), then undone as well as can be (tuned: started
   anew and stopped; it then takes what it had set itself for the host's own).
 - Seconds are those of the slow guest, for acting alone; irqbalance waits for 10 of them before its pass, and bpftune, which
@@ -44,8 +44,11 @@ most of them that of 256 UDP flows on four queues of a virtio NIC.
 
 LAB_FILES names a directory with perftune.py, rss-ladder and bpftune, which Debian does not package; lab/faults/others.sh
 fills it. Without it these are left out.`,
-			Shell:   "go run ./lab/cmd/lab rivals --results $RESULTS",
-			Extract: func(_, results string) (string, error) { return rivalTable(results) },
+			Shell: "go run ./lab/cmd/lab rivals --results $RESULTS",
+			Extract: func(_, results string) (string, error) {
+				table, err := rivalTable(results)
+				return table + untried(results), err
+			},
 		},
 		{
 			Name: "faults", Title: "Faults found, mended and undone", Slow: true,

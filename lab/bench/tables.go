@@ -76,6 +76,20 @@ func rivalTable(lines string) (string, error) {
 	return out.String(), nil
 }
 
+// untried lists the faults of the contest that these results lack.
+func untried(lines string) string {
+	var missing []string
+	for _, f := range faults.Contest() {
+		if !strings.Contains(lines, fmt.Sprintf("%q", f.Name)) {
+			missing = append(missing, f.Name)
+		}
+	}
+	if len(missing) == 0 {
+		return ""
+	}
+	return "\nNot in this run: " + strings.Join(missing, "; ") + ".\n"
+}
+
 func rivalRow(r faults.Compared) []string {
 	row := []string{r.Tool}
 	if r.Error != "" {
