@@ -48,10 +48,32 @@ type Drift struct {
 }
 
 // Unfinished lists the transactions of this boot that a crash or a failed
-// rollback left, for every command to report. It reads no settings.
+// rollback left, for every command to report. One that is still at work is not
+// among them: its process holds the lock. It reads no settings.
 func (a *Applier) Unfinished() ([]Summary, error) {
+	left, err := a.left()
+	if err != nil || !slices.ContainsFunc(left, Summary.begun) {
+		return left, err
+	}
+	_, _, release, err := a.open()
+	if errors.Is(err, ErrLocked) {
+		return slices.DeleteFunc(left, Summary.begun), nil
+	}
+	if err != nil {
+		return left, nil // whether one is at work cannot be told
+	}
+	defer func() { _ = release() }()
+	return a.left() // what was at work a moment ago may have ended
+}
+
+func (a *Applier) left() ([]Summary, error) {
 	all, err := a.summaries()
 	return slices.DeleteFunc(all, func(s Summary) bool { return !s.Unfinished }), err
+}
+
+// begun reports whether a transaction of this namespace may be at work.
+func (s Summary) begun() bool {
+	return s.NetNS == "" && s.Damage == "" && (s.State == Journaled || s.State == Applying)
 }
 
 func (a *Applier) summaries() ([]Summary, error) {

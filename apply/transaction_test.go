@@ -622,6 +622,9 @@ func TestTwoAtOnce(t *testing.T) {
 			_, second = other.Apply(background, r.plan("net.core.dev_weight", "32"), anything)
 			_, third = other.Rollback(background, "")
 			_, fourth = other.Confirm("")
+			if open, err := other.Unfinished(); err != nil || len(open) > 0 {
+				t.Errorf("what is at work is told as unfinished: %+v, %v", open, err)
+			}
 		})
 		return do()
 	}
