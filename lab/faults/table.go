@@ -203,8 +203,8 @@ func Table() []Fault {
 		// need not see how busy the host is.
 		six       = setup{lab.Machine{Steady: true, Kernel: "6.1", CPUs: 1, NICs: slices.Repeat([]lab.NIC{virtio(1)}, 6)}, roomyBudget}
 		sixNew    = setup{lab.Machine{Steady: true, Kernel: "6.12", CPUs: 1, NICs: slices.Repeat([]lab.NIC{virtio(1)}, 6)}, roomyBudget}
-		fourNICs  = setup{lab.Machine{Kernel: "6.1", CPUs: 1, NICs: slices.Repeat([]lab.NIC{virtio(1)}, 4)}, roomyTime}
-		fourNew   = setup{lab.Machine{Kernel: "6.12", CPUs: 1, NICs: slices.Repeat([]lab.NIC{virtio(1)}, 4)}, roomyTime}
+		many      = setup{lab.Machine{Steady: true, Kernel: "6.1", CPUs: 1, NICs: slices.Repeat([]lab.NIC{virtio(1)}, 8)}, roomyTime}
+		manyNew   = setup{lab.Machine{Steady: true, Kernel: "6.12", CPUs: 1, NICs: slices.Repeat([]lab.NIC{virtio(1)}, 8)}, roomyTime}
 		apart     = setup{machine("6.1", 8, virtio(4), isolated("4-7")), pinLocal}
 		apartSMT  = setup{machine("6.12", 8, virtio(4, "rss"), smt, isolated("4-7")), pinLocal}
 		affinity  = []string{"eth0/[rt]x-*/irq.affinity"}
@@ -220,7 +220,7 @@ func Table() []Fault {
 		Fault{Name: "healthy, a queue for each CPU", Looks: 10, Load: udp(), Metric: maxShare()}.on(each, eight),
 		Fault{Name: "healthy, bulk", Looks: 10, Load: bulk(), Metric: merged()}.on(plain, plainNew),
 		Fault{Name: "healthy, bursts to six NAPIs", Looks: 10, Probes: true, Load: bursts(6), Metric: squeezed()}.on(six, sixNew),
-		Fault{Name: "healthy, dear packets", Looks: 10, Probes: true, Load: answeredBursts(4), Metric: squeezed(), Slow: dear()}.on(fourNICs, fourNew),
+		Fault{Name: "healthy, dear packets", Looks: 10, Probes: true, Load: answeredBursts(8), Metric: squeezed(), Slow: dear()}.on(many, manyNew),
 		// Merging that can be undone is right where packets leave again: rx-gro-hw
 		// is the guest offloads of virtio, and must stay.
 		Fault{Name: "healthy, GRO_HW while forwarding", Looks: 2, Inject: forward + "; ethtool -k eth0 | grep -q 'rx-gro-hw: on'",
@@ -243,8 +243,8 @@ func Table() []Fault {
 			Finding: "budget-packets", Changes: budget, Metric: squeezed()}.on(six, sixNew),
 		// Kernels since 6.14, and the older ones of the lab, take nothing below two
 		// ticks, 8000 at HZ=250: too small it is where a round of full polls takes longer.
-		Fault{Name: "time limit too small for busy NAPIs", Inject: shortTime, Load: answeredBursts(4), Probes: true, Slow: dear(),
-			Finding: "budget-time", Changes: timeLimit, Metric: squeezed()}.on(fourNICs, fourNew),
+		Fault{Name: "time limit too small for busy NAPIs", Inject: shortTime, Load: answeredBursts(8), Probes: true, Slow: dear(),
+			Finding: "budget-time", Changes: timeLimit, Metric: squeezed()}.on(many, manyNew),
 		Fault{Name: "backlog too short for RPS", Fast: true, Load: udp(), Inject: rpsTo("aa") + "; " + noBacklog,
 			Finding: "backlog-drops", Changes: backlog, Metric: dropped()}.on(four),
 		Fault{Name: "backlog too short for RPS", Load: udp(), Inject: rpsTo("c") + "; " + noBacklog,
