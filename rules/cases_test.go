@@ -758,6 +758,16 @@ var ruleCases = []ruleCase{
 			s.set(knob.Tx("eth0", i, "xps.cpus"), fmt.Sprint(i))
 		}
 	}), silent, []string{}},
+	{"xps-mismatch", "must not", "pairs split, too quiet to bring them together: the masks suit the receive side", scene4(func(s *scene) {
+		s.nic("eth0", "virtio", even(4, 20), []fire{{2: 10}, {3: 10}, {0: 10}, {1: 10}})
+		for i := range 4 {
+			s.set(knob.Tx("eth0", i, "xps.cpus"), fmt.Sprint(i))
+		}
+		for i := range s.snap.IRQs.Rows {
+			row := &s.snap.IRQs.Rows[i]
+			row.Affinity = cpuset.Of(s.obs.IRQ[row.Number].Home)
+		}
+	}), silent, []string{}},
 	{"xps-mismatch", "missing", "masks unknown", scene4(func(s *scene) {
 		s.nic("eth0", "virtio", even(4, 50_000), even(4, 50_000))
 		delete(s.snap.Knobs, knob.Tx("eth0", 2, "xps.cpus"))

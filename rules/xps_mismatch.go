@@ -114,15 +114,25 @@ func (c *Case) xpsMasks(group []*path) ([]cpuset.Set, bool) {
 }
 
 // plannedCPU is where a pair's transmit completions will fire: as planned, or
-// as seen.
+// as seen. A pair whose masks suit its receive side counts as being there: not
+// the masks are wrong but the place of its transmit interrupt, which
+// queue-pair-split brings back where there is traffic enough to matter.
 func (c *Case) plannedCPU(p *path) int {
 	if cpu, moved := c.place().cpu[p]; moved && cpu >= 0 {
 		return cpu
 	}
-	f := p.tx
-	if f.irq < 0 {
-		f = p.rx
+	if p.tx.irq < 0 {
+		return c.firesOn(p.rx)
 	}
+	if rx := c.firesOn(p.rx); rx >= 0 && c.xpsMask(p).Has(rx) {
+		return rx
+	}
+	return c.firesOn(p.tx)
+}
+
+// firesOn is the CPU of an interrupt: its home, or what its mask says where it
+// has fired too little to have one; -1 if it has none.
+func (c *Case) firesOn(f fired) int {
 	if f.total == 0 || f.share < c.At(homeShare) || !c.active(f.total, f.home) {
 		return c.maskCPU(f.irq)
 	}
