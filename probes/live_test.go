@@ -761,7 +761,10 @@ func TestCountsEqualKernel(t *testing.T) {
 	}
 	defer file.Close()
 	first := stillCounts(t, s)
-	for range 100 {
+	for round := range 100 {
+		if round%20 == 0 {
+			provokeAnswers() // a guest without a disk has no interrupts but its NIC's
+		}
 		b.send(t)
 		w.drain(t)
 		if _, err := file.Write(make([]byte, 4096)); err != nil {
