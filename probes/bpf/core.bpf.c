@@ -571,6 +571,25 @@ static __always_inline struct virtqueue *virtqueue_of(struct napi_struct *napi)
 	return vq;
 }
 
+/* Whether a ring is packed, and how long; its length stays 0 if that cannot be known. */
+static __always_inline void ring_form(struct virtio_slot *v, struct vring_virtqueue *vr)
+{
+	if (core_field_exists(((struct vring_virtqueue *)0)->packed_ring)) {
+		_Bool packed = 0;
+
+		core_read(&packed, &vr->packed_ring);
+		v->packed = packed;
+	} else if (core_field_exists(((struct vring_virtqueue___layout *)0)->layout)) {
+		enum vq_layout layout = 0;
+
+		core_read(&layout, &((struct vring_virtqueue___layout *)vr)->layout);
+		v->packed = layout & VQ_LAYOUT_PACKED;
+	} else {
+		return;
+	}
+	core_read(&v->ring_size, &vr->split.vring.num);
+}
+
 static __always_inline void adopt_virtio(struct cpu_state *s, struct napi_slot *slot,
 					 struct napi_struct *napi)
 {
@@ -594,15 +613,7 @@ static __always_inline void adopt_virtio(struct cpu_state *s, struct napi_slot *
 	v->ifindex = slot->ifindex;
 	v->netns = slot->netns;
 	v->queue = index / 2;
-	if (core_field_exists(((struct vring_virtqueue *)0)->packed_ring)) {
-		_Bool packed = 0;
-		struct vring_virtqueue *vr =
-			(void *)vq - core_field_offset(struct vring_virtqueue, vq);
-
-		core_read(&packed, &vr->packed_ring);
-		v->packed = packed;
-		core_read(&v->ring_size, &vr->split.vring.num);
-	}
+	ring_form(v, (void *)vq - core_field_offset(struct vring_virtqueue, vq));
 	slot->kind = NAPI_VIRTIO;
 	slot->virtio_slot = 1 + slot_nr;
 }

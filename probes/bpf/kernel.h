@@ -133,7 +133,16 @@ struct vring_virtqueue_split {
 	struct vring vring;
 };
 
-/* drivers/virtio/virtio_ring.c. */
+/*
+ * drivers/virtio/virtio_ring.c. Newer kernels have rings that are used in order
+ * as well, and say by an enum what packed_ring said; packed ones are odd.
+ */
+enum vq_layout { VQ_LAYOUT_SPLIT, VQ_LAYOUT_PACKED };
+
+struct vring_virtqueue___layout {
+	enum vq_layout layout;
+};
+
 struct vring_virtqueue {
 	struct virtqueue vq;
 	_Bool packed_ring;
