@@ -22,7 +22,8 @@ const (
 	// that it was not simply less that was wanted.
 	throughput
 	// cost is CPU time and waiting. It may rise by less than double where the
-	// plan's promise came true: spreading work costs a little of it.
+	// plan's promise came true: spreading work costs a little of it. Where that
+	// is thin, see there, the factor does not count.
 	cost
 	// indicator tells how costs come about. It may change by any factor where
 	// the promise came true or cannot be seen: whoever buys latency pays in
