@@ -23,6 +23,7 @@ func faultsCommand() *cli.Command {
 			&cli.BoolFlag{Name: "all", Usage: "the whole table, an hour; else its fast part"},
 			&cli.StringFlag{Name: "only", Usage: "only faults whose name or machine contains `TEXT`"},
 			&cli.BoolFlag{Name: "reboot", Usage: "leave the faults applied, reboot, and hold the guest to what it was after the first boot"},
+			againFlag(),
 			&cli.StringSliceFlag{Name: "treatment", Value: cli.NewStringSlice("napitune"), Usage: "try `NAME`; may be given more than once"},
 			&cli.StringFlag{Name: "results", Usage: "append a JSON line for each fault and treatment to `FILE`"},
 			&cli.DurationFlag{Name: "timeout", Value: 20 * time.Minute, Usage: "end a guest after `TIME`"},
@@ -35,7 +36,7 @@ func faultsCommand() *cli.Command {
 			failed := false
 			for _, m := range machines {
 				fmt.Fprintf(os.Stderr, "== %s: %s\n", m, strings.Join(rows[m.String()], "; "))
-				err := bootFaults(c, m, rows[m.String()])
+				err := again(c, "the faults of "+m.String(), func() error { return bootFaults(c, m, rows[m.String()]) })
 				var ended status
 				if err != nil && !errors.As(err, &ended) {
 					return err

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -21,8 +22,8 @@ import (
 // liveTests are tests that need a machine to themselves, and how they are run.
 type liveTests struct {
 	names []string // all must pass: one that skips, or that there is not, has not
-	// command runs them, so many guests at a time; self is this program.
-	command func(ctx context.Context, self string, guests int) *exec.Cmd
+	// command runs those of a pattern, so many guests at a time; self is this program.
+	command func(ctx context.Context, self, pattern string, guests int) *exec.Cmd
 }
 
 // pattern is what -run takes for these tests and no others.
@@ -31,13 +32,13 @@ func (l liveTests) pattern() string { return "^(" + strings.Join(l.names, "|") +
 // liveTable lists them. Those of package lab boot their own guests, again and again.
 func liveTable() []liveTests {
 	inGuest := liveTests{names: []string{"TestTimerLive", "TestIrqbalanceLive"}}
-	inGuest.command = func(ctx context.Context, self string, _ int) *exec.Cmd {
+	inGuest.command = func(ctx context.Context, self, pattern string, _ int) *exec.Cmd {
 		return exec.CommandContext(ctx, self, "test", "--mode", "systemd", "--nic", "virtio,queues=4", "--timeout", "20m",
-			"./cmd/napitune", "--", "-test.v", "-test.timeout=0", "-test.run="+inGuest.pattern())
+			"./cmd/napitune", "--", "-test.v", "-test.timeout=0", "-test.run="+pattern)
 	}
 	ofGuests := liveTests{names: []string{"TestBootProfile", "TestGuardUnit"}}
-	ofGuests.command = func(ctx context.Context, _ string, guests int) *exec.Cmd {
-		cmd := exec.CommandContext(ctx, "go", "test", "-v", "-count=1", "-timeout=40m", "-parallel="+strconv.Itoa(guests), "-run="+ofGuests.pattern(), "./lab")
+	ofGuests.command = func(ctx context.Context, _, pattern string, guests int) *exec.Cmd {
+		cmd := exec.CommandContext(ctx, "go", "test", "-v", "-count=1", "-timeout=40m", "-parallel="+strconv.Itoa(guests), "-run="+pattern, "./lab")
 		cmd.Env = append(os.Environ(), "NAPITUNE_LAB=1")
 		return cmd
 	}
@@ -48,7 +49,10 @@ func liveCommand() *cli.Command {
 	return &cli.Command{
 		Name: "live", Usage: "run the tests that want a machine with systemd to themselves, in guests",
 		Description: "What is timed has a clock that does not see how busy the host is. Ends with 125 if one fails, skips or is not there.",
-		Flags:       []cli.Flag{&cli.IntFlag{Name: "guests", Value: runtime.NumCPU(), Usage: "boot `N` guests at a time; each keeps one CPU busy"}},
+		Flags: []cli.Flag{
+			&cli.IntFlag{Name: "guests", Value: runtime.NumCPU(), Usage: "boot `N` guests at a time; each keeps one CPU busy"},
+			againFlag(),
+		},
 		Action: func(c *cli.Context) error {
 			if missing := lab.Doctor(); len(missing) > 0 {
 				return errors.New(lab.InstallHint(missing))
@@ -63,34 +67,41 @@ func liveCommand() *cli.Command {
 			}
 			var errs []error
 			for _, tests := range liveTable() {
-				errs = append(errs, tests.run(c.Context, self, root, max(c.Int("guests"), 1)))
+				errs = append(errs, again(c, strings.Join(tests.names, ", "), func() (err error) {
+					tests.names, err = tests.run(c.Context, self, root, max(c.Int("guests"), 1))
+					return err
+				}))
 			}
 			return errors.Join(errs...)
 		},
 	}
 }
 
-// run runs the tests and holds that each of them passed.
-func (l liveTests) run(ctx context.Context, self, root string, guests int) error {
+// run runs the tests and holds that each of them passed; those that have not are
+// returned.
+func (l liveTests) run(ctx context.Context, self, root string, guests int) (left []string, err error) {
 	began := time.Now()
-	cmd := l.command(ctx, self, guests)
+	cmd := l.command(ctx, self, l.pattern(), guests)
 	cmd.Dir = root
 	var out bytes.Buffer
 	cmd.Stdout = io.MultiWriter(&out, os.Stdout)
 	cmd.Stderr = cmd.Stdout
-	err := cmd.Run()
+	err = cmd.Run()
 	fmt.Fprintf(os.Stdout, "== %s: %s\n", strings.Join(l.names, ", "), time.Since(began).Round(time.Second))
-	return errors.Join(append(notPassed(l.names, out.String()), err)...)
+	left = notPassed(l.names, out.String())
+	for _, name := range left {
+		err = errors.Join(err, fmt.Errorf("%s has not passed: it failed, was skipped or is not there", name))
+	}
+	if len(left) == 0 && err != nil {
+		left = l.names
+	}
+	return left, err
 }
 
 // notPassed names the tests of which the output of "go test -v" does not say that
 // they passed.
-func notPassed(names []string, output string) []error {
-	var errs []error
-	for _, name := range names {
-		if !strings.Contains("\n"+output, "\n--- PASS: "+name+" ") {
-			errs = append(errs, fmt.Errorf("%s has not passed: it failed, was skipped or is not there", name))
-		}
-	}
-	return errs
+func notPassed(names []string, output string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+		return strings.Contains("\n"+output, "\n--- PASS: "+name+" ")
+	})
 }

@@ -1,10 +1,14 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/urfave/cli/v2"
 )
 
 // A test that fails, skips or is not there has not passed.
@@ -51,9 +55,29 @@ func TestLiveTable(t *testing.T) {
 				t.Errorf("there is no %s", name)
 			}
 		}
-		cmd := tests.command(t.Context(), "lab", 2)
+		cmd := tests.command(t.Context(), "lab", tests.pattern(), 2)
 		if !slices.ContainsFunc(cmd.Args, func(arg string) bool { return strings.HasSuffix(arg, "run="+tests.pattern()) }) {
 			t.Errorf("%v does not run %s", cmd.Args, tests.pattern())
+		}
+	}
+}
+
+// What fails is tried again as often as was asked for and no more.
+func TestAgain(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ failures, more, want int }{{0, 1, 1}, {1, 0, 1}, {1, 1, 2}, {5, 2, 3}} {
+		tries := 0
+		app := &cli.App{Flags: []cli.Flag{againFlag()}, Action: func(c *cli.Context) error {
+			return again(c, "a test", func() error {
+				if tries++; tries <= test.failures {
+					return errors.New("failed")
+				}
+				return nil
+			})
+		}}
+		err := app.RunContext(t.Context(), []string{"lab", "--again", strconv.Itoa(test.more)})
+		if tries != test.want || (err != nil) != (test.failures > test.more) {
+			t.Errorf("%d failures, %d more tries: tried %d times, %v", test.failures, test.more, tries, err)
 		}
 	}
 }

@@ -132,6 +132,22 @@ func machineOf(c *cli.Context) (lab.Machine, error) {
 	return m, nil
 }
 
+func againFlag() cli.Flag {
+	return &cli.IntFlag{Name: "again", Usage: "try what fails `N` more times in fresh guests, and say so: emulation on a busy host fails at times, a defect every time"}
+}
+
+// again tries something until it passes, at most as often as --again says more.
+func again(c *cli.Context, what string, try func() error) error {
+	err := try()
+	for n := 1; err != nil && n <= c.Int("again") && c.Context.Err() == nil; n++ {
+		fmt.Fprintf(os.Stderr, "lab: %s: %v\n== again, %d of %d: %s\n", what, err, n, c.Int("again"), what)
+		if err = try(); err == nil {
+			fmt.Fprintf(os.Stderr, "== passed only when tried again: %s\n", what)
+		}
+	}
+	return err
+}
+
 func runCommand() *cli.Command {
 	return &cli.Command{
 		Name: "run", Usage: "boot a guest, run a command in it as root and end with its status", ArgsUsage: "-- COMMAND [ARGUMENT...]",
