@@ -79,6 +79,13 @@ func (f *files) Stat(name string) (fs.FileInfo, error) { return fs.Stat(f.ReadLi
 // ReadFile reads a file to its end, whatever size the file system reports:
 // procfs says 0 and sysfs says one page.
 func (f *files) ReadFile(name string) ([]byte, error) {
+	if irq, ok := movableIRQ(name); ok {
+		return f.readStanding(name, irq)
+	}
+	return f.readOnce(name)
+}
+
+func (f *files) readOnce(name string) ([]byte, error) {
 	fd, err := f.open(name, unix.O_RDONLY)
 	if err != nil {
 		return nil, err

@@ -1,0 +1,70 @@
+package live
+
+import (
+	"errors"
+	"io/fs"
+	"testing"
+)
+
+func TestStanding(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name  string
+		shown []string // by each reading; the last one stays
+		want  string
+		reads int
+	}{
+		{"at rest", []string{"0"}, "0", 2},
+		{"the first reading falls into the move", []string{"0", "1"}, "1", 3},
+		{"the second one does", []string{"1", "0", "1"}, "1", 4},
+		{"it never stands", []string{"0", "1", "0", "1", "0", "1", "0", "1", "0", "1"}, "0", 9},
+	} {
+		reads, waits := 0, 0
+		got, err := standing(func() ([]byte, error) {
+			text := test.shown[min(reads, len(test.shown)-1)]
+			reads++
+			return []byte(text), nil
+		}, func() { waits++ })
+		if err != nil || string(got) != test.want || reads != test.reads || waits != reads-1 {
+			t.Errorf("%s: %q after %d readings and %d waits, %v; want %q after %d", test.name, got, reads, waits, err, test.want, test.reads)
+		}
+	}
+	gone := errors.New("gone")
+	for failing := range 3 {
+		reads := 0
+		_, err := standing(func() ([]byte, error) {
+			reads++
+			if reads > failing {
+				return nil, gone
+			}
+			return []byte{byte(reads)}, nil
+		}, func() {})
+		if !errors.Is(err, gone) {
+			t.Errorf("reading %d fails: %v", failing+1, err)
+		}
+	}
+}
+
+func TestMovableIRQ(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]string{
+		"proc/irq/30/smp_affinity": "30", "proc/irq/30/smp_affinity_list": "30", "proc/irq/30/effective_affinity_list": "",
+		"proc/irq/default_smp_affinity": "", "sys/irq/30/smp_affinity": "", "proc/irq/30": "",
+	} {
+		if irq, ok := movableIRQ(name); ok != (want != "") || ok && irq != want {
+			t.Errorf("%s: %q, %v; want %q", name, irq, ok, want)
+		}
+	}
+}
+
+// A host without the interrupt, or without sysfs, answers as before.
+func TestReadStandingWithoutHost(t *testing.T) {
+	t.Parallel()
+	f, err := openFiles(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.ReadFile("proc/irq/30/smp_affinity"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("absent: %v", err)
+	}
+}
