@@ -127,7 +127,7 @@ func (*Napitune) Name() string { return "napitune" }
 // a poll takes says mostly when the next turn came.
 func (n *Napitune) Look(f Fault) (Advice, error) {
 	start := time.Now()
-	args := append([]string{"advise", "--for", n.Window.String(), "--format", "json", "-o", n.plan()}, probing(f)...)
+	args := append([]string{"advise", "--for", f.long(n.Window).String(), "--format", "json", "-o", n.plan()}, probing(f)...)
 	if text := f.policy(); text != "" {
 		judge := filepath.Join(n.Scratch, "lab.yaml")
 		if err := os.WriteFile(judge, []byte(text), 0o644); err != nil {
@@ -146,6 +146,8 @@ func (n *Napitune) Look(f Fault) (Advice, error) {
 	a.Seconds = time.Since(start).Seconds()
 	return a, err
 }
+
+func (f Fault) long(t time.Duration) time.Duration { return t * time.Duration(max(1, f.Long)) }
 
 // probing leaves the probes out where the fault does not need them.
 func probing(f Fault) []string {
@@ -214,7 +216,7 @@ func (n *Napitune) Recover() error {
 func (n *Napitune) apply(f Fault) (Judgement, error) {
 	args := applying(f)
 	if n.Measure > 0 {
-		args = append(args, "--measure", n.Measure.String())
+		args = append(args, "--measure", f.long(n.Measure).String())
 	}
 	said, err := n.must(append(args, n.plan())...)
 	if err == nil {

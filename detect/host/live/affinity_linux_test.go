@@ -3,7 +3,14 @@ package live
 import (
 	"errors"
 	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
+	"time"
+
+	"github.com/napitune/napitune/lab/wire"
 )
 
 func TestStanding(t *testing.T) {
@@ -67,4 +74,59 @@ func TestReadStandingWithoutHost(t *testing.T) {
 	if _, err := f.ReadFile("proc/irq/30/smp_affinity"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("absent: %v", err)
 	}
+}
+
+// TestAffinityLive moves a busy interrupt thousands of times and reads each time
+// what was written, while plain readings of the file fall into moves. It runs in
+// guests only: go run ./lab/cmd/lab live.
+func TestAffinityLive(t *testing.T) {
+	if os.Getenv("NAPITUNE_GUEST") == "" {
+		t.Skip("this is no guest of the lab: run go run ./lab/cmd/lab live")
+	}
+	names, err := filepath.Glob("/proc/irq/*/virtio*-input.1")
+	if err != nil || len(names) != 1 {
+		t.Fatalf("the interrupt of queue 1: %v, %v", names, err)
+	}
+	name := strings.TrimPrefix(filepath.Dir(names[0]), "/") + "/smp_affinity_list"
+	f, err := openFiles("/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	peer, err := wire.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer peer.Close()
+	const moves, cpus = 6000, 4
+	torn := 0
+	_, err = peer.During(wire.Load{Kind: "udp", To: "10.99.0.9:9", Flows: 256, PerSecond: 6000, Seconds: 200}, func() error {
+		for n := range moves {
+			want := strconv.Itoa(n%cpus) + "\n"
+			if err := os.WriteFile("/"+name, []byte(want), 0); err != nil {
+				return err
+			}
+			plain, err := f.readOnce(name)
+			if err != nil {
+				return err
+			}
+			if string(plain) != want {
+				torn++
+			}
+			got, err := f.ReadFile(name)
+			if err != nil {
+				return err
+			}
+			if string(got) != want {
+				t.Errorf("move %d: wrote %q, read %q", n, want, got)
+			}
+			if n%16 == 0 {
+				time.Sleep(time.Millisecond) // packets need a CPU as well
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d of %d plain readings were of another moment", torn, moves)
 }

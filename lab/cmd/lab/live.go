@@ -31,10 +31,11 @@ func (l liveTests) pattern() string { return "^(" + strings.Join(l.names, "|") +
 
 // liveTable lists them. Those of package lab boot their own guests, again and again.
 func liveTable() []liveTests {
-	inGuest := liveTests{names: []string{"TestTimerLive", "TestIrqbalanceLive"}}
-	inGuest.command = func(ctx context.Context, self, pattern string, _ int) *exec.Cmd {
-		return exec.CommandContext(ctx, self, "test", "--mode", "systemd", "--nic", "virtio,queues=4", "--timeout", "20m",
-			"./cmd/napitune", "--", "-test.v", "-test.timeout=0", "-test.run="+pattern)
+	inGuest := func(mode, pkg string, names ...string) liveTests {
+		return liveTests{names, func(ctx context.Context, self, pattern string, _ int) *exec.Cmd {
+			return exec.CommandContext(ctx, self, "test", "--mode", mode, "--nic", "virtio,queues=4", "--timeout", "20m",
+				pkg, "--", "-test.v", "-test.timeout=0", "-test.run="+pattern)
+		}}
 	}
 	ofGuests := liveTests{names: []string{"TestBootProfile", "TestGuardUnit"}}
 	ofGuests.command = func(ctx context.Context, _, pattern string, guests int) *exec.Cmd {
@@ -42,7 +43,11 @@ func liveTable() []liveTests {
 		cmd.Env = append(os.Environ(), "NAPITUNE_LAB=1")
 		return cmd
 	}
-	return []liveTests{ofGuests, inGuest}
+	return []liveTests{
+		ofGuests,
+		inGuest("systemd", "./cmd/napitune", "TestTimerLive", "TestIrqbalanceLive"),
+		inGuest("run", "./detect/host/live", "TestAffinityLive"),
+	}
 }
 
 func liveCommand() *cli.Command {
