@@ -45,8 +45,9 @@ func liveTable() []liveTests {
 	}
 	return []liveTests{
 		ofGuests,
-		inGuest("systemd", "./cmd/napitune", "TestTimerLive", "TestIrqbalanceLive"),
+		inGuest("systemd", "./cmd/napitune", "TestTimerLive", "TestIrqbalanceLive", "TestTunedAndLinkLive"),
 		inGuest("run", "./detect/host/live", "TestAffinityLive"),
+		inGuest("run", "./probes", "TestVirtioLoad"),
 	}
 }
 

@@ -34,7 +34,7 @@ PASS
 func TestLiveTable(t *testing.T) {
 	t.Parallel()
 	var sources strings.Builder
-	for _, dir := range []string{"../..", "../../../cmd/napitune", "../../../detect/host/live"} {
+	for _, dir := range []string{"../..", "../../../cmd/napitune", "../../../detect/host/live", "../../../probes"} {
 		entries, err := os.ReadDir(dir)
 		if err != nil {
 			t.Fatal(err)
