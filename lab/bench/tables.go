@@ -217,7 +217,7 @@ func faultTable(lines string) (string, error) {
 		if r.Metric != "" {
 			figures = fmt.Sprintf("%.3f → %.3f → %.3f", r.Healthy, r.Faulty, r.Treated)
 		}
-		rows = append(rows, append(row, r.Expected+": "+yes[r.Found]+judged(r), yes[len(r.FalseOnes) == 0], r.Metric, figures, yes[len(r.Differs) == 0], r.Verdict))
+		rows = append(rows, append(row, r.Expected+": "+yes[r.Found]+judged(r), yes[len(r.FalseOnes) == 0], r.Metric, figures, yes[len(r.Differs) == 0], verdict(r)))
 	}
 	return table([]string{"fault", "machine", "found", "silent before", "figure", "healthy → faulty → mended", "undone", "apply --measure"}, rows) + unmeasured(results), nil
 }
@@ -239,6 +239,14 @@ func unmeasured(results []faults.Result) string {
 		return ""
 	}
 	return fmt.Sprintf("\nNot in this run, %d of the table's %d rows: %s.\n", len(missing), len(all), strings.Join(missing, "; "))
+}
+
+// verdict is what apply --measure said, or why it was not asked.
+func verdict(r faults.Result) string {
+	if r.Verdict == "" && r.Reason != "" {
+		return "left out: " + r.Reason
+	}
+	return r.Verdict
 }
 
 func looks(r faults.Result) string {

@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -443,8 +444,8 @@ func (g *guest) record(t *testing.T, r Result) {
 	for _, line := range r.Thresholds {
 		t.Log("   judged with", line)
 	}
-	if r.Verdict != "" {
-		t.Logf("   apply --measure: %s: %s", r.Verdict, r.Reason)
+	if r.Reason != "" {
+		t.Logf("   apply --measure: %s: %s", cmp.Or(r.Verdict, "left out"), r.Reason)
 	}
 	for _, c := range r.Changes {
 		t.Log("  ", c)

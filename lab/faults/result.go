@@ -34,7 +34,7 @@ type Result struct {
 	Predicted  float64  `json:"predicted,omitempty"` // largest share of one CPU that was foretold
 	Measured   float64  `json:"measured,omitempty"`  // and that came
 	Verdict    string   `json:"verdict,omitempty"`   // of apply --measure
-	Reason     string   `json:"reason,omitempty"`    // the verdict in a sentence
+	Reason     string   `json:"reason,omitempty"`    // the verdict in a sentence, or why there is none
 	Split      []string `json:"split,omitempty"`     // queue pairs on two CPUs after the treatment
 	Differs    []string `json:"differs,omitempty"`   // from the state before the treatment, after undoing it
 	Killed     []string `json:"killed,omitempty"`    // the same, after applies that were killed and recovered from

@@ -41,6 +41,10 @@ type Fault struct {
 	Contested bool
 	// Silent: emulation shows no harm, so that only the setting is judged.
 	Silent bool
+	// Untimed is why apply does not measure: where CPUs wake each other in the
+	// middle of softirqs, the one thread of the emulation runs the woken one there
+	// and then, and the time counts for both.
+	Untimed string
 	// Slow are the thresholds that the row is judged with instead of the
 	// default, because they are times or rates of CPUs that are not emulated.
 	Slow []Threshold
@@ -242,6 +246,7 @@ func Table() []Fault {
 		Fault{Name: "RPS mask of another node's CPUs", Inject: rpsTo("f0"), Load: busy(),
 			Finding: "rps-covers-irq-cpu", Changes: masks, Metric: onCPUs(4, 5, 6, 7)}.on(two, three),
 		Fault{Name: "RPS mask of the interrupt's own core", Inject: rpsTo("22"), Load: busy(),
+			Untimed: "waking more CPUs took 77 % → 141 % of a CPU, on one thread",
 			Finding: "rps-covers-irq-cpu", Changes: masks, Metric: onCPUs(1, 5)}.on(twoSMT),
 		Fault{Name: "RPS on top of RSS", Fast: true, Inject: rpsTo("f"), Load: udp(),
 			Finding: "rps-redundant", Changes: masks, Metric: steered()}.on(each, eight),

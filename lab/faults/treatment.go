@@ -215,15 +215,16 @@ func (n *Napitune) Recover() error {
 
 func (n *Napitune) apply(f Fault) (Judgement, error) {
 	args := applying(f)
-	if n.Measure > 0 {
+	measure := n.Measure > 0 && f.Untimed == ""
+	if measure {
 		args = append(args, "--measure", f.long(n.Measure).String())
 	}
 	said, err := n.must(append(args, n.plan())...)
 	if err == nil {
 		n.applied++
 	}
-	if n.Measure == 0 || len(said) == 0 {
-		return Judgement{}, err
+	if !measure || len(said) == 0 {
+		return Judgement{Reason: f.Untimed}, err
 	}
 	judged, unread := parseJudgement(said)
 	return judged, errors.Join(err, unread)
