@@ -228,17 +228,16 @@ func (g *guest) kill(f Fault, treatment killable, before Settings) ([]string, er
 	return out, nil
 }
 
-// bearable lowers the rate of a load, at most to a half, until no CPU of the
-// healthy guest spends more than a quarter of its time on it while napitune looks.
+// bearable lowers the rate of a load, as far as it allows, until no CPU of the
+// healthy guest spends more of its time on it than it may while napitune looks.
 // How much an emulated CPU can bear depends on what else the host does, and
 // saturated CPUs are no healthy ones; idle ones have nothing to find.
 func (g *guest) bearable(l Load) (Load, error) {
-	const room = 0.25
 	if lower, known := g.bears[l]; known {
 		return lower, nil
 	}
-	asked := l
-	for ; l.Kind == "udp" && !l.Guest && 2*l.PerSecond > asked.PerSecond; l.PerSecond = l.PerSecond * 3 / 4 {
+	asked, least, most := l, cmp.Or(l.Least, l.PerSecond/2), cmp.Or(l.Most, 0.25)
+	for ; l.Kind == "udp" && !l.Guest && l.PerSecond > least; l.PerSecond = l.PerSecond * 3 / 4 {
 		before, err := os.ReadFile("/proc/stat")
 		if err != nil {
 			return l, err
@@ -256,7 +255,7 @@ func (g *guest) bearable(l Load) (Load, error) {
 		if err != nil {
 			return l, err
 		}
-		if share <= room {
+		if share <= most {
 			break
 		}
 	}

@@ -261,6 +261,7 @@ func sendCommand() *cli.Command {
 			&cli.IntFlag{Name: "size", Destination: &load.Size, Usage: "`BYTES` of payload"},
 			&cli.IntFlag{Name: "packets", Destination: &load.Packets, Usage: "end after `N` datagrams"},
 			&cli.IntFlag{Name: "rate", Value: 5000, Destination: &load.PerSecond, Usage: "`N` datagrams in a second; 0: as many as possible"},
+			&cli.IntFlag{Name: "burst", Destination: &load.Burst, Usage: "send `N` datagrams at once, then wait until the rate is kept"},
 			&cli.Float64Flag{Name: "seconds", Value: 2, Destination: &load.Seconds, Usage: "end after `SECONDS`"},
 		},
 		Action: func(c *cli.Context) error {
