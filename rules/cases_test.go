@@ -294,6 +294,15 @@ var ruleCases = []ruleCase{
 			s.set(knob.Tx("eth0", n, "xps.cpus"), fmt.Sprint(n))
 		}
 	}), advice, []string{"eth0/tx-0/irq.affinity 0", "eth0/tx-1/irq.affinity 1", "eth0/tx-2/irq.affinity 2", "eth0/tx-3/irq.affinity 3"}},
+	{"queue-pair-split", "fires", "crossed, two of them with few completions: what took one apart took all", scene4(func(s *scene) {
+		s.nic("eth0", "virtio", even(4, 50_000), []fire{{1: 60_000}, {0: 60_000}, {3: 5_000}, {2: 5_000}})
+		for n := range 4 {
+			s.set(knob.Tx("eth0", n, "xps.cpus"), fmt.Sprint(n))
+		}
+	}), advice, []string{"eth0/tx-0/irq.affinity 0", "eth0/tx-1/irq.affinity 1", "eth0/tx-2/irq.affinity 2", "eth0/tx-3/irq.affinity 3"}},
+	{"queue-pair-split", "must not", "crossed, with few completions everywhere", scene4(func(s *scene) {
+		s.nic("eth0", "virtio", even(4, 50_000), []fire{{1: 5_000}, {0: 5_000}, {3: 5_000}, {2: 5_000}})
+	}), silent, nil},
 	{"queue-pair-split", "must not", "together", scene4(func(s *scene) { s.nic("eth0", "virtio", even(4, 50_000), even(4, 50_000)) }), silent, []string{}},
 	{"queue-pair-split", "must not", "a single pair on two CPUs", scene4(func(s *scene) {
 		s.nic("eth0", "virtio", []fire{{0: 50_000}}, []fire{{1: 50_000}})

@@ -111,10 +111,8 @@ func (c *Case) diagnose() {
 		case c.onLittle(p):
 			d.little = append(d.little, p)
 		}
-		if c.pairSplit(p) {
-			d.split = append(d.split, p)
-		}
 	}
+	c.findSplits()
 	c.findStacks()
 	c.findSiblings()
 	c.findSquatted()
@@ -168,6 +166,24 @@ func (c *Case) onRemoteNode(p *path) bool {
 	return !local.IsEmpty() && t.NodeOf(home) != topo.Unknown && t.NodeOf(home) != p.dev.Node
 }
 
+// findSplits lists the pairs of a device that are split, if one of them works
+// hard enough to be judged: what took one pair apart took the others apart as
+// well, and one that is mended alone leaves masks that fit none of the others.
+func (c *Case) findSplits() {
+	d := c.diagnosis
+	hurts := map[*detect.Device]bool{}
+	for _, p := range c.Paths {
+		if c.busyPath(p) && c.pairSplit(p) && c.active(p.tx.total, p.tx.home) {
+			hurts[p.dev] = true
+		}
+	}
+	for _, p := range c.Paths {
+		if hurts[p.dev] && p.share >= c.At(activeQueue) && c.pairSplit(p) {
+			d.split = append(d.split, p)
+		}
+	}
+}
+
 // pairSplit reports whether the two interrupts of a pair have different
 // homes. A device with a single pair is left alone: there the transmit
 // completions on a second CPU relieve the first, and captured healthy guests
@@ -181,7 +197,7 @@ func (c *Case) pairSplit(p *path) bool {
 		clear = c.At(defiedShare) // what was moved in the meantime shows two homes that are none
 	}
 	both := p.rx.share >= clear && p.tx.share >= clear
-	used := float64(p.tx.total) >= c.At(activeQueue)*float64(p.rx.total) && c.active(p.tx.total, p.tx.home)
+	used := p.tx.total > 0 && float64(p.tx.total) >= c.At(activeQueue)*float64(p.rx.total)
 	return both && used && p.rx.home != p.tx.home
 }
 
