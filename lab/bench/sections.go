@@ -56,7 +56,8 @@ fills it. Without it these are left out.`,
 rolled back. Found: named as the table says, by the default policy; where a threshold is named, it was judged with that, because
 the default is a time or rate of CPUs that are not emulated. Silent before: nothing was wanted of the healthy guest, which the
 rows without a fault look at as often as they say. Undone: every setting reads as before. The last column is napitune's own
-verdict on its change.`,
+verdict on its change. Where several commits are named below, rows that failed were run again alone after something was
+mended, and each row is that of its last run.`,
 			Shell:   "go run ./lab/cmd/lab faults --all --results $RESULTS || true",
 			Extract: func(_, results string) (string, error) { return faultTable(results) },
 		},
