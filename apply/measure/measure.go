@@ -61,8 +61,9 @@ const (
 	// each of N queues finds less in a poll (net/core/dev.c, napi_poll) and needs
 	// an interrupt for it, which can cost N times as much. It falls again as the
 	// load grows. A guest of eight CPUs whose one queue became four: 8 % → 17 %
-	// of a CPU, with 0.14 → 0.47 interrupts per packet.
-	thin = 0.25
+	// of a CPU, with 0.14 → 0.47 interrupts per packet. It is as much as other
+	// work may differ without being noticed.
+	thin = contended
 	// ticks is by how many ticks CPU time must move: one more or less in a
 	// sub-window is how the clock fell. userHZ is USER_HZ on all architectures
 	// that napitune supports (include/asm-generic/param.h).

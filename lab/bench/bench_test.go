@@ -184,7 +184,8 @@ On m. Figure: drops; healthy 0.00.
 }
 
 func TestFaultTable(t *testing.T) {
-	got, err := faultTable(`{"fault":"GRO off","machine":"m","expected":"gro-off","found":true,"metric":"merged","healthy":30,"faulty":1,"treated":29.5,"thresholds":["gro-packet-rate 1000: slow"],"verdict":"better"}
+	got, err := faultTable(`{"fault":"GRO off","machine":"m","expected":"gro-off","error":"an earlier run of the row"}
+{"fault":"GRO off","machine":"m","expected":"gro-off","found":true,"metric":"merged","healthy":30,"faulty":1,"treated":29.5,"thresholds":["gro-packet-rate 1000: slow"],"verdict":"better"}
 {"fault":"healthy","machine":"m","found":true,"metric":"share","healthy":0.3,"looks":10}
 {"fault":"XPS","machine":"m","expected":"xps-mismatch","found":false,"false":["x"],"differs":["y"]}
 `)
@@ -200,6 +201,9 @@ func TestFaultTable(t *testing.T) {
 		if !strings.Contains(got, want) {
 			t.Errorf("no row %s in\n%s", want, got)
 		}
+	}
+	if strings.Contains(got, "an earlier run") {
+		t.Errorf("a row that was run again is shown twice in\n%s", got)
 	}
 }
 

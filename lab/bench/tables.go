@@ -201,6 +201,7 @@ func faultTable(lines string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	results = lastRuns(results, func(r faults.Result) string { return r.Fault + "\n" + r.Machine + "\n" + r.Treatment })
 	yes := map[bool]string{true: "yes", false: "no"}
 	var rows [][]string
 	for _, r := range results {
@@ -220,6 +221,21 @@ func faultTable(lines string) (string, error) {
 		rows = append(rows, append(row, r.Expected+": "+yes[r.Found]+judged(r), yes[len(r.FalseOnes) == 0], r.Metric, figures, yes[len(r.Differs) == 0], verdict(r)))
 	}
 	return table([]string{"fault", "machine", "found", "silent before", "figure", "healthy → faulty → mended", "undone", "apply --measure"}, rows) + unmeasured(results), nil
+}
+
+// lastRuns keeps the last result of each name, in the order of the first ones.
+func lastRuns[R any](results []R, name func(R) string) []R {
+	var out []R
+	at := map[string]int{}
+	for _, r := range results {
+		i, known := at[name(r)]
+		if !known {
+			i, out = len(out), append(out, r)
+			at[name(r)] = i
+		}
+		out[i] = r
+	}
+	return out
 }
 
 // unmeasured lists what the lab's table has beyond these results.
@@ -278,6 +294,7 @@ func predictionTable(lines string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	results = lastRuns(results, func(r foretold) string { return r.Fault + "\n" + r.Machine + "\n" + r.Tool + "\n" + r.Treatment })
 	var rows [][]string
 	for _, r := range results {
 		if r.Tool != "" && len(r.Changed) > 0 {
