@@ -47,7 +47,7 @@ func liveTable() []liveTests {
 		ofGuests,
 		inGuest("systemd", "./cmd/napitune", "TestTimerLive", "TestIrqbalanceLive", "TestTunedAndLinkLive"),
 		inGuest("run", "./detect/host/live", "TestAffinityLive"),
-		inGuest("run", "./probes", "TestVirtioLoad"),
+		inGuest("run", "./probes", "TestVirtio", "TestVirtioLoad"),
 	}
 }
 
