@@ -22,7 +22,7 @@ func (r *run) change(s step) error {
 		out.Address = at
 	}
 	if now == s.change.After {
-		out.Reason = "another change of this plan made it so"
+		out.Reason = "it is so already"
 		r.report(out)
 		return nil
 	}

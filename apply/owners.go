@@ -69,10 +69,42 @@ func fights(o owner.Owner, c plan.Change) bool {
 
 // owners settles with everybody else who writes settings of the plan. It comes
 // when all changes are checked.
-func (i *inspection) owners(others []owner.Owner, p plan.Plan) {
-	for _, o := range others {
+func (i *inspection) owners(p plan.Plan) {
+	for _, o := range i.others {
+		i.putBack(o, p)
 		if held := i.held(o); len(held) > 0 {
 			i.settle(o, held, alike(o, p))
+		}
+		if outrun := i.outrun[o.Name]; len(outrun) > 0 {
+			i.warnings = append(i.warnings, fmt.Sprintf("%s wrote %s after the plan was made; a rollback restores what it wrote", o.Name, firstOf(outrun)))
+		}
+	}
+}
+
+// overruled names the owner whose latest value of a setting does not stand in the
+// way of a change: one that writes again and again, so that hardly a plan is as
+// old as its last round, and was chosen to stop or to be written over.
+func (i *inspection) overruled(c plan.Change) string {
+	for _, o := range i.others {
+		if choice := i.o.choice(o.Name); o.Habit == owner.Always && fights(o, c) && (choice == Ban || choice == Take) {
+			return o.Name
+		}
+	}
+	return ""
+}
+
+// putBack adds changes of what the plan found as it should be and such an owner
+// moved since: the placement counts on it.
+func (i *inspection) putBack(o owner.Owner, p plan.Plan) {
+	for _, k := range p.Kept {
+		c := plan.Change{Ref: k.Ref, Before: k.Value, After: k.Value, Findings: k.Findings}
+		kind, ok := knob.Lookup(k.Ref.Kind)
+		if !ok || i.overruled(c) != o.Name {
+			continue
+		}
+		if state := kind.Read(i.view, k.Ref); state.Status == knob.Known && state.Value != k.Value {
+			c.Why = fmt.Sprintf("it was so when the plan was made, and %s moved it since", o.Name)
+			i.one(c)
 		}
 	}
 }

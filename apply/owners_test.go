@@ -115,7 +115,8 @@ func TestOwnerChoices(t *testing.T) {
 func TestOwnerLeavesKept(t *testing.T) {
 	t.Parallel()
 	r, p := ownedRig(t)
-	p.Kept = []plan.Kept{{Ref: knob.Rx("eth0", 0, "irq.affinity")}, {Ref: knob.Device("eth0", "ring.rx")}}
+	stays := knob.Rx("eth0", 0, "irq.affinity")
+	p.Kept = []plan.Kept{{Ref: stays, Value: r.read(stays.String())}, {Ref: knob.Device("eth0", "ring.rx"), Value: r.read("eth0/ring.rx")}}
 	if _, err := r.process(nil).Apply(context.Background(), p, allowing(map[string]Choice{"": Ban})); err != nil {
 		t.Fatal(err)
 	}
@@ -232,5 +233,49 @@ func TestOwnerCrashAnywhere(t *testing.T) {
 	}
 	if told < 5 {
 		t.Errorf("the owner was told in %d of %d crashes: nothing was tested", told, 2*whole.steps)
+	}
+}
+
+// A program that writes all the time has often written again since the plan was
+// made. Where it is told to stop, or is written over, that is no obstacle: the
+// changes are made, what the plan found right comes back, and a rollback restores
+// what was there last. What nobody chose to overrule is refused as ever.
+func TestOwnerOutrunsThePlan(t *testing.T) {
+	t.Parallel()
+	for _, choice := range []Choice{Ban, Take} {
+		r, p := ownedRig(t)
+		kept := knob.Rx("eth0", 3, "irq.affinity")
+		p.Kept = []plan.Kept{{Ref: kept, Value: r.read(kept.String())}}
+		r.write("eth0/rx-1/irq.affinity", "3")
+		r.write(kept.String(), "2")
+		before := r.dump(false)
+		for _, o := range []Options{anything, allowing(map[string]Choice{"": Leave, "sysctl.d": Take})} {
+			if _, err := r.process(nil).Apply(context.Background(), p, o); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), `it is "3" now and was "0"`) {
+				t.Errorf("%v: %v", o.Owners, err)
+			}
+		}
+		result, err := r.process(nil).Apply(context.Background(), p, allowing(map[string]Choice{"": choice}))
+		if err != nil {
+			t.Fatalf("%s: %v", choice, err)
+		}
+		if want := "irqbalance wrote eth0/rx-1/irq.affinity, eth0/rx-3/irq.affinity after the plan was made"; !strings.Contains(strings.Join(result.Warnings, "\n"), want) {
+			t.Errorf("%s: %q", choice, result.Warnings)
+		}
+		for ref, want := range map[string]string{"eth0/rx-1/irq.affinity": "1", "eth0/rx-2/irq.affinity": "2", kept.String(): p.Kept[0].Value} {
+			if got := r.read(ref); got != want {
+				t.Errorf("%s: %s is %s, want %s", choice, ref, got, want)
+			}
+		}
+		if _, err := r.process(nil).Rollback(context.Background(), ""); err != nil {
+			t.Error(err)
+		}
+		if diff := cmp.Diff(before, r.dump(false)); diff != "" {
+			t.Errorf("%s: after the rollback: %s", choice, diff)
+		}
+		// What it does not write is nobody's to overrule.
+		r.write("eth0/ring.rx", "2048")
+		if _, err := r.process(nil).Apply(context.Background(), p, allowing(map[string]Choice{"": choice})); !errors.Is(err, ErrRefused) || strings.Contains(err.Error(), "irq.affinity") {
+			t.Errorf("%s, the ring: %v", choice, err)
+		}
 	}
 }

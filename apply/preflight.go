@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/detect/owner"
 	"github.com/napitune/napitune/rules/plan"
 )
 
@@ -64,6 +65,10 @@ type inspection struct {
 	skipped  []Skipped
 	warnings []string
 	addressV map[string]step // by address: interrupts may serve several queues
+	others   []owner.Owner   // who else writes settings of the plan
+	// outrun are settings that an owner changed since the plan was made, by its
+	// name. To have it stop, or to write over it, was chosen.
+	outrun map[string][]knob.Ref
 }
 
 func (i *inspection) refuse(subject, format string, args ...any) {
@@ -86,7 +91,7 @@ func (a *Applier) preflight(origin plan.Origin, p plan.Plan, o Options, open []*
 	if err != nil {
 		return checked{}, fmt.Errorf("read the host: %w", err)
 	}
-	i := &inspection{a: a, o: o, view: view, exists: map[string]map[knob.Ref]bool{}, addressV: map[string]step{}}
+	i := &inspection{a: a, o: o, view: view, exists: map[string]map[knob.Ref]bool{}, addressV: map[string]step{}, others: others, outrun: map[string][]knob.Ref{}}
 	for _, t := range open {
 		i.stale("host", "transaction %s is unfinished (%s): roll it back first (napitune rollback %s)", t.id, t.state, t.id)
 	}
@@ -94,7 +99,7 @@ func (a *Applier) preflight(origin plan.Origin, p plan.Plan, o Options, open []*
 	for _, c := range p.Changes {
 		i.one(c)
 	}
-	i.owners(others, p)
+	i.owners(p)
 	nothing := len(i.reasons) == 0 && len(i.steps) == 0
 	if nothing {
 		i.refuse("plan", "nothing is left to apply: %s", i.leftOut())
@@ -205,7 +210,11 @@ func (i *inspection) values(kind *knob.Kind, c plan.Change) {
 	case state.Status != knob.Known:
 		i.refuse(subject, "%s: %s", state.Status, state.Reason)
 		return
-	case state.Value != before:
+	case state.Value == before:
+	case i.overruled(c) != "":
+		i.outrun[i.overruled(c)] = append(i.outrun[i.overruled(c)], c.Ref)
+		c.Before = state.Value
+	default:
 		i.stale(subject, "it is %q now and was %q when the plan was made", state.Value, before)
 	}
 	if err := kind.Check(state.Bounds, after); err != nil {
