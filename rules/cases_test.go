@@ -300,6 +300,17 @@ var ruleCases = []ruleCase{
 			s.set(knob.Tx("eth0", n, "xps.cpus"), fmt.Sprint(n))
 		}
 	}), advice, []string{"eth0/tx-0/irq.affinity 0", "eth0/tx-1/irq.affinity 1", "eth0/tx-2/irq.affinity 2", "eth0/tx-3/irq.affinity 3"}},
+	{"queue-pair-split", "fires", "crossed, one of them without any completions: where it would fire counts beside the others", scene4(func(s *scene) {
+		s.nic("eth0", "virtio", even(4, 50_000), []fire{{1: 60_000}, {}, {3: 60_000}, {2: 60_000}})
+		s.effective("eth0-tx-1", 0)
+		for n := range 4 {
+			s.set(knob.Tx("eth0", n, "xps.cpus"), fmt.Sprint(n))
+		}
+	}), advice, []string{"eth0/tx-0/irq.affinity 0", "eth0/tx-1/irq.affinity 1", "eth0/tx-2/irq.affinity 2", "eth0/tx-3/irq.affinity 3"}},
+	{"queue-pair-split", "must not", "together, one transmit interrupt would fire elsewhere and does not fire at all", scene4(func(s *scene) {
+		s.nic("eth0", "virtio", even(4, 50_000), []fire{{0: 60_000}, {}, {2: 60_000}, {3: 60_000}})
+		s.effective("eth0-tx-1", 0)
+	}), silent, []string{}},
 	{"queue-pair-split", "must not", "crossed, with few completions everywhere", scene4(func(s *scene) {
 		s.nic("eth0", "virtio", even(4, 50_000), []fire{{1: 5_000}, {0: 5_000}, {3: 5_000}, {2: 5_000}})
 	}), silent, nil},

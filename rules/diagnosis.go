@@ -178,7 +178,7 @@ func (c *Case) findSplits() {
 		}
 	}
 	for _, p := range c.Paths {
-		if hurts[p.dev] && p.share >= c.At(activeQueue) && c.pairSplit(p) {
+		if hurts[p.dev] && p.share >= c.At(activeQueue) && (c.pairSplit(p) || c.silentApart(p)) {
 			d.split = append(d.split, p)
 		}
 	}
@@ -199,6 +199,21 @@ func (c *Case) pairSplit(p *path) bool {
 	both := p.rx.share >= clear && p.tx.share >= clear
 	used := p.tx.total > 0 && float64(p.tx.total) >= c.At(activeQueue)*float64(p.rx.total)
 	return both && used && p.rx.home != p.tx.home
+}
+
+// silentApart reports whether a pair's transmit interrupt, which hardly fires
+// because XPS now sends on other queues, will fire on another CPU than the receive
+// interrupt as soon as it does. Beside pairs that are split it is one of them.
+func (c *Case) silentApart(p *path) bool {
+	row := c.row(p.tx.irq)
+	if row == nil || p.rx.share < c.At(homeShare) || float64(p.tx.total) >= c.At(activeQueue)*float64(p.rx.total) {
+		return false
+	}
+	next := row.Effective
+	if next.IsEmpty() {
+		next = row.Affinity
+	}
+	return row.HasSMP && next.Len() == 1 && !next.Has(p.rx.home)
 }
 
 // paired reports whether every queue of a device has an interrupt for either

@@ -2,6 +2,7 @@ package rules
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/napitune/napitune/rules/plan"
 )
@@ -12,7 +13,8 @@ var _ = register(Rule{
 	Page: Page{
 		Meaning: "Queue N's receive interrupt fires on one CPU and its transmit interrupt on another. A packet that answers another is sent where the first was " +
 			"received, and its buffer is then freed and its socket woken on the other CPU: the same memory travels between two caches for every answer.",
-		Evidence:    "The home CPUs of both interrupts of each pair, from /proc/interrupts.",
+		Evidence: "The home CPUs of both interrupts of each pair, from /proc/interrupts. Beside such pairs, one whose transmit interrupt hardly fires is judged by where it " +
+			"would (effective_affinity).",
 		Cause:       "A balancer that knows interrupts but no queues (irqbalance treats the two as strangers), or a script that numbered interrupts in file order.",
 		Remedy:      "Put both interrupts of the pair on one CPU. On virtio the receive poll also cleans the transmit queue (virtnet_poll_cleantx), so together they cost fewer interrupts.",
 		SideEffects: "None.",
@@ -23,7 +25,8 @@ var _ = register(Rule{
 	Eval: func(c *Case) []plan.Finding {
 		var out []plan.Finding
 		for _, group := range byDevice(c.diagnosis.split) {
-			p := group[0]
+			// One that fires on both sides is the example.
+			p := group[max(0, slices.IndexFunc(group, c.pairSplit))]
 			out = append(out, plan.Finding{
 				Severity: plan.Advice,
 				Subject:  p.dev.Name,

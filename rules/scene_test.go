@@ -126,6 +126,15 @@ func (s *scene) line(dev, side string, n int, f fire) int {
 	return s.irq
 }
 
+// effective is where an interrupt would fire.
+func (s *scene) effective(action string, cpu int) {
+	for i := range s.snap.IRQs.Rows {
+		if row := &s.snap.IRQs.Rows[i]; row.Actions[0] == action {
+			row.Effective = cpuset.Of(cpu)
+		}
+	}
+}
+
 // usb adds a device without an interrupt of its own.
 func (s *scene) usb(name string, packets uint64) {
 	d := s.nic(name, "physical", even(1, 0), nil)
