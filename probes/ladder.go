@@ -29,6 +29,7 @@ type object struct {
 	// broken is why nothing of this object could be loaded.
 	broken *refusal
 	spec   *ebpf.CollectionSpec
+	types  kernelTypes
 	// attachNs and detachNs are the CPU time that attaching and detaching all
 	// programs took last.
 	attachNs, detachNs float64
@@ -95,7 +96,11 @@ func openObject(d objectDecl, hooks []hook, tune func(*ebpf.CollectionSpec) erro
 		return fail(err)
 	}
 	o.maps = created
-	loader := loader{spec: spec, maps: created, cache: cache, modules: moduleTypes(d.modules, cache)}
+	modules := moduleTypes(d.modules, cache)
+	if kernel, err := cache.Kernel(); err == nil {
+		o.types = append(kernelTypes{kernel}, modules...)
+	}
+	loader := loader{spec: spec, maps: created, cache: cache, modules: modules}
 	if err := o.climb(loader, hooks); err != nil {
 		return fail(err)
 	}
@@ -156,6 +161,28 @@ func moduleTypes(names []string, cache *btf.Cache) []*btf.Spec {
 		}
 	}
 	return out
+}
+
+// kernelTypes are those of the kernel, and of modules after it; none without BTF.
+type kernelTypes []*btf.Spec
+
+// has tells whether a structure is known.
+func (k kernelTypes) has(name string) bool {
+	return slices.ContainsFunc(k, func(types *btf.Spec) bool {
+		var found *btf.Struct
+		return types.TypeByName(name, &found) == nil
+	})
+}
+
+// missing says what a probe lacks that needs certain types, "" if nothing.
+func (k kernelTypes) missing(p probe) string {
+	switch {
+	case !slices.ContainsFunc(p.types, func(name string) bool { return !k.has(name) }):
+		return ""
+	case len(k) == 0:
+		return noBTF
+	}
+	return p.without
 }
 
 // loader loads single programs into one set of maps, so that one refused
@@ -423,6 +450,10 @@ func (o *object) judge(p probe, st *counters.Status) {
 			r.fill(st)
 			return
 		}
+	}
+	if lacks := o.types.missing(p); lacks != "" {
+		refusal{state: counters.Unsupported, reason: lacks}.fill(st)
+		return
 	}
 	st.State = counters.Attached
 	for _, name := range slices.Concat(p.needs, p.uses) {

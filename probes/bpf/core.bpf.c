@@ -590,6 +590,18 @@ static __always_inline void ring_form(struct virtio_slot *v, struct vring_virtqu
 	core_read(&v->ring_size, &vr->split.vring.num);
 }
 
+/*
+ * False where no kernel or module in memory has virtqueues: hosts on metal, or
+ * with another maker's NIC. The loader's answer is a number in the program, by
+ * which every verifier leaves out what could not be relocated; of numbers in
+ * read-only maps, like with_virtio, verifiers know since 5.5.
+ */
+static __always_inline int reads_virtio(void)
+{
+	return with_virtio && core_type_exists(struct vring_virtqueue) &&
+	       core_type_exists(struct virtqueue) && core_type_exists(struct virtio_device);
+}
+
 static __always_inline void adopt_virtio(struct cpu_state *s, struct napi_slot *slot,
 					 struct napi_struct *napi)
 {
@@ -649,7 +661,7 @@ claimed:
 	if (mode == READ_NONE)
 		return slot; /* no BTF: the pointer is all there is */
 	identify(slot, (void *)key);
-	if (with_virtio)
+	if (reads_virtio())
 		adopt_virtio(s, slot, (void *)key);
 	return slot;
 }
@@ -797,7 +809,7 @@ static __always_inline void poll_slot(struct cpu_state *s, struct napi_slot *slo
 		if (mode != READ_NONE && with_backlog && slot->kind == NAPI_BACKLOG)
 			backlog_length(s, napi, work);
 	}
-	if (mode != READ_NONE && with_virtio && slot->kind == NAPI_VIRTIO)
+	if (mode != READ_NONE && reads_virtio() && slot->kind == NAPI_VIRTIO)
 		poll_virtio(s, slot, work, budget);
 }
 

@@ -1,0 +1,108 @@
+package probes
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+
+	"github.com/napitune/napitune/probes/counters"
+)
+
+// unnamed is an object in whose bytes names are spoilt: no kernel has the types
+// or fields that were called so.
+func unnamed(object []byte, names ...string) func() (*ebpf.CollectionSpec, error) {
+	for _, name := range names {
+		spoilt := []byte(name)
+		spoilt[len(spoilt)-1] = '0'
+		object = bytes.ReplaceAll(object, []byte(name), spoilt)
+	}
+	return func() (*ebpf.CollectionSpec, error) {
+		return ebpf.LoadCollectionSpecFromReader(bytes.NewReader(object))
+	}
+}
+
+// openUnnamed opens the default probes of an object whose names are spoilt.
+func openUnnamed(t *testing.T, names ...string) *Session {
+	t.Helper()
+	o, err := Options{}.withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Session{options: o, objects: map[string]*object{}, budget: limits{packets: 300, jiffies: 2}}
+	for _, d := range objectTable() {
+		s.objects[d.name] = &object{decl: d}
+	}
+	core := objectTable()[0]
+	core.load = unnamed(_CoreBytes, names...)
+	s.objects["core"] = openObject(core, s.wantedHooks(core), s.tune, btf.NewCache())
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// TestWithoutVirtqueues: Debian's 6.1 has the types of virtqueues in its module
+// virtio_ring only, which hosts without virtio never load. Relocations that
+// could not be made for them took everything known of devices along.
+func TestWithoutVirtqueues(t *testing.T) {
+	needRoot(t)
+	for _, names := range [][]string{
+		{"vring_virtqueue"},
+		{"\x00virtqueue"},
+		{"virtio_device"},
+		{"vring_virtqueue", "\x00virtqueue", "virtio_device", "receive_queue"},
+	} {
+		core := openUnnamed(t, names...).objects["core"]
+		if core.broken != nil {
+			t.Fatalf("without %q: %s", names, core.broken.reason)
+		}
+		if p := core.find("napi_poll"); p == nil || p.rung.program != "btf_napi_poll" {
+			t.Errorf("without %q: napi_poll is served by %+v, refused: %v", names, p, core.refusals["napi_poll"])
+		}
+	}
+}
+
+// TestMissingTypes: a probe that lacks its types says which part of the kernel
+// is missing, and the others go on.
+func TestMissingTypes(t *testing.T) {
+	others, err := loadGro() // names an sk_buff and no virtqueue
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := loadCore()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name   string
+		types  kernelTypes
+		state  counters.State
+		reason string
+	}{
+		{"all", kernelTypes{all.Types}, counters.Attached, ""},
+		{"in a module", kernelTypes{others.Types, all.Types}, counters.Attached, ""},
+		{"no module", kernelTypes{others.Types}, counters.Unsupported, "no virtio_ring in this kernel"},
+		{"none", nil, counters.Unsupported, "no BTF"},
+	} {
+		core := &object{types: tt.types}
+		for _, h := range objectTable()[0].hooks {
+			core.programs = append(core.programs, &program{hook: h.name, rung: h.rungs[0]})
+		}
+		for _, name := range []string{"virtio", "napi"} {
+			p, _ := findProbe(name)
+			var got counters.Status
+			core.judge(p, &got)
+			want := counters.Status{State: counters.Attached}
+			if name == "virtio" {
+				want = counters.Status{State: tt.state, Reason: tt.reason}
+			}
+			if got.State != want.State || got.Reason != want.Reason {
+				t.Errorf("%s: %s is %s (%s), want %s (%s)", tt.name, name, got.State, got.Reason, want.State, want.Reason)
+			}
+		}
+	}
+}
