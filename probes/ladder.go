@@ -41,6 +41,8 @@ type program struct {
 	rung rung
 	prog *ebpf.Program
 	link link.Link
+	// better is the error of the best rung, if this is a lower one.
+	better error
 	// cost is what it cost while statistics of ours were on, before they came
 	// on last, when the kernel had counted costSince. Others may turn them on
 	// too.
@@ -215,7 +217,7 @@ func (c *ladder) load(l loader) {
 			c.refuse(fmt.Errorf("load %s/%s: %w", r.how, r.target, err))
 			continue
 		}
-		c.program = &program{hook: c.hook.name, rung: r, prog: prog}
+		c.program = &program{hook: c.hook.name, rung: r, prog: prog, better: c.refused}
 	}
 }
 
@@ -464,11 +466,19 @@ func (o *object) judge(p probe, st *counters.Status) {
 		prog := o.find(name)
 		hooks = append(hooks, string(prog.rung.how)+"/"+prog.rung.target)
 		if prog.rung.loss != "" {
-			notes = append(notes, prog.rung.loss)
+			notes = append(notes, prog.rung.loss+": "+o.compromise(prog))
 		}
 	}
 	st.Hook = strings.Join(hooks, " ")
 	st.Reason = joinNotes(notes...)
+}
+
+// compromise says why a program is not the best for its hook.
+func (o *object) compromise(p *program) string {
+	if len(o.types) == 0 {
+		return noBTF // then the refusals speak of details of that
+	}
+	return classify(p.better).reason
 }
 
 func (r refusal) fill(st *counters.Status) {

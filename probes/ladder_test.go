@@ -2,6 +2,7 @@ package probes
 
 import (
 	"bytes"
+	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -104,5 +105,29 @@ func TestMissingTypes(t *testing.T) {
 				t.Errorf("%s: %s is %s (%s), want %s (%s)", tt.name, name, got.State, got.Reason, want.State, want.Reason)
 			}
 		}
+	}
+}
+
+// TestLowerRungSaysWhy: what a lower rung loses is laid to the refusal of the
+// better one, and to missing types only where the kernel describes none.
+func TestLowerRungSaysWhy(t *testing.T) {
+	needRoot(t)
+	core := openUnnamed(t, "napi_id").objects["core"]
+	if p := core.find("napi_poll"); p == nil || p.rung.program != "bare_napi_poll" {
+		t.Fatalf("napi_poll is served by %+v, want bare_napi_poll", p)
+	}
+	napi, _ := findProbe("napi")
+	reason := func() string {
+		var st counters.Status
+		core.judge(napi, &st)
+		return st.Reason
+	}
+	want := core.find("napi_poll").rung.loss + ": "
+	if got := reason(); !strings.Contains(got, want) || strings.Contains(got, noBTF) || !strings.Contains(got, "CO-RE") {
+		t.Errorf("reason %q, want %q and the loader's refusal", got, want)
+	}
+	core.types = nil
+	if got := reason(); !strings.Contains(got, want+noBTF) || strings.Contains(got, "CO-RE") {
+		t.Errorf("reason %q, want %q", got, want+noBTF)
 	}
 }

@@ -59,8 +59,8 @@ const noBTF = "no BTF"
 
 // What rungs without types cannot tell.
 const (
-	noTypes   = "no BTF: devices and NAPI ids are unknown"
-	noCounter = "no BTF: squeezes are inferred, not read from the kernel's own counter"
+	noTypes   = "devices and NAPI ids are unknown"
+	noCounter = "squeezes are inferred, not read from the kernel's own counter"
 )
 
 // tracepoint is the usual ladder: typed, then raw.
