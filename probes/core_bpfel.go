@@ -174,6 +174,7 @@ const (
 	coreVarExactPerJiffy     = "exact_per_jiffy"
 	coreVarSampleMask        = "sample_mask"
 	coreVarSoftnetDistance   = "softnet_distance"
+	coreVarTickShift         = "tick_shift"
 	coreVarWithBacklog       = "with_backlog"
 	coreVarWithNapi          = "with_napi"
 	coreVarWithRaise         = "with_raise"
@@ -261,6 +262,7 @@ type coreVariableSpecs struct {
 	ExactPerJiffy   *ebpf.VariableSpec `ebpf:"exact_per_jiffy"`
 	SampleMask      *ebpf.VariableSpec `ebpf:"sample_mask"`
 	SoftnetDistance *ebpf.VariableSpec `ebpf:"softnet_distance"`
+	TickShift       *ebpf.VariableSpec `ebpf:"tick_shift"`
 	WithBacklog     *ebpf.VariableSpec `ebpf:"with_backlog"`
 	WithNapi        *ebpf.VariableSpec `ebpf:"with_napi"`
 	WithRaise       *ebpf.VariableSpec `ebpf:"with_raise"`
@@ -314,6 +316,7 @@ type coreVariables struct {
 	ExactPerJiffy   *ebpf.Variable `ebpf:"exact_per_jiffy"`
 	SampleMask      *ebpf.Variable `ebpf:"sample_mask"`
 	SoftnetDistance *ebpf.Variable `ebpf:"softnet_distance"`
+	TickShift       *ebpf.Variable `ebpf:"tick_shift"`
 	WithBacklog     *ebpf.Variable `ebpf:"with_backlog"`
 	WithNapi        *ebpf.Variable `ebpf:"with_napi"`
 	WithRaise       *ebpf.Variable `ebpf:"with_raise"`

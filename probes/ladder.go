@@ -14,6 +14,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 
 	"github.com/napitune/napitune/probes/counters"
@@ -429,6 +430,9 @@ func (s *Session) notes(probe string) []string {
 		if exit := s.objects["core"].find("softirq_exit"); exit.rung.loss == "" && !s.knowsKernelCounters() {
 			out = append(out, "squeezes are inferred until a packet passes a backlog: the one sent over loopback did not")
 		}
+		if s.ticks.byClock {
+			out = append(out, "this kernel has no bpf_jiffies64 (Linux 5.6): a run counts as squeezed by time only if it took the whole of netdev_budget_usecs, and is missed up to one tick before")
+		}
 	case "drops":
 		if s.objects["drops"].find("csd_function_entry") != nil && s.rpsTrigger == 0 {
 			out = append(out, "RPS interrupts unknown: /proc/kallsyms hides rps_trigger_softirq (CAP_SYSLOG shows it)")
@@ -515,6 +519,11 @@ func verdict(err error, v *ebpf.VerifierError) string {
 // privileges is what this process may do, as far as BPF is concerned.
 type privileges struct {
 	bpf, perfmon, admin bool
+	// adminOnly: this kernel has no capabilities for BPF alone.
+	adminOnly bool
+	// memlock: memory of programs and maps counts against RLIMIT_MEMLOCK
+	// (before 5.11), which cannot be raised.
+	memlock bool
 	// nested is true in a user namespace, where capabilities do not count.
 	nested bool
 }
@@ -545,6 +554,11 @@ func readPrivileges() privileges {
 		p.perfmon = caps>>capPerfmon&1 == 1
 		p.bpf = caps>>capBPF&1 == 1
 	}
+	if last, err := os.ReadFile("/proc/sys/kernel/cap_last_cap"); err == nil {
+		n, err := strconv.Atoi(strings.TrimSpace(string(last)))
+		p.adminOnly = err == nil && n < capBPF
+	}
+	p.memlock = rlimit.RemoveMemlock() != nil
 	uids, err := os.ReadFile("/proc/self/uid_map")
 	p.nested = err == nil && !slices.Equal(strings.Fields(string(uids)), []string{"0", "0", "4294967295"})
 	return p
@@ -553,20 +567,29 @@ func readPrivileges() privileges {
 // denial names the capability that is missing. If none is, the kernel refuses
 // this kind of program to everybody (lockdown, or tracing compiled out).
 func denial(err error, p privileges) refusal {
-	if p.nested {
-		return refusal{state: counters.Denied, reason: err.Error() + " (in a user namespace)",
-			capability: "CAP_BPF and CAP_PERFMON in the initial user namespace"}
+	r := refusal{state: counters.Denied, reason: err.Error()}
+	wanted := map[string]bool{"CAP_BPF": p.admin || p.bpf, "CAP_PERFMON": p.admin || p.perfmon}
+	if p.adminOnly {
+		wanted = map[string]bool{"CAP_SYS_ADMIN": p.admin}
 	}
 	var missing []string
-	if !p.admin && !p.bpf {
-		missing = append(missing, "CAP_BPF")
+	for _, capability := range slices.Sorted(maps.Keys(wanted)) {
+		if p.nested || !wanted[capability] {
+			missing = append(missing, capability)
+		}
 	}
-	if !p.admin && !p.perfmon {
-		missing = append(missing, "CAP_PERFMON")
+	r.capability = strings.Join(missing, " and ")
+	switch {
+	case p.nested:
+		r.reason += " (in a user namespace)"
+		r.capability += " in the initial user namespace"
+	case len(missing) > 0:
+	case p.memlock:
+		r.reason += " (before Linux 5.11 memory of eBPF counts against RLIMIT_MEMLOCK, which cannot be raised)"
+		r.capability = "CAP_SYS_RESOURCE"
+	default:
+		r.state = counters.Unsupported
+		r.reason += " although the capabilities are there: this kernel refuses it to everybody"
 	}
-	if len(missing) == 0 {
-		return refusal{state: counters.Unsupported,
-			reason: err.Error() + " although the capabilities are there: this kernel refuses it to everybody"}
-	}
-	return refusal{state: counters.Denied, reason: err.Error(), capability: strings.Join(missing, " and ")}
+	return r
 }

@@ -85,6 +85,7 @@ type Session struct {
 	statuses []counters.Status
 	irqs     []int // interrupt number of each slot
 	budget   limits
+	ticks    ticks
 	// rpsTrigger is the address of the function by which RPS interrupts other
 	// CPUs, 0 if the kernel does not tell.
 	rpsTrigger uint64
@@ -129,8 +130,9 @@ func Open(o Options) (*Session, error) {
 	}
 	s.budget = s.readLimits()
 	// Before 5.11 maps count against RLIMIT_MEMLOCK. If it cannot be raised,
-	// creating the maps says so better than this would.
+	// what needs more of it says so (denial).
 	_ = rlimit.RemoveMemlock()
+	s.ticks = findTicks(o.HZ)
 	cache := btf.NewCache()
 	// The core object comes first in the table and last here: it runs from now on.
 	for _, d := range slices.Backward(objectTable()) {
@@ -256,7 +258,7 @@ func (s *Session) tune(spec *ebpf.CollectionSpec) error {
 		"with_backlog":    flag(s.wants("backlog")),
 		"with_virtio":     flag(s.wants("virtio")),
 		"budget_packets":  s.budget.packets,
-		"budget_jiffies":  s.budget.jiffies,
+		"budget_jiffies":  s.ticks.limit(s.budget.jiffies),
 		"limit_per_jiffy": uint32(s.options.PacketsPerJiffy),
 		"latency_one_in":  latencyOneIn,
 	}
@@ -274,6 +276,9 @@ func (s *Session) tune(spec *ebpf.CollectionSpec) error {
 		if err := v.Set(value); err != nil {
 			return fmt.Errorf("set %s to %d: %w", name, value, err)
 		}
+	}
+	if err := s.ticks.prepare(spec); err != nil {
+		return err
 	}
 	if m := spec.Maps["irq_filter"]; m != nil {
 		m.MaxEntries = 1

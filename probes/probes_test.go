@@ -67,6 +67,12 @@ func TestClassify(t *testing.T) {
 		"both":           {privileges{bpf: true, perfmon: true}, counters.Unsupported, ""},
 		"admin":          {privileges{admin: true}, counters.Unsupported, ""},
 		"user namespace": {privileges{admin: true, nested: true}, counters.Denied, "CAP_BPF and CAP_PERFMON in the initial user namespace"},
+		// Before 5.8 there is CAP_SYS_ADMIN only.
+		"old and nothing":        {privileges{adminOnly: true}, counters.Denied, "CAP_SYS_ADMIN"},
+		"old and admin":          {privileges{adminOnly: true, admin: true}, counters.Unsupported, ""},
+		"old and user namespace": {privileges{adminOnly: true, admin: true, nested: true}, counters.Denied, "CAP_SYS_ADMIN in the initial user namespace"},
+		"memory":                 {privileges{admin: true, memlock: true}, counters.Denied, "CAP_SYS_RESOURCE"},
+		"nothing, so no memory":  {privileges{memlock: true}, counters.Denied, "CAP_BPF and CAP_PERFMON"},
 	} {
 		if got := denial(refused, tt.p); got.state != tt.state || got.capability != tt.capability {
 			t.Errorf("%s = %+v, want %s %q", name, got, tt.state, tt.capability)

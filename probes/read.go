@@ -53,7 +53,7 @@ func (s *Session) refreshBudget() error {
 	if err := core.setVariable("budget_packets", now.packets); err != nil {
 		return err
 	}
-	return core.setVariable("budget_jiffies", now.jiffies)
+	return core.setVariable("budget_jiffies", s.ticks.limit(now.jiffies))
 }
 
 func (s *Session) readCore(out *counters.Counters) error {

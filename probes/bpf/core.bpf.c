@@ -12,6 +12,7 @@
  * and histograms of weights are unbiased estimates.
  */
 #include "hist.h"
+#include "ticks.h"
 
 char _license[] SEC("license") = "Dual MIT/GPL";
 
@@ -51,7 +52,7 @@ const volatile __u32 with_napi = 1;
 const volatile __u32 with_backlog = 1;
 const volatile __u32 with_virtio = 1;
 
-/* Set by user space at any time: the sysctls in force. */
+/* Set by user space at any time: the sysctls in force; the second in ns where there are no jiffies. */
 volatile __u32 budget_packets = 300;
 volatile __u32 budget_jiffies = 2;
 
@@ -251,6 +252,7 @@ static __always_inline struct cpu_state *this_cpu(void)
 /* Weight of the next timed event, 0 = do not time it. */
 static __always_inline __u32 choose(struct cpu_state *s, __u64 now_jiffies)
 {
+	now_jiffies = to_ticks(now_jiffies);
 	if (s->timed_jiffies != now_jiffies) {
 		s->timed_jiffies = now_jiffies;
 		s->timed = 0;
