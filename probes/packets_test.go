@@ -125,32 +125,120 @@ func netstatTotals(t testing.TB) map[string]uint64 {
 }
 
 // TestGRORatio sends bulk TCP without segmentation offload, so that the
-// receiving veth has something to merge, and compares with the netstat method.
+// receiving veth has something to merge, and UDP, and compares with the netstat
+// method: what GRO merged, and how much of it all was TCP.
 func TestGRORatio(t *testing.T) {
 	needRoot(t)
 	n := makeTwoNamespaces(t)
 	setOffload(t, n.device.out.Attrs().Name, ethtoolSetTSO, 0)
 	var listener net.Listener
-	var before map[string]uint64
+	var udp net.PacketConn
 	n.inside(t, n.there, func() {
-		setOffload(t, n.device.in.Attrs().Name, ethtoolSetGRO, 1)
 		var err error
 		if listener, err = net.Listen("tcp4", "198.18.0.2:9001"); err != nil {
 			t.Fatal(err)
 		}
-		before = netstatTotals(t)
+		if udp, err = net.ListenPacket("udp4", "198.18.0.2:9002"); err != nil {
+			t.Fatal(err)
+		}
 	})
 	defer listener.Close()
+	defer udp.Close()
 	s := openSession(t, Options{Probes: []string{"gro"}, PacketsPerJiffy: 1_000_000, MaxCostPercent: 100})
 	requireAttached(t, s, "gro")
+	for _, tt := range []struct {
+		name  string
+		gro   uint32
+		bytes int64
+	}{
+		{"merging", 1, 64 << 20},
+		{"without GRO", 0, 16 << 20},
+	} {
+		var before, after map[string]uint64
+		n.inside(t, n.there, func() {
+			setOffload(t, n.device.in.Attrs().Name, ethtoolSetGRO, tt.gro)
+			before = netstatTotals(t)
+		})
+		// The window covers both transfers, so both methods see the same packets.
+		d := throughWindow(t, s, func() {
+			transfer(t, listener, tt.bytes)
+			datagrams(t, 4000)
+		})
+		n.inside(t, n.there, func() { after = netstatTotals(t) })
+		for name := range after {
+			after[name] -= before[name]
+		}
+		i := slices.IndexFunc(d.GRO, func(g counters.GRO) bool { return g.Device == n.device.in.Attrs().Name })
+		if i < 0 {
+			t.Fatalf("%s: no GRO row for %s in %+v", tt.name, n.device.in.Attrs().Name, d.GRO)
+		}
+		t.Log(tt.name)
+		compareGRO(t, d.GRO[i], after, tt.gro == 1)
+		if w := d.Windows[0]; w.SwitchedOff != 0 || w.Overflow != 0 || w.AttachedNs == 0 {
+			t.Errorf("window %+v", w)
+		}
+	}
+}
+
+// TestTCPShare receives packets as a driver without GRO makes them: nobody has
+// said yet where their headers are. A veth cannot stand for it, for its packets
+// remember what the sender wrote.
+func TestTCPShare(t *testing.T) {
+	needRoot(t)
+	inNamespace(t, lastCPU())
+	const tcp, udp, liveFrames = 6, 17, 2 // BPF_F_TEST_XDP_LIVE_FRAMES
+	pass := spinningXDP(t, 0)
+	s := openSession(t, Options{Probes: []string{"gro"}, PacketsPerJiffy: 1_000_000, MaxCostPercent: 100})
+	requireAttached(t, s, "gro")
+	for _, tt := range []struct {
+		name     string
+		version  int
+		protocol byte
+		want     uint64
+	}{
+		{"TCP", 4, tcp, 500}, {"UDP", 4, udp, 0}, {"TCP over IPv6", 6, tcp, 500}, {"UDP over IPv6", 6, udp, 0},
+	} {
+		const packets = 500
+		d := throughWindow(t, s, func() {
+			// Received by lo, the device of frames that name none.
+			_, err := pass.Run(&ebpf.RunOptions{Data: frameOf(tt.version, tt.protocol), Repeat: packets, Flags: liveFrames})
+			if err != nil {
+				skipBefore(t, 5, 18, fmt.Sprintf("receiving frames of our own: %v", err))
+			}
+		})
+		here := thisNamespace(t)
+		i := slices.IndexFunc(d.GRO, func(g counters.GRO) bool { return g.Device == "lo" && g.NetNS == here })
+		if i < 0 {
+			t.Fatalf("%s: no row for lo in %+v", tt.name, d.GRO)
+		}
+		if g := d.GRO[i]; g.Delivered != packets || g.TCPSegments != tt.want {
+			t.Errorf("%s: %d packets, %d of them TCP, want %d and %d", tt.name, g.Delivered, g.TCPSegments, packets, tt.want)
+		}
+	}
+}
+
+// frameOf is a small packet of an IP version and protocol, for nobody.
+func frameOf(version int, protocol byte) []byte {
+	frame := udpFrame()
+	if version == 4 {
+		frame[14+9] = protocol
+		return frame
+	}
+	frame = append(frame, make([]byte, 20)...) // of the longer header
+	copy(frame[12:], []byte{0x86, 0xdd, 0x60, 0, 0, 0, 0, 26, protocol, 64})
+	return frame
+}
+
+// throughWindow does something while the window of the GRO probe is open.
+func throughWindow(t testing.TB, s *Session, do func()) *counters.Counters {
+	t.Helper()
 	first, err := s.Read()
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The window covers the whole transfer, so both methods see the same packets.
 	ctx, stop := context.WithCancel(t.Context())
 	window := openWindow(ctx, t, s, "gro")
-	transfer(t, listener, 64<<20)
+	do()
 	stop()
 	if err := <-window; err != nil {
 		t.Fatal(err)
@@ -163,42 +251,53 @@ func TestGRORatio(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var after map[string]uint64
-	n.inside(t, n.there, func() { after = netstatTotals(t) })
-	for name := range after {
-		after[name] -= before[name]
-	}
-	wire, skbs, ok := counters.NetstatGRO(after)
+	return d
+}
+
+// compareGRO holds a device's row against what its namespace counted meanwhile.
+func compareGRO(t *testing.T, g counters.GRO, netstat map[string]uint64, merging bool) {
+	t.Helper()
+	wire, skbs, ok := counters.NetstatGRO(netstat)
 	if !ok {
 		t.Fatal("netstat saw no packet")
 	}
-	i := slices.IndexFunc(d.GRO, func(g counters.GRO) bool { return g.Device == n.device.in.Attrs().Name })
-	if i < 0 {
-		t.Fatalf("no GRO row for %s in %+v", n.device.in.Attrs().Name, d.GRO)
-	}
-	g := d.GRO[i]
-	verdict, _ := g.Ratio()
-	delivered, _ := g.DeliveredRatio()
 	want := float64(wire) / float64(skbs)
-	t.Logf("netstat %d/%d = %.2f; verdicts %d in, %d merged: %.2f; delivered %d/%d = %.2f; TCP %.1f %%",
-		wire, skbs, want, g.In, g.Merged, verdict, g.Segments, g.Delivered, delivered,
-		100*float64(g.TCPSegments)/float64(g.Segments))
-	for name, got := range map[string]float64{"verdicts": verdict, "delivered": delivered} {
+	ratios := map[string]float64{}
+	ratios["delivered"], _ = g.DeliveredRatio()
+	if merging {
+		ratios["verdicts"], _ = g.Ratio()
+	}
+	notTCP := netstat["Udp.InDatagrams"] + netstat["Udp.InErrors"] + netstat["Udp.NoPorts"]
+	t.Logf("netstat %d/%d = %.2f, %d of UDP; verdicts %d in, %d merged; delivered %d/%d, TCP %d; ratios %v",
+		wire, skbs, want, notTCP, g.In, g.Merged, g.Segments, g.Delivered, g.TCPSegments, ratios)
+	for name, got := range ratios {
 		if math.Abs(got-want) > want/100 {
 			t.Errorf("ratio by %s = %.3f, netstat says %.3f", name, got, want)
 		}
 	}
-	if want < 2 {
-		t.Errorf("ratio %.2f: nothing merged, so nothing was tested", want)
+	if merging != (want >= 2) || !merging && g.In > 0 {
+		t.Errorf("ratio %.2f, %d packets into GRO: not what was to be tested", want, g.In)
 	}
-	if float64(g.TCPSegments) < 0.99*float64(g.Segments) {
-		t.Errorf("TCP segments %d of %d, want nearly all", g.TCPSegments, g.Segments)
+	if tcp := float64(wire - notTCP); math.Abs(float64(g.TCPSegments)-tcp) > tcp/100 || notTCP*20 < wire {
+		t.Errorf("%d of %d segments are TCP, want %.0f and at least a twentieth UDP", g.TCPSegments, g.Segments, tcp)
 	}
 	if g.SegmentsPerSKB.Count() != g.Delivered {
 		t.Errorf("histogram holds %d of %d skbs", g.SegmentsPerSKB.Count(), g.Delivered)
 	}
-	if w := d.Windows[0]; w.SwitchedOff != 0 || w.Overflow != 0 || w.AttachedNs == 0 {
-		t.Errorf("window %+v", w)
+}
+
+// datagrams sends small UDP packets from this thread's namespace, read or not.
+func datagrams(t testing.TB, packets int) {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	for range packets {
+		if err := unix.Sendto(fd, make([]byte, 18), 0, &unix.SockaddrInet4{Port: 9002, Addr: [4]byte{198, 18, 0, 2}}); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

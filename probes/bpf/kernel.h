@@ -163,7 +163,6 @@ struct sk_buff {
 	unsigned char *head;
 	unsigned char *data;
 	__u16 protocol;
-	__u16 network_header;
 };
 
 struct skb_shared_info {
