@@ -177,6 +177,15 @@ func (k kernelTypes) has(name string) bool {
 	})
 }
 
+// hasValue tells whether an enumeration has a value of that name.
+func (k kernelTypes) hasValue(enum, name string) bool {
+	return slices.ContainsFunc(k, func(types *btf.Spec) bool {
+		var found *btf.Enum
+		return types.TypeByName(enum, &found) == nil &&
+			slices.ContainsFunc(found.Values, func(v btf.EnumValue) bool { return v.Name == name })
+	})
+}
+
 // missing says what a probe lacks that needs certain types, "" if nothing.
 func (k kernelTypes) missing(p probe) string {
 	switch {
@@ -434,6 +443,9 @@ func (s *Session) notes(probe string) []string {
 			out = append(out, "this kernel has no bpf_jiffies64 (Linux 5.6): a run counts as squeezed by time only if it took the whole of netdev_budget_usecs, and is missed up to one tick before")
 		}
 	case "drops":
+		if !s.objects["drops"].tellsBacklog() {
+			out = append(out, "backlog drops are not told from others: this kernel has no SKB_DROP_REASON_CPU_BACKLOG (Linux 5.18)")
+		}
 		if s.objects["drops"].find("csd_function_entry") != nil && s.rpsTrigger == 0 {
 			out = append(out, "RPS interrupts unknown: /proc/kallsyms hides rps_trigger_softirq (CAP_SYSLOG shows it)")
 		}

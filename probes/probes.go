@@ -335,7 +335,6 @@ func (s *Session) Window(ctx context.Context, name string, length time.Duration)
 	if obj == nil || !obj.loaded() {
 		return nil
 	}
-	began := monotonicNs()
 	before, err := packets(obj)
 	if err == nil {
 		// What an earlier window switched off counts again.
@@ -347,16 +346,16 @@ func (s *Session) Window(ctx context.Context, name string, length time.Duration)
 	if err != nil {
 		return fmt.Errorf("open window of probe %q: %w", name, err)
 	}
+	attached := monotonicNs()
 	var cost float64
 	waitUnless(ctx, length, func() bool {
 		now, err := packets(obj)
 		cost = float64(busiest(before, now)) * packetCostNs
 		return err != nil || cost > s.account.share*float64(creditLength) || obj.switchedOff()
 	})
+	s.windowNs[name] += monotonicNs() - attached
 	err = obj.detachAll()
-	now := monotonicNs()
-	s.account.charge(now, cost+obj.attachNs+obj.detachNs)
-	s.windowNs[name] += now - began
+	s.account.charge(monotonicNs(), cost+obj.attachNs+obj.detachNs)
 	if err != nil {
 		return fmt.Errorf("close window of probe %q: %w", name, err)
 	}
@@ -464,13 +463,12 @@ func readSysctl(name string, fallback int) (value int, known bool) {
 }
 
 // usecsToJiffies rounds up, as the kernel does (__usecs_to_jiffies in
-// kernel/time/time.c, for HZ up to 1000).
+// kernel/time/time.c); a tick need not be a whole number of microseconds.
 func usecsToJiffies(usecs, hz int) uint32 {
 	if usecs <= 0 {
 		return 0
 	}
-	tick := 1_000_000 / hz
-	return uint32((usecs + tick - 1) / tick)
+	return uint32((int64(usecs)*int64(hz) + 999_999) / 1_000_000)
 }
 
 // kernelHZ: the coarse clock advances once per tick, and says so.

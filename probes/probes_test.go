@@ -3,6 +3,7 @@ package probes
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -39,6 +40,8 @@ func TestUsecsToJiffies(t *testing.T) {
 	}{
 		{2000, 1000, 2}, {8000, 250, 2}, {20000, 100, 2}, {8001, 250, 3},
 		{2000, 250, 1}, {1, 1000, 1}, {0, 250, 0}, {-5, 250, 0},
+		{20000, 250, 5}, {20000, 300, 6}, {20001, 300, 7}, {6666, 300, 2}, {20000, 1000, 20},
+		{math.MaxInt32, 1000, 2_147_484}, {9999, 100, 1}, {10001, 100, 2},
 	} {
 		if got := usecsToJiffies(tt.usecs, tt.hz); got != tt.want {
 			t.Errorf("%d µs at HZ=%d = %d jiffies, want %d", tt.usecs, tt.hz, got, tt.want)

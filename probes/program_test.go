@@ -257,6 +257,25 @@ func TestKernelCounterProgram(t *testing.T) {
 	}
 }
 
+// TestKernelCounterGone: where the kernel's own counter cannot be read any more
+// nothing was squeezed, least of all as often as it had counted before.
+func TestKernelCounterGone(t *testing.T) {
+	r := newRig(t, Options{}, counterInScratch)
+	little := []poll{{work: 1, budget: 64}}
+	r.squeeze(t, 7)
+	r.replay(t, little, 0, 0)
+	for range undisturbed {
+		r.event(t, "raw_softirq_entry", vectorRx)
+		r.event(t, "bare_napi_poll", 0xffff888000002000, 1, 64)
+		r.change(t, func(s *coreCpuState) { s.Softnet = 4096 }) // no kernel keeps anything there
+		r.event(t, "raw_softirq_exit", vectorRx)
+	}
+	got := r.budget(t)
+	if got.Squeezes() != 0 || got.Runs != undisturbed+1 || got.InferredRuns == 0 {
+		t.Errorf("%+v, want %d runs, no squeeze, and runs that are inferred", got, undisturbed+1)
+	}
+}
+
 // counterInScratch lets the programs find softnet_data.time_squeeze in a spare
 // field of their own state.
 func counterInScratch(spec *ebpf.CollectionSpec) error {

@@ -424,8 +424,11 @@ static __always_inline __u32 squeezes(struct cpu_state *s)
 {
 	__u32 before = s->squeezed;
 
-	if (!read_squeezed(s, &s->squeezed))
-		s->squeezed_known = 0; /* the memory is gone: never seen */
+	if (!read_squeezed(s, &s->squeezed)) {
+		/* The memory is gone: never seen. What was to be read is 0 now. */
+		s->squeezed_known = 0;
+		return 0;
+	}
 	return s->squeezed - before;
 }
 

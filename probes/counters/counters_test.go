@@ -40,7 +40,7 @@ func reading(session, taken, scale uint64) *Counters {
 		Virtio:  []Virtio{{IfIndex: 2, CPU: 3, IRQ: 38, RingSize: 256, ArmedPolls: 6 * scale, UnarmedPolls: scale, RingReads: 7 * scale, PendingEighths: []uint64{7 * scale}, MaxPending: 4}},
 		GRO:     []GRO{{IfIndex: 2, Device: "eth0", In: 40 * scale, Merged: 30 * scale, Held: 10 * scale, Delivered: 10 * scale, Segments: 40 * scale, TCPSegments: 40 * scale, SegmentsPerSKB: hist(0, 0, 0, 10)}},
 		Windows: []Window{{Probe: "gro", AttachedNs: 5 * scale, Events: 50 * scale, LimitPerJiffy: 2000}},
-		Drops:   []Drop{{CPU: 3, Backlog: scale, Other: scale, RPSInterrupts: &scale}},
+		Drops:   []Drop{{CPU: 3, Backlog: &scale, Other: scale, RPSInterrupts: &scale}},
 		Latency: []Latency{{CPU: 3, PollToSocketNs: hist(1), SocketToReadNs: hist(2)}},
 		Control: []Control{{CPU: 3, CommandNs: hist(3)}}, ControlReads: []ControlRead{{Device: "eth0", Reads: 5, MedianNs: 12_000, MostNs: 20_000}},
 		Cost: []ProgCost{{Program: "btf_napi_poll", Hook: "tp_btf/napi_poll", Runs: 20 * scale, TimeNs: 800 * scale}}, CostWindowNs: 9 * scale,

@@ -79,8 +79,10 @@ type Window struct {
 type Drop struct {
 	CPU int `json:"cpu"`
 	// Backlog is packets this CPU could not put into some CPU's backlog. The
-	// kernel's own counter charges the target; this charges the sender.
-	Backlog uint64 `json:"backlog,omitzero"`
+	// kernel's own counter charges the target; this charges the sender. Nil if
+	// this kernel does not tell them from other drops (before 5.18): not known,
+	// and part of Other.
+	Backlog *uint64 `json:"backlog,omitempty"`
 	// Other is all other drops seen by skb:kfree_skb on this CPU.
 	Other uint64 `json:"other"`
 	// RPSInterrupts is inter-processor interrupts of RPS handled by this CPU:
