@@ -442,6 +442,10 @@ func (s *Session) notes(probe string) []string {
 		if s.ticks.byClock {
 			out = append(out, "this kernel has no bpf_jiffies64 (Linux 5.6): a run counts as squeezed by time only if it took the whole of netdev_budget_usecs, and is missed up to one tick before")
 		}
+	case "irq":
+		if n := s.uncounted; n > 0 {
+			out = append(out, fmt.Sprintf("%d interrupt lines are not counted: only %d are, up to number %d", n, maxIRQs, maxIRQNumber))
+		}
 	case "drops":
 		if !s.objects["drops"].tellsBacklog() {
 			out = append(out, "backlog drops are not told from others: this kernel has no SKB_DROP_REASON_CPU_BACKLOG (Linux 5.18)")

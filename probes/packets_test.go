@@ -345,15 +345,7 @@ func transfer(t testing.TB, listener net.Listener, bytes int64) {
 		n, _ := io.Copy(io.Discard, c)
 		received <- n
 	}()
-	// The dialer opens its socket on this locked thread.
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := os.NewFile(uintptr(fd), "transfer")
-	if err := unix.Connect(fd, &unix.SockaddrInet4{Port: 9001, Addr: [4]byte{198, 18, 0, 2}}); err != nil {
-		t.Fatal(err)
-	}
+	file := os.NewFile(uintptr(connect(t)), "transfer")
 	block := make([]byte, 1<<18)
 	for left := bytes; left > 0; {
 		w, err := file.Write(block[:min(left, int64(len(block)))])
@@ -397,6 +389,20 @@ func TestBrake(t *testing.T) {
 		t.Errorf("window = %+v, want it switched off after 50 events in a jiffy", w)
 	}
 	t.Logf("%d events counted, %d skipped", w.Events, w.Skipped)
+}
+
+// connect opens a connection from this thread's namespace to a listener of the
+// other one. The net package might use another thread.
+func connect(t testing.TB) int {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Connect(fd, &unix.SockaddrInet4{Port: 9001, Addr: [4]byte{198, 18, 0, 2}}); err != nil {
+		t.Fatal(err)
+	}
+	return fd
 }
 
 // TestLatency: both halves of the path are seen for sockets that are read.
@@ -444,6 +450,45 @@ func TestLatency(t *testing.T) {
 		poll.Count(), pollP50, read.Count(), readP50)
 	if mean, _ := poll.Mean(); mean > 1e7 {
 		t.Errorf("poll to socket takes %.0f ns on average", mean)
+	}
+	const pause = 50 * time.Millisecond
+	first = last
+	readLate(t, listener, 4*latencyOneIn, pause)
+	if last, err = s.Read(); err != nil {
+		t.Fatal(err)
+	}
+	if d, err = last.Sub(first); err != nil {
+		t.Fatal(err)
+	}
+	var late counters.Hist
+	for _, l := range d.Latency {
+		late = late.Merge(l.SocketToReadNs)
+	}
+	bucket := counters.Bucket(uint64(pause))
+	if bucket >= len(late.Buckets) || late.Buckets[bucket] == 0 {
+		t.Errorf("nobody waited for a reader that sleeps %v: %v, want some in bucket %d", pause, late.Buckets, bucket)
+	}
+}
+
+// readLate sends single bytes over a connection, each read after a pause.
+func readLate(t testing.TB, listener net.Listener, bytes int, pause time.Duration) {
+	t.Helper()
+	fd := connect(t)
+	defer unix.Close(fd)
+	c, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	one := make([]byte, 1)
+	for range bytes {
+		if _, err := unix.Write(fd, one); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(pause)
+		if _, err := c.Read(one); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -714,6 +759,76 @@ func TestVirtio(t *testing.T) {
 	named := slices.ContainsFunc(d.NAPIs, func(n counters.NAPI) bool { return n.Kind == "virtio-rx" && n.Queue >= 0 })
 	if !named {
 		t.Error("no NAPI was recognised as a virtio receive queue")
+	}
+}
+
+// TestVirtioOverflow: queues that find no slot are counted, and are receive
+// queues all the same.
+func TestVirtioOverflow(t *testing.T) {
+	needRoot(t)
+	spec, err := loadCore()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Each receive queue comes with a transmit queue, and both have a NAPI.
+	if queues, napis := spec.Maps["virtio_slots"].MaxEntries, spec.Maps["napi_slots"].MaxEntries; 2*queues < napis {
+		t.Errorf("%d slots for receive queues, although %d NAPIs have one", queues, napis)
+	}
+	if len(virtioDevices(t)) == 0 {
+		t.Skip("skipped: no network device of this machine has the driver virtio_net")
+	}
+	s := openSession(t, Options{})
+	requireAttached(t, s, "virtio")
+	if err := s.pause(); err != nil {
+		t.Fatal(err)
+	}
+	var states []coreCpuState
+	maps := s.objects["core"].maps
+	if err := maps["cpu_states"].Lookup(uint32(0), &states); err != nil {
+		t.Fatal(err)
+	}
+	for cpu := range states {
+		states[cpu].VirtioUsed = maps["virtio_slots"].MaxEntries()
+	}
+	if err := maps["cpu_states"].Put(uint32(0), states); err != nil {
+		t.Fatal(err)
+	}
+	// Slots of NAPIs that were seen already are given anew.
+	var none []coreNapiSlot
+	if err := maps["napi_slots"].Lookup(uint32(0), &none); err != nil {
+		t.Fatal(err)
+	}
+	clear(none)
+	for slot := range maps["napi_slots"].MaxEntries() {
+		if err := maps["napi_slots"].Put(slot, none); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.resume(); err != nil {
+		t.Fatal(err)
+	}
+	received := virtioReceived(t)
+	for range 40 {
+		provokeAnswers()
+		time.Sleep(50 * time.Millisecond)
+		c, err := s.Read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var overflow uint64
+		for _, row := range c.CPUs {
+			overflow += row.VirtioOverflow
+		}
+		named := slices.ContainsFunc(c.NAPIs, func(n counters.NAPI) bool { return n.Kind == "virtio-rx" && n.Queue == -1 })
+		if overflow > 0 && named {
+			return
+		}
+		if overflow > 0 {
+			t.Fatalf("%d queues without a slot, and none among %+v", overflow, c.NAPIs)
+		}
+	}
+	if n := virtioReceived(t) - received; n > 0 {
+		t.Errorf("virtio-net received %d packets, and no queue wanted a slot", n)
 	}
 }
 

@@ -43,7 +43,8 @@ type Options struct {
 	// non-nil list attaches none, and Status then explains what exists.
 	Probes []string
 	// IRQs are the interrupt lines to count: those of network queues. Others
-	// cost one array lookup and are not counted. At most 512 are counted.
+	// cost one array lookup and are not counted. At most 512 are counted; the
+	// Status of the probe says if some are not.
 	IRQs []int
 	// VirtioFeatures are the negotiated feature bits of every virtio-net device
 	// of this network namespace by its name, as
@@ -84,8 +85,10 @@ type Session struct {
 	objects  map[string]*object
 	statuses []counters.Status
 	irqs     []int // interrupt number of each slot
-	budget   limits
-	ticks    ticks
+	// uncounted is how many lines that were asked for have none.
+	uncounted int
+	budget    limits
+	ticks     ticks
 	// rpsTrigger is the address of the function by which RPS interrupts other
 	// CPUs, 0 if the kernel does not tell.
 	rpsTrigger uint64
@@ -123,11 +126,11 @@ func Open(o Options) (*Session, error) {
 		started:  monotonicNs(),
 		options:  o,
 		objects:  make(map[string]*object),
-		irqs:     chosenIRQs(o.IRQs),
 		windowNs: make(map[string]uint64),
 		eventNs:  eventCostNs,
 		account:  account{share: o.MaxCostPercent / 100, atNs: monotonicNs()},
 	}
+	s.irqs, s.uncounted = chosenIRQs(o.IRQs)
 	s.budget = s.readLimits()
 	// Before 5.11 maps count against RLIMIT_MEMLOCK. If it cannot be raised,
 	// what needs more of it says so (denial).
@@ -214,12 +217,12 @@ func (o Options) withDefaults() (Options, error) {
 	return o, nil
 }
 
-// chosenIRQs are at most maxIRQs distinct numbers in order.
-func chosenIRQs(irqs []int) []int {
-	out := slices.DeleteFunc(slices.Clone(irqs), func(n int) bool { return n < 0 || n > maxIRQNumber })
-	slices.Sort(out)
-	out = slices.Compact(out)
-	return out[:min(len(out), maxIRQs)]
+// chosenIRQs are at most maxIRQs distinct numbers in order, and how many are left out.
+func chosenIRQs(irqs []int) (chosen []int, left int) {
+	all := slices.Compact(slices.Sorted(slices.Values(irqs)))
+	chosen = slices.DeleteFunc(slices.Clone(all), func(n int) bool { return n < 0 || n > maxIRQNumber })
+	chosen = chosen[:min(len(chosen), maxIRQs)]
+	return chosen, len(all) - len(chosen)
 }
 
 const (

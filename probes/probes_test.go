@@ -146,11 +146,24 @@ func TestChosenIRQs(t *testing.T) {
 	for i := range many {
 		many[i] = i
 	}
-	if got := chosenIRQs([]int{9, -1, 4, 9, 1 << 20}); !slices.Equal(got, []int{4, 9}) {
-		t.Errorf("chosen = %v", got)
+	for _, tt := range []struct {
+		asked        []int
+		chosen, left int
+	}{{[]int{9, -1, 4, 9, 1 << 20}, 2, 2}, {many, maxIRQs, 600 - maxIRQs}, {nil, 0, 0}} {
+		chosen, left := chosenIRQs(tt.asked)
+		if len(chosen) != tt.chosen || left != tt.left || !slices.IsSorted(chosen) {
+			t.Errorf("of %v chosen are %v, left out %d, want %d and %d", tt.asked, chosen, left, tt.chosen, tt.left)
+		}
 	}
-	if got := len(chosenIRQs(many)); got != maxIRQs {
-		t.Errorf("%d lines chosen, want %d", got, maxIRQs)
+}
+
+// TestUncountedIRQs: lines that are left out are no silent ones.
+func TestUncountedIRQs(t *testing.T) {
+	for uncounted, want := range map[int]string{0: "", 88: "88 interrupt lines are not counted"} {
+		s := &Session{uncounted: uncounted}
+		if got := joinNotes(s.notes("irq")...); !strings.HasPrefix(got, want) || want == "" && got != "" {
+			t.Errorf("%d lines left out: note %q, want %q", uncounted, got, want)
+		}
 	}
 }
 

@@ -70,15 +70,17 @@ func newRig(t *testing.T, o Options, change ...func(*ebpf.CollectionSpec) error)
 		}
 		r.programs[name] = p
 	}
-	t.Cleanup(func() {
-		for _, p := range r.programs {
-			_ = p.Close()
-		}
-		for _, m := range r.maps {
-			_ = m.Close()
-		}
-	})
+	t.Cleanup(r.free)
 	return r
+}
+
+func (r *rig) free() {
+	for _, p := range r.programs {
+		_ = p.Close()
+	}
+	for _, m := range r.maps {
+		_ = m.Close()
+	}
 }
 
 func (r *rig) event(t *testing.T, program string, arguments ...uint64) {
@@ -502,4 +504,75 @@ func TestNAPITableOverflow(t *testing.T) {
 	if kept+row.NAPIOverflow != napis || kept < 100 || row.Budget.Work != napis {
 		t.Errorf("%d polls kept, %d overflowed, work %d of %d", kept, row.NAPIOverflow, row.Budget.Work, napis)
 	}
+}
+
+// TestWaitingProgram: a wait begins when a socket is first told, and ends when
+// it is read; what is left of a socket that was never read is not the wait of
+// the next one at its address.
+func TestWaitingProgram(t *testing.T) {
+	needRoot(t)
+	spec, err := loadLatency()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := spec.Variables["latency_one_in"].Set(uint32(1)); err != nil {
+		t.Fatal(err)
+	}
+	created, err := createMaps(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{object: &object{maps: created, spec: spec}, programs: map[string]*ebpf.Program{}}
+	t.Cleanup(r.free)
+	l := loader{spec: spec, maps: created, cache: btf.NewCache()}
+	for _, name := range []string{"raw_sk_data_ready", "raw_sock_recv"} {
+		if r.programs[name], err = l.load(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const socket, pause = 0xffff888000005000, 3 * time.Millisecond
+	tests := []struct {
+		name    string
+		left    time.Duration // how long ago another socket was told there
+		told    int
+		samples uint64
+	}{
+		{name: "told and read", told: 1, samples: 1},
+		{name: "told twice", told: 2, samples: 1},
+		{name: "read and never told"},
+		{name: "another socket was told", left: 2 * time.Second},
+		{name: "another socket was told, then this one", left: 2 * time.Second, told: 1, samples: 1},
+	}
+	for _, tt := range tests {
+		before := r.waits(t)
+		if tt.left > 0 {
+			if err := created["waiting"].Put(uint64(socket), monotonicNs()-uint64(tt.left)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range tt.told {
+			r.event(t, "raw_sk_data_ready", socket)
+			time.Sleep(pause)
+		}
+		r.event(t, "raw_sock_recv", socket, 1)
+		after := r.waits(t)
+		low, high := uint64(tt.told)*uint64(pause), uint64(time.Second)
+		if n, ns := after.Count()-before.Count(), after.Sum-before.Sum; n != tt.samples || n > 0 && (ns < low || ns > high) {
+			t.Errorf("%s: %d waits of %d ns in all, want %d of %d ns or more", tt.name, n, ns, tt.samples, low)
+		}
+	}
+}
+
+// waits are those of all CPUs: the test's thread may move.
+func (r *rig) waits(t *testing.T) counters.Hist {
+	t.Helper()
+	var states []latencyLatencyState
+	if err := r.maps["latency_states"].Lookup(uint32(0), &states); err != nil {
+		t.Fatal(err)
+	}
+	var out counters.Hist
+	for _, st := range states {
+		out = out.Merge(counters.NewHist(st.SocketToRead.Bucket[:], st.SocketToRead.SumNs))
+	}
+	return out
 }

@@ -21,7 +21,7 @@ char _license[] SEC("license") = "Dual MIT/GPL";
 #define NET_RX_SOFTIRQ 3
 #define NAPI_SLOTS 128
 #define NAPI_PROBES 8
-#define VIRTIO_SLOTS 16
+#define VIRTIO_SLOTS 64 /* each has a transmit queue that takes a NAPI slot too */
 #define IRQ_SLOTS 512
 #define WORK_BUCKETS 10	 /* 0, 1, 2-3 … 128-255, more */
 #define POLL_BUCKETS 16	 /* exact numbers 0 … 14, more */
@@ -619,6 +619,7 @@ static __always_inline void adopt_virtio(struct cpu_state *s, struct napi_slot *
 	core_read(&index, &vq->index);
 	if (index & 1)
 		return; /* a transmit queue: virtio-net numbers receive queues evenly */
+	slot->kind = NAPI_VIRTIO;
 	slot_nr = s->virtio_used;
 	v = bpf_map_lookup_elem(&virtio_slots, &slot_nr);
 	if (!v) {
@@ -631,7 +632,6 @@ static __always_inline void adopt_virtio(struct cpu_state *s, struct napi_slot *
 	v->netns = slot->netns;
 	v->queue = index / 2;
 	ring_form(v, (void *)vq - core_field_offset(struct vring_virtqueue, vq));
-	slot->kind = NAPI_VIRTIO;
 	slot->virtio_slot = 1 + slot_nr;
 }
 
@@ -759,7 +759,7 @@ static __always_inline void poll_virtio(struct cpu_state *s, struct napi_slot *s
 
 	v = bpf_map_lookup_elem(&virtio_slots, &at);
 	if (!v)
-		return; /* cannot happen: the slot was given by adopt_virtio */
+		return; /* adopt_virtio found no free one, and counted that */
 	if (work < budget)
 		interrupted(s, v);
 	ring_state(v);

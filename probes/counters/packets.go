@@ -97,7 +97,8 @@ type Latency struct {
 	// PollToSocketNs is from the start of the poll (or of the softirq run) to
 	// the socket being told, on the CPU that does protocol work.
 	PollToSocketNs Hist `json:"poll_to_socket_ns,omitzero"`
-	// SocketToReadNs is from the socket being told to a reader having data.
+	// SocketToReadNs is from the socket being told to a reader having data. Waits
+	// of a second and more are left out: by then it may be another socket.
 	SocketToReadNs Hist `json:"socket_to_read_ns,omitzero"`
 }
 
