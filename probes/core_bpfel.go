@@ -121,6 +121,8 @@ type coreNapiSlot struct {
 	Empty       uint64
 	TimeNs      uint64
 	TimedWeight uint64
+	LongNs      uint64
+	LongWeight  uint64
 	Outside     uint64
 	WorkPerPoll [10]uint64
 }

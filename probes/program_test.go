@@ -115,17 +115,8 @@ func TestBuckets(t *testing.T) {
 		r.event(t, "raw_softirq_exit", vectorRx)
 		want[min(counters.Bucket(work), len(want)-1)]++
 	}
-	var got []uint64
-	m := r.maps["napi_slots"]
-	for slot := range m.MaxEntries() {
-		var rows []coreNapiSlot
-		if err := m.Lookup(slot, &rows); err != nil {
-			t.Fatal(err)
-		}
-		if rows[r.cpu].Napi != 0 {
-			got = rows[r.cpu].WorkPerPoll[:]
-		}
-	}
+	counted := r.napi(t)
+	got := counted.WorkPerPoll[:]
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("buckets (-Go +program):\n%s", diff)
 	}
@@ -313,6 +304,20 @@ func (r *rig) change(t *testing.T, do func(*coreCpuState)) {
 func (r *rig) reset(t *testing.T) {
 	t.Helper()
 	r.change(t, func(s *coreCpuState) { *s = coreCpuState{} })
+	m := r.maps["napi_slots"]
+	for slot := range m.MaxEntries() {
+		var rows []coreNapiSlot
+		if err := m.Lookup(slot, &rows); err != nil {
+			t.Fatal(err)
+		}
+		if rows[r.cpu].Napi == 0 {
+			continue
+		}
+		clear(rows)
+		if err := m.Put(slot, rows); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 func (r *rig) squeeze(t *testing.T, n uint32) {
@@ -419,6 +424,50 @@ func TestPauseOrder(t *testing.T) {
 	if counting, _ := core.variable("counting"); counting != 1 {
 		t.Error("nothing is counted after the pause")
 	}
+}
+
+// TestLongPollProgram: a poll that lost its CPU is counted apart, and adds
+// nothing to the time that the others took.
+func TestLongPollProgram(t *testing.T) {
+	r := newRig(t, Options{SampleOneIn: 1})
+	const short = 5
+	for attempt := 0; ; attempt++ {
+		r.reset(t)
+		for range short {
+			r.replay(t, []poll{{work: 1, budget: 64}}, 0, 0)
+		}
+		r.replay(t, []poll{{work: 1, budget: 64, sleep: longSleep}}, 0, 0)
+		n := r.napi(t)
+		if n.Polls != short+1 || n.TimedWeight+n.LongWeight != short+1 {
+			t.Fatalf("%d polls, %d timed and %d long, want %d", n.Polls, n.TimedWeight, n.LongWeight, short+1)
+		}
+		if n.LongWeight == 1 {
+			if n.LongNs < uint64(longSleep) || n.TimeNs == 0 || n.TimeNs > short*uint64(10*time.Millisecond) {
+				t.Errorf("%d ns of a poll of %v, %d ns of %d short ones", n.LongNs, longSleep, n.TimeNs, short)
+			}
+			return
+		}
+		if attempt == undisturbed {
+			t.Fatalf("%d of %d polls were long in each of %d attempts, want 1", n.LongWeight, n.Polls, undisturbed)
+		}
+	}
+}
+
+// napi is the one NAPI that was polled.
+func (r *rig) napi(t *testing.T) coreNapiSlot {
+	t.Helper()
+	m := r.maps["napi_slots"]
+	for slot := range m.MaxEntries() {
+		var rows []coreNapiSlot
+		if err := m.Lookup(slot, &rows); err != nil {
+			t.Fatal(err)
+		}
+		if rows[r.cpu].Napi != 0 {
+			return rows[r.cpu]
+		}
+	}
+	t.Fatal("no NAPI was seen")
+	return coreNapiSlot{}
 }
 
 // TestSampling: sampled sums stand for all events.

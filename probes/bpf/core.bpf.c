@@ -28,6 +28,16 @@ char _license[] SEC("license") = "Dual MIT/GPL";
 #define QUEUE_BUCKETS 16 /* 0, 1, 2-3 … 8192-16383, more */
 #define RING_BUCKETS 9	 /* eighths of the ring; the ninth is "all of it" */
 
+/*
+ * What lasts longer is no cost of packets but a CPU that the hypervisor took
+ * away, and one of these outweighs thousands of polls. A poll handles at most 64
+ * packets (NAPI_POLL_WEIGHT in include/linux/netdevice.h), so these would take
+ * 156 us each, where the dearest path seen takes some 10; and a whole run of
+ * net_rx_action ends by default after two ticks, 8 ms at HZ=250 (netdev_budget_usecs).
+ * QEMU emulating CPUs in turn takes one away for 100 ms (TCG_KICK_PERIOD).
+ */
+#define LONG_POLL_NS 10000000ull
+
 /* Who runs: told by the name of the current task. */
 #define TASK_OTHER 0
 #define TASK_KSOFTIRQD 1
@@ -179,6 +189,8 @@ struct napi_slot {
 	__u64 empty;
 	__u64 time_ns;
 	__u64 timed_weight;
+	__u64 long_ns; /* polls longer than LONG_POLL_NS, apart from the others */
+	__u64 long_weight;
 	__u64 outside; /* polls not in a NET_RX softirq */
 	__u64 work_per_poll[WORK_BUCKETS];
 };
@@ -808,12 +820,15 @@ static __always_inline void poll_slot(struct cpu_state *s, struct napi_slot *slo
 		slot->empty++;
 	if (!s->in_rx)
 		slot->outside++;
-	if (spent) {
+	if (spent > LONG_POLL_NS) {
+		slot->long_ns += spent * s->weight;
+		slot->long_weight += s->weight;
+	} else if (spent) {
 		slot->time_ns += spent * s->weight;
 		slot->timed_weight += s->weight;
-		if (mode != READ_NONE && with_backlog && slot->kind == NAPI_BACKLOG)
-			backlog_length(s, napi, work);
 	}
+	if (spent && mode != READ_NONE && with_backlog && slot->kind == NAPI_BACKLOG)
+		backlog_length(s, napi, work);
 	if (mode != READ_NONE && reads_virtio() && slot->kind == NAPI_VIRTIO)
 		poll_virtio(s, slot, work, budget);
 }
