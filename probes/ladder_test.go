@@ -2,10 +2,13 @@ package probes
 
 import (
 	"bytes"
+	"errors"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
 
 	"github.com/napitune/napitune/probes/counters"
@@ -130,4 +133,94 @@ func TestLowerRungSaysWhy(t *testing.T) {
 	if got := reason(); !strings.Contains(got, want+noBTF) || strings.Contains(got, "CO-RE") {
 		t.Errorf("reason %q, want %q", got, want+noBTF)
 	}
+}
+
+// TestEveryRung loads and attaches every program, also those that a better one
+// makes needless here. What is left out the kernel provably lacks.
+func TestEveryRung(t *testing.T) {
+	needRoot(t)
+	o, err := Options{}.withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Session{options: o, budget: limits{packets: 300, jiffies: 2}}
+	cache := btf.NewCache()
+	for _, d := range objectTable() {
+		spec, err := d.load()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.tune(spec); err != nil {
+			t.Fatal(err)
+		}
+		created, err := createMaps(spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := loader{spec: spec, maps: created, cache: cache, modules: moduleTypes(d.modules, cache)}
+		for _, h := range d.hooks {
+			for _, r := range h.rungs {
+				tryRung(t, l, r)
+			}
+		}
+		if err := (&object{maps: created}).close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func tryRung(t *testing.T, l loader, r rung) {
+	t.Helper()
+	if why := lacks(t, r); why != "" {
+		t.Logf("left out %s: %s", r.program, why)
+		return
+	}
+	prog, err := l.load(r.program)
+	if err != nil {
+		t.Errorf("load %s: %v", r.program, err)
+		return
+	}
+	p := &program{rung: r, prog: prog}
+	if err := p.attach(); err != nil {
+		t.Error(err)
+	}
+	if err := errors.Join(p.detach(), prog.Close()); err != nil {
+		t.Error(err)
+	}
+}
+
+// lacks says what this kernel is without that a rung needs, "" if nothing.
+func lacks(t *testing.T, r rung) string {
+	t.Helper()
+	if r.how == btfTracepoint || r.how == rawTracepoint {
+		if hasTracepoint(t, r.target) {
+			return ""
+		}
+		return "no tracepoint " + r.target
+	}
+	cache := btf.NewCache()
+	kernel, err := cache.Kernel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	types := append(moduleTypes([]string{"virtio_net"}, cache), kernel)
+	known := func(types *btf.Spec) bool {
+		var found *btf.Func
+		return types.TypeByName(r.target, &found) == nil
+	}
+	if !slices.ContainsFunc(types, known) {
+		return "no function " + r.target
+	}
+	// A program that does nothing, on a function that every kernel has.
+	nothing, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.Tracing, AttachType: ebpf.AttachTraceFEntry, AttachTo: "vfs_read", License: "GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
+	})
+	if err != nil {
+		return "no function may be traced: " + err.Error()
+	}
+	if err := nothing.Close(); err != nil {
+		t.Error(err)
+	}
+	return ""
 }

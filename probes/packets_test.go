@@ -2,6 +2,8 @@ package probes
 
 import (
 	"context"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -633,19 +635,7 @@ func TestThreadedNAPI(t *testing.T) {
 	p := makePair(t, 0)
 	setOffload(t, p.in.Attrs().Name, ethtoolSetGRO, 1)
 	attachXDP(t, p.in, 0)
-	// sysfs shows the devices of the namespace that mounted it: mount our own.
-	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		t.Fatalf("make a mount namespace to see the device's sysfs in: %v", err)
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		t.Fatalf("keep mounts to ourselves: %v", err)
-	}
-	dir := t.TempDir()
-	if err := unix.Mount("sysfs", dir, "sysfs", 0, ""); err != nil {
-		t.Fatalf("mount sysfs: %v", err)
-	}
-	defer unix.Unmount(dir, unix.MNT_DETACH)
-	if err := os.WriteFile(dir+"/class/net/"+p.in.Attrs().Name+"/threaded", []byte("1"), 0); err != nil {
+	if err := os.WriteFile(ownSysfs(t)+"/class/net/"+p.in.Attrs().Name+"/threaded", []byte("1"), 0); err != nil {
 		skipBefore(t, 5, 12, fmt.Sprintf("threaded NAPI: %v", err))
 	}
 	b := newBurster(t, 100, []pair{p})
@@ -677,6 +667,162 @@ func TestThreadedNAPI(t *testing.T) {
 	if threaded < bursts*100 || budget != bursts*100 {
 		t.Errorf("threaded work = %d, want at least what was sent; work of the NAPI = %d, want %d", threaded, budget, bursts*100)
 	}
+}
+
+// ownSysfs mounts sysfs, which shows the devices of the namespace that mounted it.
+func ownSysfs(t testing.TB) string {
+	t.Helper()
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		t.Fatalf("make a mount namespace to see the device's sysfs in: %v", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		t.Fatalf("keep mounts to ourselves: %v", err)
+	}
+	dir := t.TempDir()
+	if err := unix.Mount("sysfs", dir, "sysfs", 0, ""); err != nil {
+		t.Fatalf("mount sysfs: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	return dir
+}
+
+// TestRPSInterrupts steers packets to another CPU: each interrupt by which RPS
+// wakes it is seen where the kernel counts it.
+func TestRPSInterrupts(t *testing.T) {
+	needRoot(t)
+	if !hasTracepoint(t, "csd_function_entry") {
+		skipBefore(t, 6, 4, "this kernel has no csd:csd_function_entry")
+	}
+	if runtime.NumCPU() < 2 {
+		t.Skip("skipped: this machine has one CPU, so RPS has nobody to interrupt")
+	}
+	inNamespace(t, lastCPU())
+	p := makePair(t, 0) // no XDP: netif_rx asks RPS
+	steering := ownSysfs(t) + "/class/net/" + p.in.Attrs().Name + "/queues/rx-0/rps_cpus"
+	if err := os.WriteFile(steering, []byte("1"), 0); err != nil {
+		t.Fatal(err)
+	}
+	b := newBurster(t, 1, []pair{p})
+	s := openSession(t, Options{Probes: []string{"drops"}, PacketsPerJiffy: 1_000_000, MaxCostPercent: 100})
+	requireAttached(t, s, "drops")
+	ctx, stop := context.WithCancel(t.Context())
+	window := openWindow(ctx, t, s, "drops")
+	kernelBefore, before := rpsInterrupts(t, s)
+	for range 200 {
+		b.send(t)
+	}
+	kernelAfter, after := rpsInterrupts(t, s)
+	stop()
+	if err := <-window; err != nil {
+		t.Fatal(err)
+	}
+	want := delta(kernelAfter, kernelBefore)
+	if diff := cmp.Diff(want, delta(after, before)); diff != "" || want[0] < 100 {
+		t.Errorf("interrupts of RPS per CPU, want most of 200 on CPU 0 (-softnet_stat +probes):\n%s%v", diff, want)
+	}
+}
+
+// rpsInterrupts are those that the kernel and the probe counted so far, at a
+// moment when the kernel's stood still.
+func rpsInterrupts(t testing.TB, s *Session) (kernel, probe map[int]uint32) {
+	t.Helper()
+	for range 500 {
+		kernel = softnetColumn(t, softnetReceivedRPS)
+		time.Sleep(time.Millisecond) // the event comes before the count
+		c, err := s.Read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		probe = map[int]uint32{}
+		for _, row := range c.Drops {
+			if row.RPSInterrupts == nil {
+				t.Fatalf("CPU %d: interrupts of RPS are unknown, although the kernel shows them", row.CPU)
+			}
+			probe[row.CPU] = uint32(*row.RPSInterrupts)
+		}
+		if cmp.Equal(kernel, softnetColumn(t, softnetReceivedRPS)) {
+			return kernel, probe
+		}
+	}
+	t.Fatal("no quiet moment in 500 attempts")
+	return nil, nil
+}
+
+// TestSegmentsBySize receives what hardware has merged: the packet says how
+// large its segments were and not how many (include/linux/virtio_net.h).
+func TestSegmentsBySize(t *testing.T) {
+	needRoot(t)
+	inNamespace(t, lastCPU())
+	tap, name := openTap(t)
+	s := openSession(t, Options{Probes: []string{"gro"}, PacketsPerJiffy: 1_000_000, MaxCostPercent: 100})
+	requireAttached(t, s, "gro")
+	for _, tt := range []struct {
+		name             string
+		options, payload int
+		want             uint64
+	}{
+		{"five whole ones", 12, 5000, 5},
+		{"a short last one", 12, 4001, 5},
+		{"no options", 0, 5000, 5},
+	} {
+		const packets = 10
+		d := throughWindow(t, s, func() {
+			for range packets {
+				if _, err := unix.Write(tap, mergedFrame(tt.options, tt.payload)); err != nil {
+					t.Fatalf("receive a merged packet: %v", err)
+				}
+			}
+			time.Sleep(20 * time.Millisecond)
+		})
+		i := slices.IndexFunc(d.GRO, func(g counters.GRO) bool { return g.Device == name })
+		if i < 0 {
+			t.Fatalf("%s: no row for %s in %+v", tt.name, name, d.GRO)
+		}
+		g := d.GRO[i]
+		if g.Delivered != packets || g.Segments != packets*tt.want || g.TCPSegments != g.Segments {
+			t.Errorf("%s: %d segments (%d TCP) in %d packets, want %d in %d",
+				tt.name, g.Segments, g.TCPSegments, g.Delivered, packets*tt.want, packets)
+		}
+	}
+}
+
+// openTap makes a device that receives what is written, with a virtio header.
+func openTap(t testing.TB) (fd int, name string) {
+	t.Helper()
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatalf("make a tap: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	name = "ntap"
+	request, err := unix.NewIfreq(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, request); err != nil {
+		t.Fatalf("make a tap: %v", err)
+	}
+	bringUp(t, name)
+	return fd, name
+}
+
+// mergedFrame is TCP in segments of 1000 bytes, behind struct virtio_net_hdr.
+func mergedFrame(options, payload int) []byte {
+	const virtioHeader, ethernet, ip, tcp = 10, 14, 20, 20
+	frame := udpFrame()[:ethernet+ip]
+	headers := ip + tcp + options
+	out := append(make([]byte, virtioHeader), frame...)
+	out = append(out, make([]byte, tcp+options+payload)...)
+	out[0], out[1] = 1, 1 // VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_TCPV4
+	for i, field := range []int{ethernet + headers, 1000, ethernet + ip, 16} {
+		binary.LittleEndian.PutUint16(out[2+2*i:], uint16(field))
+	}
+	packet := out[virtioHeader+ethernet:]
+	packet[9] = unix.IPPROTO_TCP
+	binary.BigEndian.PutUint16(packet[2:], uint16(headers+payload))
+	packet[ip+12] = byte((tcp + options) / 4 << 4)
+	return out
 }
 
 // TestVirtio reads the host's own NIC, if it is virtio-net, while it does
@@ -949,7 +1095,8 @@ func alive(programs []ebpf.ProgramID, maps []ebpf.MapID) []string {
 	return out
 }
 
-// TestNoLeaks attaches and detaches 200 times under traffic.
+// TestNoLeaks attaches and detaches 200 times, and opens windows, while a thread
+// sends without regard to that.
 func TestNoLeaks(t *testing.T) {
 	needRoot(t)
 	inNamespace(t, lastCPU())
@@ -964,15 +1111,10 @@ func TestNoLeaks(t *testing.T) {
 	fdsBefore := openFDs(t)
 	var programs []ebpf.ProgramID
 	var maps []ebpf.MapID
-	receivedBefore := readProcessedBy(t, p)
+	traffic := sendThroughout(t, b, p)
 	// Loading is slow, so every session attaches and detaches several times;
 	// opening and closing count as one.
 	const sessions, cycles = 20, 9
-	bursts := uint64(0)
-	burst := func() {
-		b.send(t)
-		bursts++
-	}
 	for range sessions {
 		s, err := Open(Options{Probes: all})
 		if err != nil {
@@ -980,16 +1122,15 @@ func TestNoLeaks(t *testing.T) {
 		}
 		p, m := loadedIDs(t, s)
 		programs, maps = append(programs, p...), append(maps, m...)
-		burst()
 		for range cycles {
-			if err := s.pause(); err != nil {
+			if err := errors.Join(s.pause(), s.resume()); err != nil {
 				t.Fatal(err)
 			}
-			burst()
-			if err := s.resume(); err != nil {
+		}
+		for _, name := range []string{"gro", "drops"} {
+			if err := s.Window(t.Context(), name, time.Millisecond); err != nil {
 				t.Fatal(err)
 			}
-			burst()
 		}
 		if _, err := s.Read(); err != nil {
 			t.Fatal(err)
@@ -998,9 +1139,11 @@ func TestNoLeaks(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got := readProcessedBy(t, p) - receivedBefore; got != bursts*20 {
-		t.Errorf("%d packets received of %d", got, bursts*20)
+	sent, received := traffic.stop(t)
+	if sent != received || sent < uint64(sessions*cycles*b.packets) {
+		t.Errorf("%d packets received of %d, want all, and at least a burst for each time", received, sent)
 	}
+	t.Logf("%d packets sent and %d received meanwhile", sent, received)
 	if diff := cmp.Diff(fdsBefore, openFDs(t)); diff != "" {
 		t.Errorf("file descriptors:\n%s", diff)
 	}
@@ -1014,6 +1157,63 @@ func TestNoLeaks(t *testing.T) {
 		time.Sleep(20 * time.Millisecond)
 	}
 	t.Errorf("left behind: %q", leaked)
+}
+
+// traffic is a thread that sends bursts to one pair.
+type traffic struct {
+	end    chan struct{}
+	done   chan error
+	sent   uint64
+	before uint64
+	pair   pair
+}
+
+// sendThroughout sends until stop, never more than the ring of a veth holds (256
+// packets, VETH_RING_SIZE in drivers/net/veth.c) before they are received.
+func sendThroughout(t testing.TB, b burster, p pair) *traffic {
+	t.Helper()
+	here, err := netns.Get()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := &traffic{end: make(chan struct{}), done: make(chan error, 1), before: readProcessedBy(t, p), pair: p}
+	go func() {
+		defer here.Close()
+		runtime.LockOSThread() // and never unlocked: the thread is of the namespace now
+		err := netns.Set(here)
+		for err == nil {
+			select {
+			case <-out.end:
+				out.done <- nil
+				return
+			default:
+			}
+			var l netlink.Link
+			if l, err = netlink.LinkByIndex(p.in.Attrs().Index); err != nil {
+				break
+			}
+			if out.sent-(l.Attrs().Statistics.RxPackets-out.before) > 100 {
+				runtime.Gosched()
+				continue
+			}
+			if err = b.sendOnce(); err == nil {
+				out.sent += uint64(b.packets)
+			}
+		}
+		out.done <- err
+	}()
+	return out
+}
+
+// stop ends the traffic and says what was sent and what came.
+func (r *traffic) stop(t testing.TB) (sent, received uint64) {
+	t.Helper()
+	close(r.end)
+	if err := <-r.done; err != nil {
+		t.Fatalf("send: %v", err)
+	}
+	waitReceived(t, r.pair, r.before+r.sent)
+	return r.sent, readProcessedBy(t, r.pair) - r.before
 }
 
 // waitReceived waits for packets of our own, which other packets cannot stand

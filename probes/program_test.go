@@ -529,6 +529,17 @@ func TestIRQProgram(t *testing.T) {
 	if got.Count != 2 || got.Unhandled != 2 || got.TimedWeight != 2 {
 		t.Errorf("line 7: %d runs, %d refused, %d timed, want 2 of each", got.Count, got.Unhandled, got.TimedWeight)
 	}
+	const handled = 3 * time.Millisecond
+	before := got.TimeNs
+	r.event(t, "bare_irq_entry", 7, 0)
+	time.Sleep(handled)
+	r.event(t, "raw_irq_exit", 7, 0, 1)
+	if err := r.maps["irq_slots"].Lookup(uint32(0), &rows); err != nil {
+		t.Fatal(err)
+	}
+	if took := rows[r.cpu].TimeNs - before; took < uint64(handled) || took > 100*uint64(handled) {
+		t.Errorf("a handler of %v took %d ns", handled, took)
+	}
 }
 
 // TestNAPITableOverflow: what does not fit is counted, not lost.
