@@ -67,6 +67,12 @@ func TestWithoutVirtqueues(t *testing.T) {
 		if p := core.find("napi_poll"); p == nil || p.rung.program != "btf_napi_poll" {
 			t.Errorf("without %q: napi_poll is served by %+v, refused: %v", names, p, core.refusals["napi_poll"])
 		}
+		raw, err := loader{spec: core.spec, maps: core.maps, cache: btf.NewCache()}.load("raw_napi_poll")
+		if err != nil {
+			t.Errorf("without %q: %v", names, err)
+			continue
+		}
+		_ = raw.Close()
 	}
 }
 

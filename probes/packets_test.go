@@ -1193,7 +1193,7 @@ func sendThroughout(t testing.TB, b burster, p pair) *traffic {
 				break
 			}
 			if out.sent-(l.Attrs().Statistics.RxPackets-out.before) > 100 {
-				runtime.Gosched()
+				time.Sleep(100 * time.Microsecond)
 				continue
 			}
 			if err = b.sendOnce(); err == nil {
