@@ -1434,6 +1434,8 @@ func TestVirtioLoad(t *testing.T) {
 		if n.Kind == "virtio-rx" {
 			polled += n.Work
 			queues[n.Queue] += n.Work
+			t.Logf("queue %d on CPU %d: %d polls, %.0f ms, and %d longer than 10 ms of %d ms in all",
+				n.Queue, n.CPU, n.Polls, n.SoftirqNs()/1e6, n.LongPolls, n.LongNs/1e6)
 		}
 	}
 	if got := virtioReceived(t) - received; polled != got || got < packets {
