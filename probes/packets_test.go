@@ -974,8 +974,9 @@ func TestVirtioOverflow(t *testing.T) {
 		}
 	}
 	if n := virtioReceived(t) - received; n > 0 {
-		t.Errorf("virtio-net received %d packets, and no queue wanted a slot", n)
+		t.Fatalf("virtio-net received %d packets, and no queue wanted a slot", n)
 	}
+	t.Skip("skipped: the driver itself counted no packet received by virtio-net in two seconds")
 }
 
 // virtioDevices are the network devices of the driver virtio_net.

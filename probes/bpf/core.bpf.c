@@ -21,7 +21,7 @@ char _license[] SEC("license") = "Dual MIT/GPL";
 #define NET_RX_SOFTIRQ 3
 #define NAPI_SLOTS 128
 #define NAPI_PROBES 8
-#define VIRTIO_SLOTS 64 /* each has a transmit queue that takes a NAPI slot too */
+#define VIRTIO_SLOTS 64 /* half of NAPI_SLOTS: each comes with a transmit queue, which has a NAPI too */
 #define IRQ_SLOTS 512
 #define WORK_BUCKETS 10	 /* 0, 1, 2-3 … 128-255, more */
 #define POLL_BUCKETS 16	 /* exact numbers 0 … 14, more */

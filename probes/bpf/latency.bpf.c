@@ -15,7 +15,8 @@ const volatile __u32 latency_one_in = 16;
 /*
  * Nobody says when a socket goes, and its memory is soon that of another one;
  * what is told and never read (listeners, closed sockets) would lend it its
- * age. So no wait is believed that is longer than this.
+ * age. So no wait is believed that is longer than a second, which is far beyond
+ * what the histogram tells apart (67 ms, TIME_BUCKETS).
  */
 #define LONGEST_WAIT_NS 1000000000ull
 
