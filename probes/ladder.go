@@ -139,10 +139,22 @@ func (o *object) climb(l loader, hooks []hook) error {
 	return o.detachAll()
 }
 
+// createMaps stores variables in the contents of their maps. Asked to do so, the
+// library would also map those into memory, and the kernel would keep closed ones
+// until the garbage collector comes by.
 func createMaps(spec *ebpf.CollectionSpec) (map[string]*ebpf.Map, error) {
-	only := &ebpf.CollectionSpec{
-		Maps: spec.Maps, Variables: spec.Variables, Types: spec.Types, ByteOrder: spec.ByteOrder,
+	for _, v := range spec.Variables {
+		m := spec.Maps[v.SectionName]
+		if len(m.Contents) == 0 {
+			m.Contents = []ebpf.MapKV{{Key: uint32(0), Value: make([]byte, m.ValueSize)}}
+		}
+		data, ok := m.Contents[0].Value.([]byte)
+		if !ok || int(v.Offset)+len(v.Value) > len(data) {
+			return nil, fmt.Errorf("set %s: its map %s has no room for it", v.Name, v.SectionName)
+		}
+		copy(data[v.Offset:], v.Value)
 	}
+	only := &ebpf.CollectionSpec{Maps: spec.Maps, Types: spec.Types, ByteOrder: spec.ByteOrder}
 	coll, err := ebpf.NewCollection(only)
 	if err != nil {
 		return nil, fmt.Errorf("create maps: %w", err)
