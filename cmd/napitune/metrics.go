@@ -95,7 +95,10 @@ func profileMetrics(m *machine, out *report.Metrics) error {
 	}
 	todo, problems, err := profilePlan(m, p, boot.Scope{})
 	out.Profile, out.ProfileUnreadable = p.Name, len(mistakes) > 0
-	out.Standing, out.Differing, out.Impossible = len(todo.Kept), len(todo.Changes)+len(todo.Deferred), len(problems)
+	out.Standing, out.Differing, out.Impossible = len(todo.Kept), len(todo.Changes)+len(todo.Deferred), 0
+	for _, problem := range problems {
+		out.Impossible += max(1, len(problem.Refs))
+	}
 	return err
 }
 

@@ -43,6 +43,10 @@ type Problem struct {
 	// Subject is a setting, a run of settings, or a match.
 	Subject string
 	Reason  string
+	// Refs are the settings that it is about, and Want what the profile gives them;
+	// none for a match or a file.
+	Refs []knob.Ref
+	Want string
 }
 
 // String is one line, without the name of the profile.
@@ -256,6 +260,7 @@ func (r *reckoning) takeBack(p *plan.Plan) {
 func (r *reckoning) refuse(b plan.Blocked) {
 	out := problem{ref: b.Ref, Problem: Problem{
 		Line: r.wants[b.Ref].line, Subject: b.Ref.String(), Reason: "cannot be " + shown(b.Want) + ": " + b.Reason,
+		Refs: []knob.Ref{b.Ref}, Want: b.Want,
 	}}
 	d := r.s.Device(b.Ref.Dev)
 	_, there := r.s.Knobs[b.Ref]
@@ -305,6 +310,8 @@ func (r *reckoning) told() []Problem {
 		if _, known := at[g]; !known {
 			at[g] = len(out)
 			out = append(out, p.Problem)
+		} else {
+			out[at[g]].Refs = append(out[at[g]].Refs, p.ref)
 		}
 		queues[g] = append(queues[g], p.ref.Queue)
 	}
