@@ -94,9 +94,11 @@ type Options struct {
 	// Owners says by name what to do about those who write the same settings;
 	// "" is for all who are not named.
 	Owners map[string]Choice
-	// ConfirmWithin, if positive, leaves the transaction unconfirmed with a
-	// deadline: it must be confirmed until then or be rolled back by
-	// Applier.ConfirmWithin or by a timer that calls RollbackUnconfirmed.
+	// ConfirmWithin, if positive, gives the transaction a deadline, counted from
+	// its first record. An apply that is not done by then, with Verify and Replan,
+	// is rolled back with ErrUnconfirmed; one that is done is left unconfirmed, and
+	// must be confirmed until then or be rolled back by Applier.ConfirmWithin or by
+	// a timer that calls RollbackUnconfirmed.
 	ConfirmWithin time.Duration
 	// Arm is called with the transaction's ID before the first write, so that a
 	// timer outside this process is running should the process or the
@@ -194,6 +196,13 @@ func (a *Applier) apply(ctx context.Context, dir string, origin plan.Origin, all
 		return Result{}, fmt.Errorf("apply: %w", err)
 	}
 	r.result.Skipped, r.result.Warnings = checked.skipped, checked.warnings
+	if o.ConfirmWithin > 0 {
+		// Whoever waits for an answer under the lock keeps everybody else from
+		// rolling back.
+		var stop context.CancelFunc
+		ctx, stop = context.WithTimeoutCause(ctx, r.t.deadline.Sub(a.clock()()), ErrUnconfirmed)
+		defer stop()
+	}
 	cause := r.carryOut(ctx, p, checked)
 	if cause == nil {
 		return r.finish()
