@@ -107,7 +107,7 @@ type Options struct {
 	// Verify is called after the last write, for measuring; an error rolls back.
 	Verify func(ctx context.Context) error
 	// Replan makes a new plan of what had to wait for earlier changes, while
-	// a plan is not complete; at most maxRounds plans are carried out. nil
+	// a plan is not complete; at most MaxRounds plans are carried out. nil
 	// leaves the rest undone.
 	Replan func(ctx context.Context) (plan.Plan, error)
 	// LeaveOut, if set, is told of every change that the host does not take, and
@@ -120,10 +120,10 @@ type Options struct {
 	restores bool // see Applier.Restore
 }
 
-// maxRounds bounds how often the rest of a plan is planned again. Queues first,
+// MaxRounds bounds how often the rest of a plan is planned again. Queues first,
 // then what hangs on them, makes two; the third is for drivers that change more
 // than was asked.
-const maxRounds = 3
+const MaxRounds = 3
 
 func (a *Applier) clock() func() time.Time {
 	if a.Now == nil {
@@ -271,7 +271,7 @@ func (r *run) carryOut(ctx context.Context, p plan.Plan, c checked) error {
 				return err
 			}
 		}
-		if p.Complete || r.o.Replan == nil || round == maxRounds {
+		if p.Complete || r.o.Replan == nil || round == MaxRounds {
 			break
 		}
 		var err error

@@ -495,7 +495,7 @@ func TestRounds(t *testing.T) {
 	p := r.plan("net.core.netdev_budget", "600")
 	p.Complete = false
 	result, err := r.process(nil).Apply(background, p, o)
-	if err != nil || rounds != maxRounds-1 || result.Complete || r.read("net.core.netdev_budget") != "1002" {
+	if err != nil || rounds != MaxRounds-1 || result.Complete || r.read("net.core.netdev_budget") != "1002" {
 		t.Errorf("%v after %d rounds, complete %v, budget %s", err, rounds, result.Complete, r.read("net.core.netdev_budget"))
 	}
 	if _, err := r.process(nil).Rollback(background, ""); err != nil || r.m.Dump() != before {

@@ -65,7 +65,7 @@ func applyPlan(c *cli.Context, e env) error {
 		return err
 	}
 	if c.Bool("dry-run") {
-		return rehearse(c, e, o, limits)
+		return rehearse(c, e, o, limits, window)
 	}
 	interactive := e.StdinTTY && e.StderrTTY
 	switch {
@@ -84,6 +84,9 @@ func applyPlan(c *cli.Context, e env) error {
 	}
 	if p.advice != nil && len(p.plan.Changes) == 0 {
 		return p.print(e, o)
+	}
+	if err := inTime(limits, window, p, o); err != nil {
+		return err
 	}
 	if _, err := a.Preflight(p.plan, limits); err != nil {
 		return refusal(err)
@@ -201,7 +204,7 @@ func agreed(next, first plan.Plan) plan.Plan {
 
 // rehearse shows what would be done. A captured host can be shown and not
 // checked: its present settings are not this machine's.
-func rehearse(c *cli.Context, e env, o options, limits apply.Options) error {
+func rehearse(c *cli.Context, e env, o options, limits apply.Options, window time.Duration) error {
 	if o.host != "" && c.NArg() == 1 {
 		return fmt.Errorf("--host %s: a plan file is checked against this machine only", o.host)
 	}
@@ -222,6 +225,9 @@ func rehearse(c *cli.Context, e env, o options, limits apply.Options) error {
 		return nil
 	case p.advice != nil && len(p.plan.Changes) == 0:
 		return nil
+	}
+	if err := inTime(limits, window, p, o); err != nil {
+		return err
 	}
 	a, err := applier(e, m, o)
 	if err != nil {

@@ -86,6 +86,23 @@ func tooShort(confirm, window time.Duration) bool {
 	return confirm > 0 && confirm < window+settleLimit+answerTime
 }
 
+// inTime refuses a deadline that would pass while the rounds of this very plan
+// measure: each later one has a window of its own.
+func inTime(limits apply.Options, window time.Duration, p proposal, o options) error {
+	if limits.ConfirmWithin == 0 || p.again == nil || p.plan.Complete || o.window == 0 {
+		return nil
+	}
+	least := (apply.MaxRounds-1)*o.window + answerTime
+	if window > 0 {
+		least += window + settleLimit
+	}
+	if limits.ConfirmWithin >= least {
+		return nil
+	}
+	return fmt.Errorf("--confirm-within %s leaves no time to answer: this plan waits for its own first changes and measures again, for %s in each later round: it is at least %s, or less with a shorter --for",
+		limits.ConfirmWithin, o.window, least)
+}
+
 // trial measures before and after the changes of one apply.
 type trial struct {
 	e      env
