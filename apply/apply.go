@@ -97,8 +97,8 @@ type Options struct {
 	// ConfirmWithin, if positive, gives the transaction a deadline, counted from
 	// its first record. An apply that is not done by then, with Verify and Replan,
 	// is rolled back with ErrUnconfirmed; one that is done is left unconfirmed, and
-	// must be confirmed until then or be rolled back by Applier.ConfirmWithin or by
-	// a timer that calls RollbackUnconfirmed.
+	// must be confirmed until then or be rolled back by Applier.ConfirmBy or by a
+	// timer that calls RollbackUnconfirmed.
 	ConfirmWithin time.Duration
 	// Arm is called with the transaction's ID before the first write, so that a
 	// timer outside this process is running should the process or the

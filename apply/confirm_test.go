@@ -3,6 +3,7 @@ package apply
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -71,4 +72,87 @@ func TestDeadlineBoundsTheApply(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Another process rolls back while this one waits: its end is waited for, and
+// whichever comes first, the host is as it was and the reason is told.
+func TestRolledBackElsewhere(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		begins time.Duration // the other's rollback, after the first record
+		spoil  bool          // by then somebody else has changed a setting
+		state  State
+		late   bool
+		text   string
+	}{
+		"long before the deadline":  {begins: 30 * time.Second, state: RolledBack, text: "rolled back by another process"},
+		"across the deadline":       {begins: time.Minute - time.Second, state: RolledBack, late: true},
+		"at the deadline":           {begins: time.Minute, state: RolledBack, late: true},
+		"cannot restore everything": {begins: 30 * time.Second, spoil: true, state: Dirty, text: "could not restore everything"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, small)
+				before := r.m.Dump()
+				process := func() *Applier {
+					a := r.process(nil)
+					a.Now = time.Now
+					return a
+				}
+				o := anything
+				o.ConfirmWithin = time.Minute
+				applied, err := process().Apply(background, smallPlan(r), o)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if test.spoil {
+					r.write("net.core.netdev_budget", "777")
+				}
+				r.gate = func(_ string, do func() error) error { time.Sleep(300 * time.Millisecond); return do() }
+				other := make(chan error, 1)
+				time.AfterFunc(test.begins, func() {
+					_, err := process().Rollback(background, applied.ID)
+					if errors.Is(err, ErrLocked) {
+						err = nil // this process came first
+					}
+					other <- err
+				})
+				got, err := process().ConfirmBy(background, applied.ID, applied.Deadline)
+				if got.State != test.state || err == nil || errors.Is(err, ErrUnconfirmed) != test.late || !strings.Contains(err.Error(), test.text) {
+					t.Errorf("%s, %v; want %s, late: %v, %q", got.State, err, test.state, test.late, test.text)
+				}
+				if err := <-other; err != nil {
+					t.Error(err)
+				}
+				if !test.spoil && r.m.Dump() != before {
+					t.Error("the host is not as it was")
+				}
+			})
+		})
+	}
+}
+
+// What is told as the deadline is the deadline, however long the apply took.
+func TestDeadlineIsOfTheFirstRecord(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, small)
+		a := r.process(nil)
+		a.Now = time.Now
+		o := anything
+		o.ConfirmWithin = time.Minute
+		o.Verify = func(context.Context) error { time.Sleep(20 * time.Second); return nil }
+		start := time.Now()
+		applied, err := a.Apply(background, smallPlan(r), o)
+		if err != nil || !applied.Deadline.Equal(start.Add(time.Minute)) {
+			t.Fatalf("%v, deadline %s after the start", err, applied.Deadline.Sub(start))
+		}
+		if result, err := a.ConfirmBy(background, applied.ID, applied.Deadline); !errors.Is(err, ErrUnconfirmed) || result.State != RolledBack {
+			t.Errorf("%s, %v", result.State, err)
+		}
+		if took := time.Since(start); took != time.Minute {
+			t.Errorf("rolled back %s after the start, and told was a minute", took)
+		}
+	})
 }

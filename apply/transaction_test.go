@@ -713,6 +713,7 @@ func TestConfirm(t *testing.T) {
 		before := r.m.Dump()
 		o := anything
 		o.ConfirmWithin = time.Minute
+		minute := r.process(nil).Now().Add(time.Minute)
 		armed := ""
 		o.Arm = func(id string, _ time.Duration) error { armed = id; return nil }
 		apply := func() string {
@@ -724,7 +725,7 @@ func TestConfirm(t *testing.T) {
 		}
 		// Nobody confirms.
 		id := apply()
-		result, err := r.process(nil).ConfirmWithin(background, id, time.Minute)
+		result, err := r.process(nil).ConfirmBy(background, id, minute)
 		if !errors.Is(err, ErrUnconfirmed) || result.State != RolledBack || r.m.Dump() != before {
 			t.Errorf("nobody: %s, %v", result.State, err)
 		}
@@ -737,7 +738,7 @@ func TestConfirm(t *testing.T) {
 			}
 		}()
 		start := time.Now()
-		result, err = r.process(nil).ConfirmWithin(background, id, time.Minute)
+		result, err = r.process(nil).ConfirmBy(background, id, minute)
 		if err != nil || result.State != Confirmed || time.Since(start) > 31*time.Second {
 			t.Errorf("in time: %s, %v after %v", result.State, err, time.Since(start))
 		}
@@ -757,7 +758,7 @@ func TestConfirm(t *testing.T) {
 		id = apply()
 		ctx, cancel := context.WithTimeout(background, time.Second)
 		defer cancel()
-		result, err = r.process(nil).ConfirmWithin(ctx, id, time.Minute)
+		result, err = r.process(nil).ConfirmBy(ctx, id, minute)
 		if !errors.Is(err, ErrUnconfirmed) || result.State != RolledBack || r.m.Dump() != before {
 			t.Errorf("signal: %s, %v", result.State, err)
 		}

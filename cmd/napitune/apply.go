@@ -279,7 +279,7 @@ func carryOut(ctx context.Context, e env, a *apply.Applier, p plan.Plan, limits 
 		return refusal(err)
 	}
 	if err == nil && result.State == apply.Unconfirmed {
-		result, err = await(ctx, e, a, result, limits.ConfirmWithin, people, g)
+		result, err = await(ctx, e, a, result, people, g)
 	}
 	if limits.ConfirmWithin > 0 {
 		g.settle(o, result)
@@ -310,7 +310,7 @@ func ending(code int, err error) error {
 
 // await waits for the confirmation, from here or from another process. An
 // answer of no, or a signal, does not wait for the deadline.
-func await(ctx context.Context, e env, a *apply.Applier, applied apply.Result, within time.Duration, people *audience, g *guard) (apply.Result, error) {
+func await(ctx context.Context, e env, a *apply.Applier, applied apply.Result, people *audience, g *guard) (apply.Result, error) {
 	_, _ = fmt.Fprintf(e.Stderr, "applied; this is rolled back at %s unless it is confirmed (napitune confirm %s),\n%s\n",
 		applied.Deadline.Local().Format(time.TimeOnly), applied.ID, g.promise())
 	waiting, stop := context.WithCancelCause(ctx)
@@ -328,7 +328,7 @@ func await(ctx context.Context, e env, a *apply.Applier, applied apply.Result, w
 			}
 		}()
 	}
-	result, err := a.ConfirmWithin(waiting, applied.ID, within)
+	result, err := a.ConfirmBy(waiting, applied.ID, applied.Deadline)
 	if waiting.Err() != nil && err != nil && result.State == apply.RolledBack {
 		err = fmt.Errorf("rolled back: %w", context.Cause(waiting)) // and not for the deadline
 	}
