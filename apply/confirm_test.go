@@ -156,3 +156,38 @@ func TestDeadlineIsOfTheFirstRecord(t *testing.T) {
 		}
 	})
 }
+
+// Without an ID the last transaction is meant, and not one before it that stands.
+func TestConfirmMeansTheLast(t *testing.T) {
+	t.Parallel()
+	unconfirmed := anything
+	unconfirmed.ConfirmWithin = time.Minute
+	for what, away := range map[string]func(*Applier, string) (Result, error){
+		"rolled back": func(a *Applier, id string) (Result, error) { return a.RollbackUnconfirmed(background, id) },
+		"forgotten":   (*Applier).Forget,
+	} {
+		r := newRig(t, small)
+		a := r.process(nil)
+		if _, err := a.Confirm(""); !errors.Is(err, ErrNoTransaction) {
+			t.Errorf("%s: nothing was applied: %v", what, err)
+		}
+		first, err := a.Apply(background, r.plan("net.core.netdev_budget", "600"), anything)
+		if err != nil {
+			t.Fatal(err)
+		}
+		second, err := a.Apply(background, r.plan("net.core.dev_weight", "32"), unconfirmed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := away(a, second.ID); err != nil {
+			t.Fatal(err)
+		}
+		got, err := a.Confirm("")
+		if err == nil || err.Error() != "confirm: "+second.ID+" was "+what+"; nothing to confirm" {
+			t.Errorf("%s: confirmed %s: %v", what, got.ID, err)
+		}
+		if got, err := a.Confirm(first.ID); err != nil || got.State != Confirmed {
+			t.Errorf("%s: the one before, by name: %s, %v", what, got.State, err)
+		}
+	}
+}

@@ -184,14 +184,14 @@ func (t *transaction) drift(w witness, later []*transaction) []Drift {
 }
 
 // Confirm lets an unconfirmed transaction stay: the one with this ID, or with ""
-// the last. Confirming twice is no error.
+// the last, which must not have been rolled back. Confirming twice is no error.
 func (a *Applier) Confirm(id string) (Result, error) {
 	origin, dir, release, err := a.open()
 	if err != nil {
 		return Result{}, fmt.Errorf("confirm: %w", err)
 	}
 	defer func() { _ = release() }()
-	t, err := a.pick(origin, dir, id)
+	t, err := a.confirmable(origin, dir, id)
 	if err != nil {
 		return Result{}, fmt.Errorf("confirm: %w", err)
 	}
@@ -211,6 +211,31 @@ func (a *Applier) Confirm(id string) (Result, error) {
 		result.Warnings = append(result.Warnings, err.Error())
 	}
 	return result, nil
+}
+
+// confirmable finds a transaction by ID, or the last one of this network
+// namespace. Whoever confirms the last means that one: an earlier one in its place
+// would be a yes to something else.
+func (a *Applier) confirmable(here plan.Origin, dir, id string) (*transaction, error) {
+	if id != "" {
+		return a.pick(here, dir, id)
+	}
+	all, err := a.load(dir, true)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range slices.Backward(local(all, here)) {
+		switch {
+		case t.state == Planned || t.restores: // nobody was told of it
+		case t.state == RolledBack:
+			return nil, fmt.Errorf("%s was rolled back; nothing to confirm", t.id)
+		case t.state == Forgotten:
+			return nil, fmt.Errorf("%s was forgotten; nothing to confirm", t.id)
+		default:
+			return t, nil
+		}
+	}
+	return a.pick(here, dir, "")
 }
 
 // Forget takes the transaction with this ID out of the way without touching the
