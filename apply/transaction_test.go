@@ -161,6 +161,14 @@ func TestPreflightRefuses(t *testing.T) {
 			*p = r.plan("eth0/channels.combined", "8")
 			o.MaxDisruption, o.SkipDisruptive = knob.DisruptsPackets, true
 		}, []string{"nothing is left to apply"}},
+		{"a file that is read-only", small, func(_ *rig, _ *plan.Plan, a *Applier, _ *Options) {
+			a.Writer.MayWrite = func(name string) error {
+				if strings.HasPrefix(name, "sys/") {
+					return errors.New("write to " + name + ": mounted read-only")
+				}
+				return nil
+			}
+		}, []string{rps + ": write to sys/class/net/eth0/queues/rx-0/rps_cpus: mounted read-only"}},
 		{"no privilege", small, func(_ *rig, _ *plan.Plan, a *Applier, _ *Options) { a.Privileges = &Privileges{} },
 			[]string{budget + ": writing it needs root or CAP_NET_ADMIN", rps + ": writing it needs root or CAP_DAC_OVERRIDE and CAP_NET_ADMIN"}},
 	} {

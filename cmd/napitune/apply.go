@@ -234,7 +234,7 @@ func rehearse(c *cli.Context, e env, o options, limits apply.Options, window tim
 		return err
 	}
 	if _, err := a.Preflight(p.plan, limits); err != nil {
-		return refusal(err)
+		return private(journalDir, "apply --dry-run", refusal(err))
 	}
 	_, _ = fmt.Fprintln(e.Stderr, "dry run: every check was passed and nothing was written")
 	return nil

@@ -76,6 +76,69 @@ func TestApplyLive(t *testing.T) {
 	}
 }
 
+// Where /sys is read-only, as in a container, it is said before the first write,
+// and by a dry run; so are the privileges that somebody lacks.
+func TestChecksBeforeTheFirstWriteLive(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	// The first change alone would be made: it is no file.
+	file := writePlan(t, [][2]string{{"v0/feature.rx-gro", "on"}, {"v0/rx-0/rps.cpus", "1"}})
+	before := settings(t)
+	remount := func(flags uintptr) {
+		t.Helper()
+		if err := syscall.Mount("", "/sys", "", syscall.MS_REMOUNT|syscall.MS_BIND|flags, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remount(syscall.MS_RDONLY)
+	for _, args := range [][]string{{"apply", "--dry-run", file}, {"apply", "--yes", file}} {
+		_, errs := mustEnd(t, exitError, command(args...))
+		if !strings.Contains(errs, "refused, nothing was written:") || !strings.Contains(errs, "/sys is mounted read-only here") || strings.Contains(errs, "every check") {
+			t.Errorf("%v: %s", args, errs)
+		}
+	}
+	remount(0)
+	same(t, "after the refusals", before)
+
+	// Everybody may read the plan and this program.
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod("/run", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile("/run/plan.json", text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	program, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile("/run/program", program, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	rehearsal := func() *exec.Cmd {
+		cmd := exec.Command("/run/program")
+		cmd.Args = []string{"napitune", "apply", "--dry-run", "/run/plan.json"}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		return cmd
+	}
+	_, errs := mustEnd(t, exitError, rehearsal())
+	if !strings.Contains(errs, "v0/feature.rx-gro: writing it needs CAP_NET_ADMIN") || !strings.Contains(errs, "v0/rx-0/rps.cpus: writing it needs root") || strings.Contains(errs, "every check") {
+		t.Errorf("nobody: %s", errs)
+	}
+	// There are journals, which are root's.
+	mustEnd(t, 0, command("apply", "--yes", file))
+	_, errs = mustEnd(t, exitError, rehearsal())
+	if !strings.Contains(errs, "/run/napitune is root's: sudo napitune apply --dry-run") {
+		t.Errorf("nobody, beside journals: %s", errs)
+	}
+	mustEnd(t, 0, command("rollback"))
+	same(t, "after the rollback", before)
+}
+
 // A reader of the messages that goes away does not end a transaction.
 func TestBrokenPipeLive(t *testing.T) {
 	if !inNamespace(t) {
