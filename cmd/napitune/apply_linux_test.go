@@ -229,7 +229,7 @@ func TestConfirmWithinLive(t *testing.T) {
 	}
 	same(t, "after the deadline", before)
 
-	for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP} {
+	for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT} {
 		cmd := begin(t, append(args, "1m", file)...)
 		if err := cmd.Process.Signal(signal); err != nil {
 			t.Fatal(err)
@@ -252,6 +252,36 @@ func TestConfirmWithinLive(t *testing.T) {
 	}
 	mustEnd(t, 0, command("rollback"))
 	same(t, "after the rollback", before)
+}
+
+// A terminal that stops the process, by Ctrl-Z or because it is in the background,
+// does not keep it from rolling back at the deadline.
+func TestTerminalStopsLive(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	before := settings(t)
+	file := writePlan(t, vethChanges()[:4])
+	for _, signal := range []syscall.Signal{syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU} {
+		cmd := command("apply", "--yes", "--confirm-within", "1s", file)
+		// The kernel stops nobody whose process group has no parent to wake it.
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		told := started(t, cmd)
+		if err := cmd.Process.Signal(signal); err != nil {
+			t.Fatal(err)
+		}
+		// Whoever is stopped for ever goes on here.
+		goOn := time.AfterFunc(10*time.Second, func() {
+			t.Errorf("%s stopped it", signal)
+			_ = cmd.Process.Kill()
+		})
+		_ = cmd.Wait()
+		goOn.Stop()
+		if got := cmd.ProcessState.ExitCode(); got != apply.ExitRolledBack {
+			t.Errorf("after %s it ended with %d\n%s", signal, got, told)
+		}
+		same(t, "after "+signal.String(), before)
+	}
 }
 
 // begin starts an apply and returns when it waits for its confirmation.
