@@ -287,13 +287,20 @@ func carryOut(ctx context.Context, e env, a *apply.Applier, p plan.Plan, limits 
 	t.note(a, &result)
 	document := report.NewTransaction("apply", result)
 	document.Measured = t.found
-	if printed := printDocument(e, document, o); printed != nil {
-		err = errors.Join(err, printed)
-	}
+	announce(e, document, o)
 	if text := lastingBan(result, p.Origin); text != "" {
 		_, _ = fmt.Fprintln(e.Stderr, text)
 	}
 	return ending(result.ExitCode(), err)
+}
+
+// announce prints what became of a transaction. Where stdout takes it not, as on a
+// full disk, stderr has what matters, and the exit code stays that of the host: a
+// script that reads 1 would believe that nothing was done.
+func announce(e env, document report.Transaction, o options) {
+	if err := printDocument(e, document, o); err != nil {
+		_, _ = fmt.Fprintf(e.Stderr, "napitune: what was done could not be printed (%v): %s\n", err, report.Clean(document.Summary()))
+	}
 }
 
 // ending is how a verb ends that has said what state the host is in.

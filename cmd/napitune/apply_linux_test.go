@@ -168,6 +168,39 @@ func TestBrokenPipeLive(t *testing.T) {
 	same(t, "after the rollback", before)
 }
 
+// Where stdout takes nothing, the exit code and stderr are true of the host.
+func TestFullOutputLive(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	before := settings(t)
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = full.Close() }()
+	file := writePlan(t, vethChanges()[:2])
+	for _, test := range []struct {
+		args []string
+		code int
+		told string
+	}{
+		{[]string{"apply", "--yes", file}, 0, "applied: 2 changes. napitune rollback"},
+		{[]string{"confirm"}, 0, "confirmed: the changes stay"},
+		{[]string{"rollback", "--format", "json"}, 0, "rolled back: the host is as it was"},
+		{[]string{"apply", "--yes", "--confirm-within", "1s", file}, apply.ExitRolledBack, "rolled back: the host is as it was"},
+	} {
+		cmd := command(test.args...)
+		var errs bytes.Buffer
+		cmd.Stdout, cmd.Stderr = full, &errs
+		_ = cmd.Run()
+		if got := cmd.ProcessState.ExitCode(); got != test.code || !strings.Contains(errs.String(), "no space left on device") || !strings.Contains(errs.String(), test.told) {
+			t.Errorf("%v ended with %d, want %d and %q\n%s", test.args, got, test.code, test.told, &errs)
+		}
+	}
+	same(t, "after the deadline", before)
+}
+
 // An apply without a file measures first, and finds nothing on idle devices.
 func TestApplyMeasuredLive(t *testing.T) {
 	if !inNamespace(t) {

@@ -137,7 +137,7 @@ func conclude(c *cli.Context, e env, act func(*apply.Applier, string) (apply.Res
 		return &ended{exitError, err}
 	}
 	if err == nil || verb == "rollback" {
-		err = errors.Join(err, printDocument(e, report.NewTransaction(verb, result), o))
+		announce(e, report.NewTransaction(verb, result), o)
 	}
 	return ending(code(result), err)
 }
