@@ -23,6 +23,7 @@ func applyCommand(e env) *cli.Command {
 		&cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: "do not ask; needed where nobody can be asked"},
 		&cli.StringFlag{Name: "confirm-within", Usage: "roll back unless confirmed within `TIME`, such as 60s; this process waits for it, and a timer of systemd does it if this process dies. Where there is no systemd, or this is another network namespace than its own, it says so: then only this process rolls back"},
 		measureFlag(),
+		unclearFlag(),
 		&cli.StringFlag{Name: "max-disruption", Value: knob.DisruptsPackets.String(), Usage: "refuse a plan that does worse to traffic than `WORD`: none, packets (lost or reordered for moments), link (seconds without traffic)"},
 		ownerFlag(),
 	)
@@ -61,6 +62,10 @@ func applyPlan(c *cli.Context, e env) error {
 		return err
 	}
 	window, err := parseMeasure(c, e, limits)
+	if err != nil {
+		return err
+	}
+	unclear, err := parseUnclear(c, window)
 	if err != nil {
 		return err
 	}
@@ -105,7 +110,7 @@ func applyPlan(c *cli.Context, e env) error {
 		}
 	}
 	limits.Replan = p.again
-	t := newTrial(e, m, o, p, window)
+	t := newTrial(e, m, o, p, window, unclear)
 	if !c.Bool("yes") {
 		t.people = people
 	}
