@@ -72,6 +72,9 @@ func applyPlan(c *cli.Context, e env) error {
 	if c.Bool("dry-run") {
 		return rehearse(c, e, o, limits, window)
 	}
+	e.Stderr = newAside(e.Stderr)
+	defer e.flush()
+	o.log = logger(e, o.style.Verbose)
 	interactive := e.StdinTTY && e.StderrTTY
 	switch {
 	case o.host != "":
@@ -269,7 +272,10 @@ func refusal(err error) error {
 // what became of it.
 func carryOut(ctx context.Context, e env, a *apply.Applier, p plan.Plan, limits apply.Options, o options, people *audience, g *guard, t *trial) error {
 	release := hold()
-	defer release()
+	defer func() {
+		e.flush() // into a pipe without a reader, which ends this process after release
+		release()
+	}()
 	done, all := 0, len(p.Changes)
 	limits.Progress = func(out apply.Outcome) {
 		done++
@@ -363,6 +369,7 @@ func (p proposal) show(w io.Writer, o options) error {
 
 // print is the proposal as a dry run answers.
 func (p proposal) print(e env, o options) error {
+	e.flush()
 	switch {
 	case o.format == "text":
 		return p.show(e.Stdout, o)

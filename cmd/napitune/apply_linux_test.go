@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -314,6 +315,55 @@ func TestTerminalStopsLive(t *testing.T) {
 			t.Errorf("after %s it ended with %d\n%s", signal, got, told)
 		}
 		same(t, "after "+signal.String(), before)
+	}
+}
+
+// A terminal that takes no more output (Ctrl-S, a dead connection) does not keep
+// it from rolling back at the deadline, nor the lock.
+func TestStoppedOutputLive(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	before := settings(t)
+	file := writePlan(t, vethChanges()[:4])
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fill(t, writer)
+	cmd := command("apply", "--yes", "--confirm-within", "1s", file)
+	cmd.Stderr = writer
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	within(t, 10*time.Second, "it rolls back", func() bool { return strings.Contains(journals(t), `"type":"end"`) })
+	same(t, "after the deadline", before)
+	mustEnd(t, 0, command("apply", "--yes", file))
+	mustEnd(t, 0, command("rollback"))
+	// Somebody reads on, and it ends as it would have.
+	go func() { _, _ = io.Copy(io.Discard, reader) }()
+	_ = cmd.Wait()
+	if got := cmd.ProcessState.ExitCode(); got != apply.ExitRolledBack {
+		t.Errorf("it ended with %d", got)
+	}
+}
+
+// fill writes to a pipe until it takes no more.
+func fill(t *testing.T, pipe *os.File) {
+	t.Helper()
+	for size := 1 << 16; size > 0; size /= 2 {
+		for {
+			if err := pipe.SetWriteDeadline(time.Now().Add(10 * time.Millisecond)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := pipe.Write(make([]byte, size)); err != nil {
+				break
+			}
+		}
 	}
 }
 
