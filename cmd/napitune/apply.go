@@ -21,7 +21,7 @@ func applyCommand(e env) *cli.Command {
 	flags := append(append(sharedFlags(documentFormats()...), windowFlags()...), profileFlag(),
 		&cli.BoolFlag{Name: "dry-run", Usage: "show the plan, check it against this machine, and write nothing"},
 		&cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: "do not ask; needed where nobody can be asked"},
-		&cli.StringFlag{Name: "confirm-within", Usage: "roll back unless confirmed within `TIME`, such as 60s; this process waits for it, and a timer of systemd does it if this process dies. Where there is no systemd, or this is another network namespace than its own, it says so: then only this process rolls back"},
+		&cli.StringFlag{Name: "confirm-within", Usage: "roll back unless confirmed within `TIME`, such as 60s, which measuring and questions are part of; this process waits for it, and a timer of systemd does it if this process dies. Where there is no systemd, or this is another network namespace than its own, it says so: then only this process rolls back"},
 		measureFlag(),
 		unclearFlag(),
 		&cli.StringFlag{Name: "max-disruption", Value: knob.DisruptsPackets.String(), Usage: "refuse a plan that does worse to traffic than `WORD`: none, packets (lost or reordered for moments), link (seconds without traffic)"},

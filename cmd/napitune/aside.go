@@ -2,7 +2,6 @@ package main
 
 import (
 	"io"
-	"slices"
 	"sync"
 	"time"
 )
@@ -11,12 +10,12 @@ import (
 // (Ctrl-S), or whose connection is dead, takes nothing and says nothing; a
 // transaction that waited for it would keep the lock past its deadline.
 type aside struct {
-	to   io.Writer
-	wake chan struct{}
+	to    io.Writer
+	wake  chan struct{}
+	asked chan chan<- struct{} // who waits until everything is written
 
 	mu      sync.Mutex
 	waiting []byte
-	writing bool
 }
 
 // leaveTime is how long a message may take that something else waits for, such
@@ -24,7 +23,7 @@ type aside struct {
 const leaveTime = time.Second
 
 func newAside(to io.Writer) *aside {
-	a := &aside{to: to, wake: make(chan struct{}, 1)}
+	a := &aside{to: to, wake: make(chan struct{}, 1), asked: make(chan chan<- struct{})}
 	go a.deliver()
 	return a
 }
@@ -43,27 +42,40 @@ func (a *aside) Write(text []byte) (int, error) {
 
 // deliver ends with the process: what it writes to may never let go of it.
 func (a *aside) deliver() {
-	for range a.wake {
-		a.mu.Lock()
-		text := slices.Clone(a.waiting)
-		a.waiting, a.writing = a.waiting[:0], true
-		a.mu.Unlock()
+	for {
+		select {
+		case <-a.wake:
+			a.pass()
+		case seen := <-a.asked:
+			a.pass()
+			close(seen)
+		}
+	}
+}
+
+func (a *aside) pass() {
+	a.mu.Lock()
+	text := a.waiting
+	a.waiting = nil
+	a.mu.Unlock()
+	if len(text) > 0 {
 		_, _ = a.to.Write(text)
-		a.mu.Lock()
-		a.writing = false
-		a.mu.Unlock()
 	}
 }
 
 // flush waits, for leaveTime at most, until everything is written.
 func (a *aside) flush() {
-	idle := func() bool {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		return len(a.waiting) == 0 && !a.writing
+	limit := time.NewTimer(leaveTime)
+	defer limit.Stop()
+	seen := make(chan struct{})
+	select {
+	case a.asked <- seen:
+	case <-limit.C:
+		return
 	}
-	for end := time.Now().Add(leaveTime); !idle() && time.Now().Before(end); {
-		time.Sleep(time.Millisecond)
+	select {
+	case <-seen:
+	case <-limit.C:
 	}
 }
 
