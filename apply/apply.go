@@ -94,9 +94,11 @@ type Options struct {
 	// Owners says by name what to do about those who write the same settings;
 	// "" is for all who are not named.
 	Owners map[string]Choice
-	// ConfirmWithin, if positive, leaves the transaction unconfirmed with a
-	// deadline: it must be confirmed until then or be rolled back by
-	// Applier.ConfirmWithin or by a timer that calls RollbackUnconfirmed.
+	// ConfirmWithin, if positive, gives the transaction a deadline, counted from
+	// its first record. An apply that is not done by then, with Verify and Replan,
+	// is rolled back with ErrUnconfirmed; one that is done is left unconfirmed, and
+	// must be confirmed until then or be rolled back by Applier.ConfirmBy or by a
+	// timer that calls RollbackUnconfirmed.
 	ConfirmWithin time.Duration
 	// Arm is called with the transaction's ID before the first write, so that a
 	// timer outside this process is running should the process or the
@@ -105,7 +107,7 @@ type Options struct {
 	// Verify is called after the last write, for measuring; an error rolls back.
 	Verify func(ctx context.Context) error
 	// Replan makes a new plan of what had to wait for earlier changes, while
-	// a plan is not complete; at most maxRounds plans are carried out. nil
+	// a plan is not complete; at most MaxRounds plans are carried out. nil
 	// leaves the rest undone.
 	Replan func(ctx context.Context) (plan.Plan, error)
 	// LeaveOut, if set, is told of every change that the host does not take, and
@@ -118,10 +120,10 @@ type Options struct {
 	restores bool // see Applier.Restore
 }
 
-// maxRounds bounds how often the rest of a plan is planned again. Queues first,
+// MaxRounds bounds how often the rest of a plan is planned again. Queues first,
 // then what hangs on them, makes two; the third is for drivers that change more
 // than was asked.
-const maxRounds = 3
+const MaxRounds = 3
 
 func (a *Applier) clock() func() time.Time {
 	if a.Now == nil {
@@ -194,6 +196,13 @@ func (a *Applier) apply(ctx context.Context, dir string, origin plan.Origin, all
 		return Result{}, fmt.Errorf("apply: %w", err)
 	}
 	r.result.Skipped, r.result.Warnings = checked.skipped, checked.warnings
+	if o.ConfirmWithin > 0 {
+		// Whoever waits for an answer under the lock keeps everybody else from
+		// rolling back.
+		var stop context.CancelFunc
+		ctx, stop = context.WithTimeoutCause(ctx, r.t.deadline.Sub(a.clock()()), ErrUnconfirmed)
+		defer stop()
+	}
 	cause := r.carryOut(ctx, p, checked)
 	if cause == nil {
 		return r.finish()
@@ -262,7 +271,7 @@ func (r *run) carryOut(ctx context.Context, p plan.Plan, c checked) error {
 				return err
 			}
 		}
-		if p.Complete || r.o.Replan == nil || round == maxRounds {
+		if p.Complete || r.o.Replan == nil || round == MaxRounds {
 			break
 		}
 		var err error

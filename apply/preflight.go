@@ -2,7 +2,9 @@ package apply
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strconv"
 	"strings"
@@ -176,6 +178,8 @@ func (i *inspection) one(c plan.Change) {
 	}
 	if lacks := i.a.Privileges.missing(kind); lacks != "" {
 		i.refuse(subject, "%s", lacks)
+	} else if err := i.closed(kind, c.Ref); err != nil {
+		i.refuse(subject, "%v", err)
 	}
 	if d := kind.DisruptionFor(i.view, c.Ref); d > i.o.MaxDisruption {
 		if i.o.SkipDisruptive {
@@ -185,6 +189,21 @@ func (i *inspection) one(c plan.Change) {
 		i.refuse(subject, "the change disturbs traffic (%s), allowed is %s", d, i.o.MaxDisruption)
 	}
 	i.values(kind, c)
+}
+
+// closed is why the files of a setting cannot be written, whatever the value:
+// in containers they are often mounted read-only, for root as well.
+func (i *inspection) closed(kind *knob.Kind, ref knob.Ref) error {
+	ask := i.a.Writer.MayWrite
+	if ask == nil {
+		return nil
+	}
+	for _, name := range kind.Files(i.view, ref) {
+		if err := ask(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // values judges present, old and new value.

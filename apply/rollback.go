@@ -26,13 +26,13 @@ func (a *Applier) Rollback(_ context.Context, id string) (Result, error) {
 // RollbackUnconfirmed undoes a transaction unless it was confirmed, and is what
 // a timer runs when the deadline has passed. The result of a confirmed one says
 // so and nothing is touched. It waits for lockPatience if another process is at
-// work on the host: a timer that gives up leaves the host as it is for good.
+// work on the host, and ends with ErrLocked if that is not enough: a timer that
+// gives up then leaves the host as it is for good.
 func (a *Applier) RollbackUnconfirmed(_ context.Context, id string) (Result, error) {
 	patience := time.NewTimer(lockPatience)
 	defer patience.Stop()
-	again := time.NewTicker(confirmPoll)
-	defer again.Stop()
-	for {
+	// To look reads the whole host: not four times a second for minutes.
+	for pause := confirmPoll; ; pause = min(2*pause, slowestPoll) {
 		result, err := a.rollback(id, func(t *transaction) bool { return t.state == Confirmed })
 		if !errors.Is(err, ErrLocked) {
 			return result, err
@@ -40,14 +40,17 @@ func (a *Applier) RollbackUnconfirmed(_ context.Context, id string) (Result, err
 		select {
 		case <-patience.C:
 			return result, err
-		case <-again.C:
+		case <-time.After(pause):
 		}
 	}
 }
 
-// lockPatience bounds how long a deadline waits for an apply that is still
-// under way; changes that reset links take seconds each.
-const lockPatience = 2 * time.Minute
+const (
+	// lockPatience bounds how long a deadline waits for an apply that is still
+	// under way; changes that reset links take seconds each.
+	lockPatience = 2 * time.Minute
+	slowestPoll  = 4 * time.Second
+)
 
 func (a *Applier) rollback(id string, leave func(*transaction) bool) (Result, error) {
 	origin, dir, release, err := a.open()

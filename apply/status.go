@@ -184,14 +184,14 @@ func (t *transaction) drift(w witness, later []*transaction) []Drift {
 }
 
 // Confirm lets an unconfirmed transaction stay: the one with this ID, or with ""
-// the last. Confirming twice is no error.
+// the last, which must not have been rolled back. Confirming twice is no error.
 func (a *Applier) Confirm(id string) (Result, error) {
 	origin, dir, release, err := a.open()
 	if err != nil {
 		return Result{}, fmt.Errorf("confirm: %w", err)
 	}
 	defer func() { _ = release() }()
-	t, err := a.pick(origin, dir, id)
+	t, err := a.confirmable(origin, dir, id)
 	if err != nil {
 		return Result{}, fmt.Errorf("confirm: %w", err)
 	}
@@ -211,6 +211,31 @@ func (a *Applier) Confirm(id string) (Result, error) {
 		result.Warnings = append(result.Warnings, err.Error())
 	}
 	return result, nil
+}
+
+// confirmable finds a transaction by ID, or the last one of this network
+// namespace. Whoever confirms the last means that one: an earlier one in its place
+// would be a yes to something else.
+func (a *Applier) confirmable(here plan.Origin, dir, id string) (*transaction, error) {
+	if id != "" {
+		return a.pick(here, dir, id)
+	}
+	all, err := a.load(dir, true)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range slices.Backward(local(all, here)) {
+		switch {
+		case t.state == Planned || t.restores: // nobody was told of it
+		case t.state == RolledBack:
+			return nil, fmt.Errorf("%s was rolled back; nothing to confirm", t.id)
+		case t.state == Forgotten:
+			return nil, fmt.Errorf("%s was forgotten; nothing to confirm", t.id)
+		default:
+			return t, nil
+		}
+	}
+	return a.pick(here, dir, "")
 }
 
 // Forget takes the transaction with this ID out of the way without touching the
@@ -252,15 +277,17 @@ func (a *Applier) Forget(id string) (Result, error) {
 // another one wrote: soon enough for a person who waits for the answer.
 const confirmPoll = 250 * time.Millisecond
 
-// ConfirmWithin waits for the confirmation of a transaction, from any process,
-// and rolls it back when the time is over or ctx ends: the in-process stand-in
-// for a timer of the system, which dies with this process. The error of a
-// rollback for want of a confirmation wraps ErrUnconfirmed.
-func (a *Applier) ConfirmWithin(ctx context.Context, id string, within time.Duration) (Result, error) {
+// ConfirmBy waits for the confirmation of a transaction, from any process, and
+// rolls it back at the deadline, Result.Deadline of the apply, or when ctx ends:
+// the in-process stand-in for a timer of the system, which dies with this process.
+// The error of a rollback for want of a confirmation wraps ErrUnconfirmed; one that
+// another process made before the deadline is an error, too, and where that one
+// is still at work its end is waited for.
+func (a *Applier) ConfirmBy(ctx context.Context, id string, deadline time.Time) (Result, error) {
 	// Without a directory nothing can be read until the deadline, which tries
 	// again and tells the error.
 	origin, dir, _ := a.present()
-	end := time.NewTimer(within)
+	end := time.NewTimer(deadline.Sub(a.clock()()))
 	defer end.Stop()
 	poll := time.NewTicker(confirmPoll)
 	defer poll.Stop()
@@ -268,8 +295,12 @@ func (a *Applier) ConfirmWithin(ctx context.Context, id string, within time.Dura
 		select {
 		case <-poll.C:
 			// Reading may meet a record half written; the next look sees it whole.
-			if t, err := a.pick(origin, dir, id); err == nil && t.state != Unconfirmed {
-				return Result{ID: t.id, State: t.state}, nil
+			t, err := a.pick(origin, dir, id)
+			if err != nil {
+				continue
+			}
+			if ended, err := t.decided(!a.clock()().Before(deadline)); ended {
+				return Result{ID: id, State: t.state}, err
 			}
 		case <-end.C:
 			waiting = false
@@ -278,14 +309,37 @@ func (a *Applier) ConfirmWithin(ctx context.Context, id string, within time.Dura
 		}
 	}
 	result, err := a.RollbackUnconfirmed(ctx, id)
-	if result.State == Confirmed && err == nil {
-		return result, nil
-	}
-	if err != nil {
+	switch {
+	case err != nil:
 		return result, fmt.Errorf("%w: %w", ErrUnconfirmed, err)
+	case result.State == Confirmed || result.State == Forgotten:
+		return result, nil
 	}
 	return result, fmt.Errorf("%s: %w", id, ErrUnconfirmed)
 }
+
+// decided reports whether others have decided about a transaction that waits for
+// its confirmation, and with what error. One that is being rolled back is not:
+// its host is neither as wanted nor as it was.
+func (t *transaction) decided(late bool) (bool, error) {
+	reason := errUndoneElsewhere
+	if late {
+		reason = fmt.Errorf("%w: %w", ErrUnconfirmed, errUndoneElsewhere)
+	}
+	switch t.state {
+	case Confirmed, Forgotten:
+		return true, nil
+	case RolledBack:
+		return true, fmt.Errorf("%s: %w", t.id, reason)
+	case Dirty:
+		return true, fmt.Errorf("%s: %w, which could not restore everything (napitune status, napitune rollback %s)", t.id, reason, t.id)
+	default:
+		return false, nil
+	}
+}
+
+// errUndoneElsewhere: by a timer, or in another terminal.
+var errUndoneElsewhere = errors.New("rolled back by another process")
 
 // present is the directory of this boot's journals. The boot does not change
 // while a process runs, and identifying the host is too dear to do at each look.

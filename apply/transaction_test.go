@@ -161,6 +161,14 @@ func TestPreflightRefuses(t *testing.T) {
 			*p = r.plan("eth0/channels.combined", "8")
 			o.MaxDisruption, o.SkipDisruptive = knob.DisruptsPackets, true
 		}, []string{"nothing is left to apply"}},
+		{"a file that is read-only", small, func(_ *rig, _ *plan.Plan, a *Applier, _ *Options) {
+			a.Writer.MayWrite = func(name string) error {
+				if strings.HasPrefix(name, "sys/") {
+					return errors.New("write to " + name + ": mounted read-only")
+				}
+				return nil
+			}
+		}, []string{rps + ": write to sys/class/net/eth0/queues/rx-0/rps_cpus: mounted read-only"}},
 		{"no privilege", small, func(_ *rig, _ *plan.Plan, a *Applier, _ *Options) { a.Privileges = &Privileges{} },
 			[]string{budget + ": writing it needs root or CAP_NET_ADMIN", rps + ": writing it needs root or CAP_DAC_OVERRIDE and CAP_NET_ADMIN"}},
 	} {
@@ -495,7 +503,7 @@ func TestRounds(t *testing.T) {
 	p := r.plan("net.core.netdev_budget", "600")
 	p.Complete = false
 	result, err := r.process(nil).Apply(background, p, o)
-	if err != nil || rounds != maxRounds-1 || result.Complete || r.read("net.core.netdev_budget") != "1002" {
+	if err != nil || rounds != MaxRounds-1 || result.Complete || r.read("net.core.netdev_budget") != "1002" {
 		t.Errorf("%v after %d rounds, complete %v, budget %s", err, rounds, result.Complete, r.read("net.core.netdev_budget"))
 	}
 	if _, err := r.process(nil).Rollback(background, ""); err != nil || r.m.Dump() != before {
@@ -713,6 +721,7 @@ func TestConfirm(t *testing.T) {
 		before := r.m.Dump()
 		o := anything
 		o.ConfirmWithin = time.Minute
+		minute := r.process(nil).Now().Add(time.Minute)
 		armed := ""
 		o.Arm = func(id string, _ time.Duration) error { armed = id; return nil }
 		apply := func() string {
@@ -724,7 +733,7 @@ func TestConfirm(t *testing.T) {
 		}
 		// Nobody confirms.
 		id := apply()
-		result, err := r.process(nil).ConfirmWithin(background, id, time.Minute)
+		result, err := r.process(nil).ConfirmBy(background, id, minute)
 		if !errors.Is(err, ErrUnconfirmed) || result.State != RolledBack || r.m.Dump() != before {
 			t.Errorf("nobody: %s, %v", result.State, err)
 		}
@@ -737,7 +746,7 @@ func TestConfirm(t *testing.T) {
 			}
 		}()
 		start := time.Now()
-		result, err = r.process(nil).ConfirmWithin(background, id, time.Minute)
+		result, err = r.process(nil).ConfirmBy(background, id, minute)
 		if err != nil || result.State != Confirmed || time.Since(start) > 31*time.Second {
 			t.Errorf("in time: %s, %v after %v", result.State, err, time.Since(start))
 		}
@@ -757,7 +766,7 @@ func TestConfirm(t *testing.T) {
 		id = apply()
 		ctx, cancel := context.WithTimeout(background, time.Second)
 		defer cancel()
-		result, err = r.process(nil).ConfirmWithin(ctx, id, time.Minute)
+		result, err = r.process(nil).ConfirmBy(ctx, id, minute)
 		if !errors.Is(err, ErrUnconfirmed) || result.State != RolledBack || r.m.Dump() != before {
 			t.Errorf("signal: %s, %v", result.State, err)
 		}

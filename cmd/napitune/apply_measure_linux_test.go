@@ -304,3 +304,37 @@ func TestMeasureAsksLive(t *testing.T) {
 	mustEnd(t, 0, command("rollback"))
 	same(t, "after the rollback", before)
 }
+
+// Where nothing can be told, what was chosen is done and nobody is asked.
+func TestUnclearLive(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	before := settings(t)
+	file := writePlan(t, [][2]string{{"v1/rx-3/rps.flow_cnt", "1024"}})
+	for _, test := range []struct {
+		terminal bool
+		word     string
+		code     int
+	}{{false, "rollback", apply.ExitRolledBack}, {true, "rollback", apply.ExitRolledBack}, {true, "keep", exitDone}} {
+		e := process()
+		args := []string{"apply", "--measure", "1s", "--unclear", test.word, file}
+		if e.StdinTTY, e.StderrTTY = test.terminal, test.terminal; test.terminal {
+			e.Stdin = strings.NewReader("y\n") // to the plan
+		} else {
+			args = append(args, "--yes")
+		}
+		code, stdout, errs := invoke(context.Background(), t, e, args...)
+		if code != test.code || strings.Contains(errs, "Keep the changes?") || !strings.Contains(errs, "cannot tell: there was hardly any traffic") {
+			t.Errorf("%+v ended with %d:\n%s%s", test, code, errs, stdout)
+		}
+		if test.word == "rollback" {
+			if !strings.Contains(errs, "(--unclear rollback)") {
+				t.Errorf("the reason is not told: %s", errs)
+			}
+			same(t, "after "+test.word, before)
+		}
+	}
+	mustEnd(t, 0, command("rollback"))
+	same(t, "after the rollback", before)
+}

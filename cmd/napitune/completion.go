@@ -103,6 +103,8 @@ func optionValues(command *cli.Command, name string) []string {
 		return strings.Split(wayList(), ", ")
 	case "max-disruption":
 		return []string{"none", "packets", "link"}
+	case "unclear":
+		return []string{unclearKeep, unclearRollback}
 	case "confirm-within":
 		return []string{"30s", "60s", "5m"}
 	case "for":

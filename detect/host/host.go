@@ -234,6 +234,9 @@ type Writer struct {
 	SetNAPI       func(n NAPI) error
 	// BanIRQs replaces the list of interrupts that a running irqbalance leaves alone.
 	BanIRQs func(irqs []int) error
+	// MayWrite asks whether WriteFile could open a file, and changes nothing; nil
+	// leaves that to the write. The error names the remedy where there is one.
+	MayWrite func(name string) error
 }
 
 // Watched reports whether a process of this name matters to packet

@@ -101,7 +101,7 @@ func (t Transaction) Text(w io.Writer, style Style) error {
 	if t.Measured != nil {
 		p.measured(*t.Measured)
 	}
-	p.hang("", plain, 0, t.summary())
+	p.hang("", plain, 0, t.Summary())
 	return p.err
 }
 
@@ -131,7 +131,8 @@ func (p *page) restoration(r apply.Restoration) {
 	p.hang(mark, color, 4, text)
 }
 
-func (t Transaction) summary() string {
+// Summary says in a sentence or two what state the host is in.
+func (t Transaction) Summary() string {
 	switch t.State {
 	case apply.Confirmed:
 		text := t.ID + " confirmed: the changes stay until the next boot"
