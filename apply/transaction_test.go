@@ -263,27 +263,69 @@ func (f stuckFS) ReadFile(name string) ([]byte, error) {
 	return fs.ReadFile(f.FS, name)
 }
 
+// What an interrupt that did not move at once has come to by the end: it waits,
+// it moved, the kernel dropped the wish, which undoes the transaction or is told
+// where that is wanted, or somebody else has set it.
 func TestPendingMoves(t *testing.T) {
 	t.Parallel()
-	for _, moves := range []bool{false, true} {
-		r := newRig(t, hosttest.Spec{IRQStacked: true})
-		stuck := true
-		r.view = func(v knob.View) knob.View {
-			h := *v.Host
-			h.FS = stuckFS{h.FS, &stuck}
-			v.Host = &h
-			return v
-		}
-		o := anything
-		o.Verify = func(context.Context) error { stuck = !moves; return nil }
-		result, err := r.process(nil).Apply(background, r.plan("eth0/rx-1/irq.affinity", "1-2"), o)
-		want := VerdictPending
-		if moves {
-			want = VerdictApplied
-		}
-		if err != nil || result.Changes[0].Verdict != want || result.Changes[0].Address != "IRQ 43" {
-			t.Errorf("moves %v: %v, %+v", moves, err, result.Changes)
-		}
+	const irq, rps = "eth0/rx-1/irq.affinity", "eth0/rx-0/rps.cpus"
+	for name, tt := range map[string]struct {
+		then    func(r *rig, stuck *bool)
+		lenient bool
+		want    Verdict
+		affine  string // at the end
+		state   State
+	}{
+		"waits":            {func(*rig, *bool) {}, false, VerdictPending, "1-2", Confirmed},
+		"moves":            {func(_ *rig, stuck *bool) { *stuck = false }, false, VerdictApplied, "1-2", Confirmed},
+		"dropped":          {func(r *rig, _ *bool) { r.write(irq, "0") }, false, VerdictRefused, "0", RolledBack},
+		"dropped, told":    {func(r *rig, _ *bool) { r.write(irq, "0") }, true, VerdictRefused, "0", Confirmed},
+		"of somebody else": {func(r *rig, _ *bool) { r.write(irq, "3") }, false, VerdictApplied, "3", Confirmed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, hosttest.Spec{IRQStacked: true})
+			before := r.m.Dump()
+			stuck := true
+			r.view = func(v knob.View) knob.View {
+				h := *v.Host
+				h.FS = stuckFS{h.FS, &stuck}
+				v.Host = &h
+				return v
+			}
+			o := anything
+			o.Verify = func(context.Context) error { tt.then(r, &stuck); return nil }
+			left := map[string]error{}
+			if tt.lenient {
+				o.LeaveOut = func(ref knob.Ref, err error) { left[ref.String()] = err }
+			}
+			result, err := r.process(nil).Apply(background, r.plan(irq, "1-2", rps, "1"), o)
+			undone := tt.state == RolledBack
+			if errors.Is(err, ErrNotTaken) != undone || (err != nil) != undone || result.State != tt.state || result.ExitCode() == ExitDone == undone {
+				t.Errorf("%s, %v, %+v", result.State, err, result)
+			}
+			at := slices.IndexFunc(result.Changes, func(o Outcome) bool { return o.Ref.String() == irq })
+			if at < 0 || result.Changes[at].Verdict != tt.want || result.Changes[at].Address != "IRQ 43" || result.Changes[at].Observed != tt.affine {
+				t.Errorf("%+v", result.Changes)
+			}
+			if r.read(irq) != tt.affine || (r.read(rps) == "1") == undone || undone && r.m.Dump() != before {
+				t.Errorf("affinity %s, RPS %s", r.read(irq), r.read(rps))
+			}
+			if errors.Is(left[irq], ErrNotTaken) != tt.lenient || len(left) > 1 {
+				t.Errorf("told: %v", left)
+			}
+			if !tt.lenient {
+				return
+			}
+			// The journal does not count it as set, and the rest goes back.
+			words, err := r.process(nil).Words()
+			if _, said := words[knob.Rx("eth0", 1, "irq.affinity")]; said || len(words) != 1 || err != nil {
+				t.Errorf("%v, %v", words, err)
+			}
+			if back, err := r.process(nil).Rollback(background, ""); err != nil || back.State != RolledBack || r.m.Dump() != before {
+				t.Errorf("rollback: %s, %v", back.State, err)
+			}
+		})
 	}
 }
 
