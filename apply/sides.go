@@ -12,15 +12,9 @@ import (
 	"github.com/napitune/napitune/detect/knob"
 )
 
-// sides are the settings that a write may change besides its own, with their
-// values. Kinds that overwrite others get the whole device recorded, because
-// drivers do more than the core demands of them; features depend on one another
-// (net/core/dev.c, netdev_fix_features).
+// sides are the settings that a write may change besides its own (see
+// knob.Kind.MayChange), with their values.
 func sides(v knob.View, kind *knob.Kind, ref knob.Ref, after string) map[knob.Ref]string {
-	all := len(kind.Clobbers) > 0
-	if !all && kind.Stage != knob.StageFeatures {
-		return nil
-	}
 	out := map[knob.Ref]string{}
 	seen := map[string]bool{address(v, ref): true}
 	own := v
@@ -30,7 +24,7 @@ func sides(v knob.View, kind *knob.Kind, ref knob.Ref, after string) map[knob.Re
 		own.Devices[i].Tunable = true
 	}
 	for _, other := range knob.All() {
-		if other.Scope == knob.ScopeHost || !all && other.Stage != kind.Stage {
+		if !kind.MayChange(other) {
 			continue
 		}
 		refs := other.Refs(own)

@@ -411,28 +411,54 @@ func TestChannelSideEffects(t *testing.T) {
 	}
 }
 
-// Drivers that set moderation and interrupts anew with their rings are undone
-// as well, also after a crash between write and record.
-func TestRingSideEffects(t *testing.T) {
+// What drivers set anew with a write, besides what was written, is recorded and
+// undone as well, also after a crash between write and record.
+func TestSideEffects(t *testing.T) {
 	t.Parallel()
-	for at := 0; at <= 8; at++ {
-		r := newRig(t, hosttest.Spec{Driver: "ice"})
-		r.write("eth0/rx-2/irq.affinity", "1,3")
-		r.write("eth0/coalesce.rx-usecs", "77")
-		r.gate = func(what string, do func() error) error {
-			err := do()
-			if err == nil && strings.HasPrefix(what, "rings") {
-				r.write("eth0/rx-2/irq.affinity", "0-3")
-				r.write("eth0/coalesce.rx-usecs", "50")
+	const usecs, affinity = "eth0/coalesce.rx-usecs", "eth0/rx-2/irq.affinity"
+	even := knob.EvenTable(128, 4)
+	for name, tt := range map[string]struct {
+		driver, ref, value, write string
+		sides                     map[string][2]string // before and after
+	}{
+		"rings":               {"ice", "eth0/ring.rx", "1000", "rings", map[string][2]string{usecs: {"77", "50"}, affinity: {"1,3", "0-3"}}},
+		"other ring":          {"ice", "eth0/ring.rx", "1000", "rings", map[string][2]string{"eth0/ring.tx": {"1024", "512"}}},
+		"adaptive moderation": {"mlx5_core", "eth0/coalesce.adaptive-rx", "off", "", map[string][2]string{usecs: {"77", "16"}}},
+		"moderation":          {"ice", usecs, "20", "coalesce", map[string][2]string{"eth0/coalesce.tx-usecs": {"77", "20"}, "eth0/coalesce.adaptive-rx": {"on", "off"}}},
+		"hash fields": {"ice", "eth0/rss.hash.udp4", "sd", "hash", map[string][2]string{
+			"eth0/rss.hash.udp6": {"sdfn", "sd"}, "eth0/rss.table": {"0*64 1*64", even},
+		}},
+		"RSS table": {"ice", "eth0/rss.table", "0*64 1*64", "rss", map[string][2]string{"eth0/rss.hash.tcp4": {"sd", "sdfn"}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for at := 0; at <= 8; at++ {
+				r := newRig(t, hosttest.Spec{Driver: tt.driver})
+				for ref, values := range tt.sides {
+					r.write(ref, values[0])
+				}
+				before := r.m.Dump()
+				r.gate = func(what string, do func() error) error {
+					err := do()
+					if err == nil && tt.write != "" && strings.HasPrefix(what, tt.write) {
+						for ref, values := range tt.sides {
+							r.write(ref, values[1])
+						}
+						tt.write = ""
+					}
+					return err
+				}
+				write := tt.write
+				result, err := r.process(&fuse{at: at, after: true, torn: -1}).Apply(background, r.plan(tt.ref, tt.value, "net.core.dev_weight", "32"), anything)
+				tt.write = write
+				for ref, values := range tt.sides {
+					if at == 0 && (err != nil || result.Changes[0].Moved[ref] != values[1] || r.read(ref) != values[1]) {
+						t.Fatalf("%v: %s is %s, moved %v", err, ref, r.read(ref), result.Changes[0].Moved)
+					}
+				}
+				recoverAll(t, r, before, false, func() string { return fmt.Sprintf("killed after step %d", at) })
 			}
-			return err
-		}
-		before := r.m.Dump()
-		_, err := r.process(&fuse{at: at, after: true, torn: -1}).Apply(background, r.plan("eth0/ring.rx", "1000", "net.core.dev_weight", "32"), anything)
-		if at == 0 && (err != nil || r.read("eth0/rx-2/irq.affinity") != "0-3") {
-			t.Fatalf("%v; affinity %s", err, r.read("eth0/rx-2/irq.affinity"))
-		}
-		recoverAll(t, r, before, false, func() string { return fmt.Sprintf("killed after step %d", at) })
+		})
 	}
 }
 

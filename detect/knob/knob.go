@@ -185,6 +185,20 @@ func (s Stage) String() string {
 	return [...]string{"owners", "channels", "rings", "rss", "features", "coalescing", "sysctl", "napi", "steering", "affinity"}[s]
 }
 
+// joint reports whether the settings of the stage on one device hang together:
+// ethtool hands them to the driver as one structure, and those that were not
+// asked for change with the others (features depend on one another,
+// net/core/dev.c netdev_fix_features; mlx5_core sets delays anew when adaptive
+// moderation is switched, mlx5e_ethtool_set_coalesce).
+func (s Stage) joint() bool {
+	switch s {
+	case StageChannels, StageRings, StageRSS, StageFeatures, StageCoalesce:
+		return true
+	default:
+		return false
+	}
+}
+
 // Disruption is what a write does to traffic.
 type Disruption uint8
 
@@ -328,6 +342,16 @@ func (k *Kind) DisruptionFor(v View, r Ref) Disruption {
 func (k *Kind) Exists(v View, r Ref) bool {
 	known := slices.ContainsFunc(v.Devices, func(d Dev) bool { return d.Name == r.Dev })
 	return (known || r.Dev == "") && k.Read(v, r).Has()
+}
+
+// MayChange reports whether a write of this kind may change a setting of the
+// other kind on the same device. Of kinds that overwrite others all of the
+// device is to be feared: drivers do more than the core demands of them.
+func (k *Kind) MayChange(other *Kind) bool {
+	if k == other || k.Scope == ScopeHost || other.Scope == ScopeHost {
+		return false
+	}
+	return len(k.Clobbers) > 0 || k.Stage == other.Stage && k.Stage.joint()
 }
 
 // All returns the rows in the order of stages, then names. The slice is the

@@ -275,3 +275,32 @@ func TestCheck(t *testing.T) {
 		}
 	}
 }
+
+func TestMayChange(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		wrote, other string
+		want         bool
+	}{
+		{"coalesce.adaptive-rx", "coalesce.rx-usecs", true},
+		{"coalesce.rx-usecs", "coalesce.rx-usecs", false},
+		{"coalesce.rx-usecs", "irq.affinity", false},
+		{"rss.hash.udp4", "rss.table", true},
+		{"feature.rx-gro", "feature.rx-gro-list", true},
+		{"feature.rx-gro", "irq.affinity", false},
+		{"ring.rx", "ring.tx", true},
+		{"ring.rx", "rss.table", true},
+		{"channels.rx", "xps.cpus", true},
+		{"channels.rx", "net.core.netdev_budget", false},
+		{"net.core.dev_weight", "net.core.netdev_budget", false},
+		{"rps.cpus", "rps.flow_cnt", false},
+		{"threaded", "gro_flush_timeout", false},
+		{"irqbalance.banned", "irq.affinity", false},
+	} {
+		wrote, _ := Lookup(tt.wrote)
+		other, _ := Lookup(tt.other)
+		if got := wrote.MayChange(other); got != tt.want {
+			t.Errorf("%s may change %s: %v", tt.wrote, tt.other, got)
+		}
+	}
+}

@@ -88,14 +88,34 @@ func (m *Memory) setCoalesce(dev string, want host.Coalesce) error {
 			now.Values[name] = value
 		}
 	}
-	if want.AdaptiveRx != nil {
-		now.AdaptiveRx = cloneBool(want.AdaptiveRx)
-	}
-	if want.AdaptiveTx != nil {
-		now.AdaptiveTx = cloneBool(want.AdaptiveTx)
-	}
+	now.AdaptiveRx = m.moderates(dev, "rx", now, now.AdaptiveRx, want.AdaptiveRx)
+	now.AdaptiveTx = m.moderates(dev, "tx", now, now.AdaptiveTx, want.AdaptiveTx)
 	m.coalesce[dev] = now
 	return nil
+}
+
+// Delays that mlx5_core begins with: those of net_dim's second profile while it
+// moderates adaptively, its own else (include/linux/dim.h,
+// MLX5E_PARAMS_DEFAULT_RX_CQ_MODERATION_USEC).
+const (
+	dimUsecs  = 8
+	mlx5Usecs = 16
+)
+
+// moderates: mlx5_core forgets the delay of a side when its adaptive moderation
+// is switched, and does not take one with the same request
+// (mlx5e_ethtool_set_coalesce, mlx5e_reset_rx_moderation).
+func (m *Memory) moderates(dev, side string, c host.Coalesce, now, want *bool) *bool {
+	if want == nil {
+		return now
+	}
+	if _, has := c.Values[side+"-usecs"]; has && *want != *now && m.driver(dev) == "mlx5_core" {
+		c.Values[side+"-usecs"] = mlx5Usecs
+		if *want {
+			c.Values[side+"-usecs"] = dimUsecs
+		}
+	}
+	return cloneBool(want)
 }
 
 // virtioCoalesces: delays need VIRTIO_NET_F_NOTF_COAL, without it rx-frames

@@ -452,6 +452,19 @@ func TestCoalesceLaws(t *testing.T) {
 	if err := m.Writer().SetCoalesce("eth0", host.Coalesce{Values: map[string]int{"rx-frames": 3}}); !errors.Is(err, syscall.EOPNOTSUPP) {
 		t.Errorf("a field the driver has not: %v", err)
 	}
+	// A delay asked for together with the switch is forgotten, the other side stays.
+	m = newMemory(t, Spec{Driver: "mlx5_core"})
+	for _, tt := range []struct {
+		on   bool
+		want int
+	}{{false, mlx5Usecs}, {false, 20}, {true, dimUsecs}} {
+		if err := m.Writer().SetCoalesce("eth0", host.Coalesce{AdaptiveRx: &tt.on, Values: map[string]int{"rx-usecs": 20}}); err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := m.Host(1).Ethtool.Coalesce("eth0"); got.Values["rx-usecs"] != tt.want || got.Values["tx-usecs"] != 50 {
+			t.Errorf("mlx5_core with adaptive moderation %v: %v, want rx-usecs %d", tt.on, got.Values, tt.want)
+		}
+	}
 	base := func(change func(map[string]int)) host.Coalesce {
 		values := map[string]int{"rx-usecs": 0, "rx-frames": 1, "tx-usecs": 0, "tx-frames": 1}
 		change(values)
