@@ -546,11 +546,16 @@ func (u *undoing) verify() {
 	created := map[knob.Ref]bool{}
 	var order []knob.Ref
 	wiped := map[string]bool{} // devices whose settings were recorded whole
+	earliest := map[string]string{} // by address: one interrupt may be several settings
 	first := func(ref knob.Ref, value string) {
 		if _, ok := original[ref]; ok {
 			return
 		}
-		original[ref] = value
+		at := address(u.view, u.name(ref))
+		if _, ok := earliest[at]; !ok {
+			earliest[at] = value
+		}
+		original[ref] = earliest[at]
 		order = append(order, ref)
 		created[ref] = wiped[ref.Dev]
 	}

@@ -346,6 +346,21 @@ func TestSharedInterrupt(t *testing.T) {
 	}
 }
 
+// An interrupt that one change overwrites under one of its names and another
+// change sets under the other goes back to where it was before both.
+func TestSharedInterruptAsSideEffect(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, hosttest.Spec{Driver: "i40e"})
+	r.write("eth0/rx-1/irq.affinity", "2-3")
+	before := r.m.Dump()
+	if _, err := r.process(nil).Apply(background, r.plan("eth0/feature.rx-ntuple-filter", "off", "eth0/tx-1/irq.affinity", "0"), anything); err != nil {
+		t.Fatal(err)
+	}
+	if result, err := r.process(nil).Rollback(background, ""); err != nil || result.State != RolledBack || r.m.Dump() != before {
+		t.Errorf("%s, %v, %+v\n%s", result.State, err, result.Restored, cmp.Diff(before, r.m.Dump()))
+	}
+}
+
 func TestSkipDisruptive(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, hosttest.Spec{Driver: "ice", MaxQueues: 8})
@@ -427,6 +442,9 @@ func TestSideEffects(t *testing.T) {
 		"moderation":          {"ice", usecs, "20", "coalesce", map[string][2]string{"eth0/coalesce.tx-usecs": {"77", "20"}, "eth0/coalesce.adaptive-rx": {"on", "off"}}},
 		"hash fields": {"ice", "eth0/rss.hash.udp4", "sd", "hash", map[string][2]string{
 			"eth0/rss.hash.udp6": {"sdfn", "sd"}, "eth0/rss.table": {"0*64 1*64", even},
+		}},
+		"feature that resets": {"i40e", "eth0/feature.rx-ntuple-filter", "off", "features", map[string][2]string{
+			affinity: {"1,3", "0-3"}, "eth0/tx-1/xps.cpus": {"1", ""}, "eth0/rx-1/rps.cpus": {"2", ""}, "eth0/ring.rx": {"1024", "512"}, usecs: {"77", "50"},
 		}},
 		"RSS table": {"ice", "eth0/rss.table", "0*64 1*64", "rss", map[string][2]string{"eth0/rss.hash.tcp4": {"sd", "sdfn"}}},
 	} {

@@ -489,6 +489,35 @@ func TestCoalesceLaws(t *testing.T) {
 	}
 }
 
+// A feature for which drivers reset the device costs the masks of its
+// interrupts, if it changes, and nobody else's.
+func TestResetLaw(t *testing.T) {
+	t.Parallel()
+	m := newMemory(t, i40e2())
+	affinity := func(dev string) string {
+		v := m.View()
+		kind, _ := knob.Lookup("irq.affinity")
+		return kind.Read(v, knob.Rx(dev, 3, kind.Name)).Value
+	}
+	if affinity("eth0") != "0" {
+		t.Fatalf("affinity %s: a reset would not be seen", affinity("eth0"))
+	}
+	set := func(feature string, on bool) {
+		if err := m.Writer().SetFeatures("eth0", map[string]bool{feature: on}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tt := range []struct {
+		feature string
+		on      bool
+		want    string
+	}{{"rx-gro", false, "0"}, {"rx-lro", true, "0"}, {"rx-ntuple-filter", true, "0"}, {"rx-ntuple-filter", false, "3"}} {
+		if set(tt.feature, tt.on); affinity("eth0") != tt.want || affinity("eth1") != "0" {
+			t.Errorf("%s %v: affinity %s, want %s; the other device's is %s", tt.feature, tt.on, affinity("eth0"), tt.want, affinity("eth1"))
+		}
+	}
+}
+
 func TestFeatureLaws(t *testing.T) {
 	t.Parallel()
 	m := newMemory(t, i40e2())
