@@ -59,15 +59,15 @@ func (r *run) present(s step, at string) (string, error) {
 
 // intend puts the intent on disk.
 func (r *run) intend(s step, at, now string) (*entry, error) {
+	others, err := sides(r.view, s.kind, s.change.Ref, s.change.After)
+	napis, napiErr := specialNAPIs(r.view, s.kind, s.change.Ref)
+	if err = errors.Join(err, napiErr); err != nil {
+		return nil, &untouched{fmt.Errorf("%s: %w", s.change.Ref, err)}
+	}
 	e := &entry{
 		seq: len(r.t.entries) + 1, ref: s.change.Ref, before: now, after: s.change.After,
-		sides: sides(r.view, s.kind, s.change.Ref, s.change.After), moved: map[knob.Ref]string{}, lost: map[knob.Ref]bool{},
+		sides: others, napis: napis, moved: map[knob.Ref]string{}, lost: map[knob.Ref]bool{},
 	}
-	napis, err := specialNAPIs(r.view, s.kind, s.change.Ref)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", s.change.Ref, err)
-	}
-	e.napis = napis
 	err = r.j.append(record{
 		Type: recordIntent, Seq: e.seq, Ref: &e.ref, Address: at, Before: now, After: e.after,
 		Sides: refTexts(e.sides), NAPIs: napis,

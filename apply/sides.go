@@ -13,8 +13,10 @@ import (
 )
 
 // sides are the settings that a write may change besides its own (see
-// knob.Kind.MayChange), with their values.
-func sides(v knob.View, kind *knob.Kind, ref knob.Ref, after string) map[knob.Ref]string {
+// knob.Kind.MayChange), with their values. The error names those whose values
+// the host does not tell, which could not be put back.
+func sides(v knob.View, kind *knob.Kind, ref knob.Ref, after string) (map[knob.Ref]string, error) {
+	var errs []error
 	out := map[knob.Ref]string{}
 	seen := map[string]bool{address(v, ref): true}
 	own := v
@@ -37,12 +39,18 @@ func sides(v knob.View, kind *knob.Kind, ref knob.Ref, after string) map[knob.Re
 				continue
 			}
 			seen[at] = true
-			if state := other.Read(v, r); state.Has() {
+			switch state := other.Read(v, r); {
+			case state.Has():
 				out[r] = state.Value
+			case other.Name == affinityKind && at == r.String():
+				// Which interrupt it is, if the queue has one, is not known: devices
+				// without vectors of their own, and those that are down.
+			case state.Withheld():
+				errs = append(errs, fmt.Errorf("%s, which the change may overwrite, cannot be read and could not be put back: %s: %s", r, state.Status, state.Reason))
 			}
 		}
 	}
-	return out
+	return out, errors.Join(errs...)
 }
 
 // spareVectors are the interrupts of queues that a channel change will bring

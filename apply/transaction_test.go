@@ -480,6 +480,77 @@ func TestSideEffects(t *testing.T) {
 	}
 }
 
+// A change that may overwrite a setting whose value the host does not tell is not
+// made: nobody could put that back. What is certainly not there, or not in a
+// capture, keeps nothing from being changed.
+func TestUnreadableSide(t *testing.T) {
+	t.Parallel()
+	const ring, budget, usecs = "eth0/ring.rx", "net.core.netdev_budget", "eth0/coalesce.rx-usecs"
+	for name, tt := range map[string]struct {
+		answer  error
+		at      int // look at the moderation from which on it is the answer
+		lenient bool
+		want    error
+		state   State
+	}{
+		"inconclusive":        {host.ErrInconclusive, 0, false, ErrRefused, ""},
+		"denied":              {fs.ErrPermission, 0, false, ErrRefused, ""},
+		"an error of its own": {syscall.EIO, 0, false, ErrRefused, ""},
+		"after the preflight": {host.ErrInconclusive, 1, false, nil, RolledBack},
+		"told":                {host.ErrInconclusive, 1, true, nil, Confirmed},
+		"unsupported":         {host.ErrUnsupported, 0, false, nil, Confirmed},
+		"not there":           {fs.ErrNotExist, 0, false, nil, Confirmed},
+		"not captured":        {host.ErrNotCaptured, 0, false, nil, Confirmed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, hosttest.Spec{Driver: "ice"})
+			before, p := r.m.Dump(), r.plan(ring, "1024", budget, "600")
+			views := 0
+			r.view = func(v knob.View) knob.View {
+				h := *v.Host
+				read := h.Ethtool.Coalesce
+				views++
+				asked := 0
+				h.Ethtool.Coalesce = func(dev string) (host.Coalesce, error) {
+					if asked++; views > 1 || asked <= 6*tt.at {
+						return read(dev) // of six settings
+					}
+					return host.Coalesce{}, fmt.Errorf("read coalescing of %s: %w", dev, tt.answer)
+				}
+				v.Host = &h
+				return v
+			}
+			o := anything
+			left := map[string]error{}
+			if tt.lenient {
+				o.LeaveOut = func(ref knob.Ref, err error) { left[ref.String()] = err }
+			}
+			writes := 0
+			r.gate = func(what string, do func() error) error {
+				if strings.HasPrefix(what, "rings") {
+					writes++
+				}
+				return do()
+			}
+			result, err := r.process(nil).Apply(background, p, o)
+			if result.State != tt.state || tt.want != nil && !errors.Is(err, tt.want) || (err == nil) != (tt.state == Confirmed) {
+				t.Fatalf("%s, %v", result.State, err)
+			}
+			made := tt.state == Confirmed && !tt.lenient
+			if (writes > 0) != made || !made && !tt.lenient && r.m.Dump() != before {
+				t.Errorf("%d writes of rings", writes)
+			}
+			if told := errors.Join(err, left[ring]); !made && (told == nil || !strings.Contains(told.Error(), usecs+", which the change may overwrite")) {
+				t.Errorf("the reason is %v", told)
+			}
+			if (left[ring] != nil) != tt.lenient || tt.state == Confirmed && r.read(budget) != "600" {
+				t.Errorf("left out: %v, budget %s", left, r.read(budget))
+			}
+		})
+	}
+}
+
 // Once a user's table is set, fewer queues than it names are refused
 // (net/ethtool/channels.c): rolling back channels first fits the table.
 func TestChannelsBehindATable(t *testing.T) {

@@ -18,7 +18,7 @@ import (
 func failure(err error, missing string) State {
 	switch {
 	case errors.Is(err, host.ErrNotCaptured):
-		return State{Status: Unknown, Reason: "not captured"}
+		return State{Status: Unknown, Reason: notCaptured}
 	case errors.Is(err, host.ErrInconclusive):
 		return State{Status: Unknown, Reason: err.Error()}
 	case errors.Is(err, fs.ErrPermission):
@@ -49,7 +49,7 @@ type file struct {
 
 func (f file) read(v View, r Ref) State {
 	if v.Host == nil {
-		return State{Status: Unknown, Reason: "not captured"}
+		return State{Status: Unknown, Reason: notCaptured}
 	}
 	path, err := f.path(v, r)
 	if err != nil {

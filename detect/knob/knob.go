@@ -238,6 +238,15 @@ type State struct {
 // Has reports whether the state carries a value.
 func (s State) Has() bool { return s.Status == Known || s.Status == Locked }
 
+// notCaptured is the reason of settings that a captured host cannot tell.
+const notCaptured = "not captured"
+
+// Withheld reports whether the setting may be there although this host, which is
+// not a captured one, did not tell its value.
+func (s State) Withheld() bool {
+	return s.Status == Denied || s.Status == Unknown && s.Reason != notCaptured
+}
+
 // Bounds is the range that this host accepts.
 type Bounds struct {
 	Min, Max int64    // both 0: not bounded or not a number
