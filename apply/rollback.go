@@ -542,11 +542,11 @@ func writtenBy(transactions []*transaction, ref knob.Ref, value string) string {
 // verify compares every setting of the journal with its value before the
 // transaction. Nothing is taken on trust, not even what was read back before.
 func (u *undoing) verify() {
+	earliest := map[string]string{} // by address: one interrupt may be several settings
 	original := map[knob.Ref]string{}
 	created := map[knob.Ref]bool{}
 	var order []knob.Ref
 	wiped := map[string]bool{} // devices whose settings were recorded whole
-	earliest := map[string]string{} // by address: one interrupt may be several settings
 	first := func(ref knob.Ref, value string) {
 		if _, ok := original[ref]; ok {
 			return

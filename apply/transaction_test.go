@@ -382,6 +382,7 @@ func TestChannelSideEffects(t *testing.T) {
 	r := newRig(t, small)
 	r.write("eth0/rx-0/irq.affinity", "3")
 	r.write("eth0/tx-1/xps.cpus", "0,2")
+	r.write("eth0/tx-1/xps.rxqs", "0-1")
 	r.write("eth0/rx-1/rps.cpus", "1")
 	before := r.m.Dump()
 	result, err := r.process(nil).Apply(background, r.plan("eth0/channels.combined", "1"), anything)
@@ -412,7 +413,7 @@ func TestChannelSideEffects(t *testing.T) {
 	}
 	want := map[string]string{
 		"eth0/rx-0/rps.cpus": "2", "eth0/tx-0/irq.affinity": "1-2", "eth0/rx-0/irq.affinity": "3",
-		"eth0/tx-1/xps.cpus": "0,2", "eth0/rx-1/rps.cpus": "1", "eth0/channels.combined": "2",
+		"eth0/tx-1/xps.cpus": "0,2", "eth0/tx-1/xps.rxqs": "0-1", "eth0/rx-1/rps.cpus": "1", "eth0/channels.combined": "2",
 	}
 	for ref, value := range want {
 		if got := r.read(ref); got != value {

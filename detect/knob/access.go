@@ -45,6 +45,8 @@ type file struct {
 	bounds func(v View, r Ref) Bounds
 	// missing is the reason when the file is not there.
 	missing func(v View, r Ref) string
+	// absent is an error of reading besides ENOENT that says so, nil for none.
+	absent error
 }
 
 func (f file) read(v View, r Ref) State {
@@ -56,7 +58,11 @@ func (f file) read(v View, r Ref) State {
 		return failure(err, err.Error())
 	}
 	text, err := v.Host.ReadFile(path)
-	if err != nil {
+	switch {
+	case err == nil:
+	case f.absent != nil && errors.Is(err, f.absent):
+		return State{Status: Unsupported, Reason: f.missing(v, r)}
+	default:
 		return failure(err, f.missing(v, r))
 	}
 	value, err := f.decode(string(text))

@@ -249,7 +249,7 @@ func (s State) Withheld() bool {
 
 // Bounds is the range that this host accepts.
 type Bounds struct {
-	Min, Max int64    // both 0: not bounded or not a number
+	Min, Max int64    // both 0: not bounded or not a number; of a set of queues their numbers
 	Of       []string // the allowed words, for enumerations
 	CPUs     string   // the CPUs a CPU set may name, list form
 	// PowerOfTwo: the kernel refuses or rounds up anything else; 0 is
@@ -331,7 +331,7 @@ type Kind struct {
 
 // Codec is the textual form of a kind's values.
 type Codec struct {
-	Name string // "integer", "switch", "cpus", "table", "fields"
+	Name string // "integer", "switch", "cpus", "queues", "table", "fields"
 	// Canonical parses any accepted spelling and prints the one form that
 	// is used everywhere; equal values have equal canonical forms.
 	Canonical func(text string) (string, error)

@@ -600,6 +600,29 @@ func TestHashFields(t *testing.T) {
 	}
 }
 
+// xps_rxqs names receive queues that the device was made with, in use or not, and
+// goes with its transmit queue.
+func TestXPSQueuesLaw(t *testing.T) {
+	t.Parallel()
+	for _, spec := range []Spec{{CPUs: 4, QueuesPerNIC: 2, MaxQueues: 6}, {Driver: "i40e", QueuesPerNIC: 2, MaxQueues: 6}} {
+		m := newMemory(t, spec)
+		file := func(q int) string { return fmt.Sprintf("sys/class/net/eth0/queues/tx-%d/xps_rxqs", q) }
+		channels := func(n int) {
+			if err := m.Writer().SetChannels("eth0", host.Channels{MaxCombined: 6, Combined: n}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		refused(t, m, file(0), "40", syscall.EOVERFLOW)
+		write(t, m, file(0), "20")
+		write(t, m, file(1), "3")
+		channels(1)
+		channels(2)
+		if first, second := read(t, m, file(0)), read(t, m, file(1)); first != "20" || second != "00" {
+			t.Errorf("%s: %s and %s after fewer and more queues", spec.Driver, first, second)
+		}
+	}
+}
+
 func TestVirtioChannels(t *testing.T) {
 	t.Parallel()
 	m := newMemory(t, Spec{CPUs: 6, QueuesPerNIC: 1, MaxQueues: 4, IRQStacked: true})
