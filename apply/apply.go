@@ -267,7 +267,7 @@ func (r *run) carryOut(ctx context.Context, p plan.Plan, c checked) error {
 			if err := ctx.Err(); err != nil {
 				return fmt.Errorf("stopped: %w", context.Cause(ctx))
 			}
-			if err := r.tolerate(s, r.change(s)); err != nil {
+			if err := r.tolerate(s.change.Ref, r.change(s)); err != nil {
 				return err
 			}
 		}
@@ -283,26 +283,25 @@ func (r *run) carryOut(ctx context.Context, p plan.Plan, c checked) error {
 		}
 	}
 	r.result.Complete = p.Complete
-	if r.o.Verify == nil {
-		return nil
+	if r.o.Verify != nil {
+		if err := r.o.Verify(ctx); err != nil {
+			return fmt.Errorf("verify: %w", err)
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("stopped: %w", context.Cause(ctx))
+		}
 	}
-	if err := r.o.Verify(ctx); err != nil {
-		return fmt.Errorf("verify: %w", err)
-	}
-	if ctx.Err() != nil {
-		return fmt.Errorf("stopped: %w", context.Cause(ctx))
-	}
-	return nil
+	return r.settle()
 }
 
 // tolerate tells of a change that left its setting as it was, where that is
 // wanted. Any other error stays one.
-func (r *run) tolerate(s step, err error) error {
+func (r *run) tolerate(ref knob.Ref, err error) error {
 	var left *untouched
 	if r.o.LeaveOut == nil || !errors.As(err, &left) {
 		return err
 	}
-	r.o.LeaveOut(s.change.Ref, err)
+	r.o.LeaveOut(ref, err)
 	return nil
 }
 
@@ -346,7 +345,6 @@ func (r *run) next(ctx context.Context) (plan.Plan, checked, error) {
 
 // finish closes a transaction whose writes are all made.
 func (r *run) finish() (Result, error) {
-	r.settle()
 	r.t.state = Unconfirmed
 	err := r.j.append(record{Type: recordApplied, Deadline: r.t.deadline})
 	if err == nil && r.o.ConfirmWithin <= 0 {

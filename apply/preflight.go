@@ -239,6 +239,9 @@ func (i *inspection) values(kind *knob.Kind, c plan.Change) {
 	if err := kind.Check(state.Bounds, after); err != nil {
 		i.refuse(subject, "new value: %v", err)
 	}
+	if _, err := sides(i.view, kind, c.Ref, after); err != nil {
+		i.refuse(subject, "%v", err)
+	}
 	s := step{kind: kind, change: c}
 	at := address(i.view, c.Ref)
 	if other, shared := i.addressV[at]; shared && other.change.After != after {

@@ -357,6 +357,8 @@ func guess(rng *rand.Rand, kind *knob.Kind, state knob.State) string {
 		return []string{"1", "20", "64", "100", "512", "1000", "1024", "2048", "16000"}[rng.IntN(9)]
 	case "switch":
 		return []string{"on", "off"}[rng.IntN(2)]
+	case "queues":
+		return []string{"", "0", "1", "0-1", "2-3"}[rng.IntN(5)]
 	case "cpus":
 		may, err := cpuset.ParseList(state.Bounds.CPUs)
 		if err != nil || may.IsEmpty() {

@@ -545,6 +545,7 @@ func writtenBy(transactions []*transaction, ref knob.Ref, value string) string {
 // verify compares every setting of the journal with its value before the
 // transaction. Nothing is taken on trust, not even what was read back before.
 func (u *undoing) verify() {
+	earliest := map[string]string{} // by address: one interrupt may be several settings
 	original := map[knob.Ref]string{}
 	created := map[knob.Ref]bool{}
 	var order []knob.Ref
@@ -553,7 +554,11 @@ func (u *undoing) verify() {
 		if _, ok := original[ref]; ok {
 			return
 		}
-		original[ref] = value
+		at := address(u.view, u.name(ref))
+		if _, ok := earliest[at]; !ok {
+			earliest[at] = value
+		}
+		original[ref] = earliest[at]
 		order = append(order, ref)
 		created[ref] = wiped[ref.Dev]
 	}

@@ -12,15 +12,11 @@ import (
 	"github.com/napitune/napitune/detect/knob"
 )
 
-// sides are the settings that a write may change besides its own, with their
-// values. Kinds that overwrite others get the whole device recorded, because
-// drivers do more than the core demands of them; features depend on one another
-// (net/core/dev.c, netdev_fix_features).
-func sides(v knob.View, kind *knob.Kind, ref knob.Ref, after string) map[knob.Ref]string {
-	all := len(kind.Clobbers) > 0
-	if !all && kind.Stage != knob.StageFeatures {
-		return nil
-	}
+// sides are the settings that a write may change besides its own (see
+// knob.Kind.MayChange), with their values. The error names those whose values
+// the host does not tell, which could not be put back.
+func sides(v knob.View, kind *knob.Kind, ref knob.Ref, after string) (map[knob.Ref]string, error) {
+	var errs []error
 	out := map[knob.Ref]string{}
 	seen := map[string]bool{address(v, ref): true}
 	own := v
@@ -30,7 +26,7 @@ func sides(v knob.View, kind *knob.Kind, ref knob.Ref, after string) map[knob.Re
 		own.Devices[i].Tunable = true
 	}
 	for _, other := range knob.All() {
-		if other.Scope == knob.ScopeHost || !all && other.Stage != kind.Stage {
+		if !kind.MayChange(other) {
 			continue
 		}
 		refs := other.Refs(own)
@@ -43,12 +39,18 @@ func sides(v knob.View, kind *knob.Kind, ref knob.Ref, after string) map[knob.Re
 				continue
 			}
 			seen[at] = true
-			if state := other.Read(v, r); state.Has() {
+			switch state := other.Read(v, r); {
+			case state.Has():
 				out[r] = state.Value
+			case other.Name == affinityKind && at == r.String():
+				// Which interrupt it is, if the queue has one, is not known: devices
+				// without vectors of their own, and those that are down.
+			case state.Withheld():
+				errs = append(errs, fmt.Errorf("%s, which the change may overwrite, cannot be read and could not be put back: %s: %s", r, state.Status, state.Reason))
 			}
 		}
 	}
-	return out
+	return out, errors.Join(errs...)
 }
 
 // spareVectors are the interrupts of queues that a channel change will bring

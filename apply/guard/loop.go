@@ -224,7 +224,7 @@ func (l *Loop) round(ctx context.Context, since time.Time) (again bool, err erro
 // clobbers reports whether a change may undo other settings.
 func clobbers(c plan.Change) bool {
 	kind, ok := knob.Lookup(c.Ref.Kind)
-	return !ok || len(kind.Clobbers) > 0 || kind.Stage == knob.StageFeatures
+	return !ok || slices.ContainsFunc(knob.All(), kind.MayChange)
 }
 
 // some is a plan of some of the changes.

@@ -185,6 +185,20 @@ func (s Stage) String() string {
 	return [...]string{"owners", "channels", "rings", "rss", "features", "coalescing", "sysctl", "napi", "steering", "affinity"}[s]
 }
 
+// joint reports whether the settings of the stage on one device hang together:
+// ethtool hands them to the driver as one structure, and those that were not
+// asked for change with the others (features depend on one another,
+// net/core/dev.c netdev_fix_features; mlx5_core sets delays anew when adaptive
+// moderation is switched, mlx5e_ethtool_set_coalesce).
+func (s Stage) joint() bool {
+	switch s {
+	case StageChannels, StageRings, StageRSS, StageFeatures, StageCoalesce:
+		return true
+	default:
+		return false
+	}
+}
+
 // Disruption is what a write does to traffic.
 type Disruption uint8
 
@@ -224,9 +238,18 @@ type State struct {
 // Has reports whether the state carries a value.
 func (s State) Has() bool { return s.Status == Known || s.Status == Locked }
 
+// notCaptured is the reason of settings that a captured host cannot tell.
+const notCaptured = "not captured"
+
+// Withheld reports whether the setting may be there although this host, which is
+// not a captured one, did not tell its value.
+func (s State) Withheld() bool {
+	return s.Status == Denied || s.Status == Unknown && s.Reason != notCaptured
+}
+
 // Bounds is the range that this host accepts.
 type Bounds struct {
-	Min, Max int64    // both 0: not bounded or not a number
+	Min, Max int64    // both 0: not bounded or not a number; of a set of queues their numbers
 	Of       []string // the allowed words, for enumerations
 	CPUs     string   // the CPUs a CPU set may name, list form
 	// PowerOfTwo: the kernel refuses or rounds up anything else; 0 is
@@ -308,7 +331,7 @@ type Kind struct {
 
 // Codec is the textual form of a kind's values.
 type Codec struct {
-	Name string // "integer", "switch", "cpus", "table", "fields"
+	Name string // "integer", "switch", "cpus", "queues", "table", "fields"
 	// Canonical parses any accepted spelling and prints the one form that
 	// is used everywhere; equal values have equal canonical forms.
 	Canonical func(text string) (string, error)
@@ -328,6 +351,16 @@ func (k *Kind) DisruptionFor(v View, r Ref) Disruption {
 func (k *Kind) Exists(v View, r Ref) bool {
 	known := slices.ContainsFunc(v.Devices, func(d Dev) bool { return d.Name == r.Dev })
 	return (known || r.Dev == "") && k.Read(v, r).Has()
+}
+
+// MayChange reports whether a write of this kind may change a setting of the
+// other kind on the same device. Of kinds that overwrite others all of the
+// device is to be feared: drivers do more than the core demands of them.
+func (k *Kind) MayChange(other *Kind) bool {
+	if k == other || k.Scope == ScopeHost || other.Scope == ScopeHost {
+		return false
+	}
+	return len(k.Clobbers) > 0 || k.Stage == other.Stage && k.Stage.joint()
 }
 
 // All returns the rows in the order of stages, then names. The slice is the
