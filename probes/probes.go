@@ -99,9 +99,11 @@ type Session struct {
 	controlReads []counters.ControlRead
 	// costNs is how long the core object was attached while BPF statistics were
 	// on, before they came on last, when it had been attached for statsSince.
-	costNs     uint64
-	stats      io.Closer
-	statsSince uint64
+	costNs uint64
+	// costUnknown is why statistics could not be had, "" if they could.
+	costUnknown string
+	stats       io.Closer
+	statsSince  uint64
 }
 
 // limits are the two receive budgets in the units the kernel compares.
@@ -398,14 +400,29 @@ func (s *Session) StartStats() error {
 	}
 	c, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
 	if err != nil {
+		s.costUnknown = withoutStats(err)
 		return fmt.Errorf("enable BPF statistics: %w", err)
 	}
+	s.costUnknown = ""
 	s.stats, s.statsSince = c, s.attachedFor(monotonicNs())
 	return s.eachProgram(func(p *program) error {
 		var err error
 		p.costSince, _, err = p.counted()
 		return err
 	})
+}
+
+// withoutStats says what statistics would need. The command came with Linux
+// 5.8; from the start it wants CAP_SYS_ADMIN, while CAP_BPF is enough to load
+// (bpf_enable_stats in kernel/bpf/syscall.c).
+func withoutStats(err error) string {
+	switch {
+	case errors.Is(err, unix.EPERM):
+		return "BPF statistics need CAP_SYS_ADMIN"
+	case errors.Is(err, unix.EINVAL), errors.Is(err, ebpf.ErrNotSupported):
+		return "BPF statistics need Linux 5.8"
+	}
+	return "BPF statistics: " + err.Error()
 }
 
 // StopStats turns the statistics off again; what was counted stays readable.

@@ -240,7 +240,7 @@ func text(chars []int8) string {
 
 // readCost adds what the programs cost while statistics were on.
 func (s *Session) readCost(out *counters.Counters) error {
-	out.CostWindowNs = s.costNs
+	out.CostWindowNs, out.CostUnknown = s.costNs, s.costUnknown
 	if s.stats != nil {
 		out.CostWindowNs += s.attachedFor(monotonicNs()) - s.statsSince
 	}

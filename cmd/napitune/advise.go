@@ -50,8 +50,8 @@ func advise(c *cli.Context, e env, formats []string) error {
 	if m.live && e.Usage != nil {
 		a.Overhead = e.Usage()
 	}
-	if m.live {
-		a.Overhead.ProbeSeconds = probeSeconds(result.Probes)
+	if m.live && result.Probes != nil {
+		a.Overhead.ProbeSeconds, a.Overhead.ProbesUnknown = probeSeconds(result.Probes), result.Probes.CostUnknown
 	}
 	kept := a.Plan
 	kept.Placement = a.Placement
@@ -74,9 +74,7 @@ func judge(m measurement, o options) report.Advice {
 	a := report.NewAdvice(m.Observation, findings, buildPlan(m, findings, o))
 	a.Placement = append(a.Placement, placement...)
 	a.PolicyFile = o.policyFile
-	if !o.noBPF || o.style.Verbose { // who asked for none need not be told
-		a.Probeless = m.probeless
-	}
+	a.Probeless = m.probeless
 	for _, p := range m.probes {
 		if p.State == report.ProbeAttached {
 			a.Window.Probes = append(a.Window.Probes, p.Name)

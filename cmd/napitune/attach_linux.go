@@ -76,7 +76,9 @@ const (
 func (s session) Watch(ctx context.Context, window time.Duration) error {
 	end := time.Now().Add(window)
 	if window >= 5*(costWindow+mergeWindow) {
-		if err := errors.Join(s.StartStats(), s.Observe(ctx, costWindow), s.StopStats()); err != nil {
+		// Without statistics all is counted but the cost; Counters says why.
+		_ = s.StartStats()
+		if err := errors.Join(s.Observe(ctx, costWindow), s.StopStats()); err != nil {
 			return err
 		}
 		if err := s.Window(ctx, "gro", mergeWindow); err != nil {

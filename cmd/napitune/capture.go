@@ -15,9 +15,11 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/urfave/cli/v2"
 
+	"github.com/napitune/napitune/cmd/napitune/report"
 	"github.com/napitune/napitune/detect"
 	"github.com/napitune/napitune/detect/host"
 	"github.com/napitune/napitune/detect/host/archive"
+	"github.com/napitune/napitune/probes/counters"
 )
 
 func captureCommand(e env) *cli.Command {
@@ -88,36 +90,46 @@ func refuseExisting(path string, force bool) error {
 // for, and keeps what the probes counted beside it.
 func record(ctx context.Context, e env, h *host.Host, o options) (*archive.Recorder, error) {
 	recorder := archive.NewRecorder(h)
-	var p prober
-	if o.window > 0 {
-		s, err := detect.Collect(h)
-		if err != nil {
-			return nil, err
-		}
-		if p, _ = startProbes(e, s, o); p != nil {
-			defer func() { _ = p.Close() }()
-		}
-	}
-	if err := recordSample(recorder, 0, p); err != nil || o.window == 0 {
+	if o.window == 0 {
+		_, err := detect.Collect(recorder.Host())
 		return recorder, err
 	}
-	if err := pass(ctx, e, p, o); err != nil {
+	s, err := detect.Collect(h)
+	if err != nil {
+		return nil, err
+	}
+	p := startProbes(e, s, o)
+	defer p.close()
+	if _, err := recordSample(recorder, 0, p); err != nil {
+		return nil, err
+	}
+	if err := p.pass(ctx, o.window, newProgress(e, o)); err != nil {
 		return nil, err
 	}
 	recorder.NextSample()
-	return recorder, recordSample(recorder, 1, p)
+	counted, err := recordSample(recorder, 1, p)
+	if err != nil {
+		return nil, err
+	}
+	if why := p.why(); why != "" && !o.noBPF {
+		_, _ = fmt.Fprintln(e.Stderr, report.Clean(why))
+	}
+	if counted != nil && counted.CostUnknown != "" {
+		_, _ = fmt.Fprintln(e.Stderr, "cost of the probes unknown: "+report.Clean(counted.CostUnknown))
+	}
+	return recorder, nil
 }
 
-func recordSample(r *archive.Recorder, n int, p prober) error {
+func recordSample(r *archive.Recorder, n int, p *counting) (*counters.Counters, error) {
 	_, counted, err := sample(r.Host(), p)
 	if err != nil || counted == nil {
-		return err
+		return nil, err
 	}
 	raw, err := json.Marshal(counted)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return r.SetProbes(n, raw)
+	return counted, r.SetProbes(n, raw)
 }
 
 // store writes a capture: to standard output, or to a file that appears whole

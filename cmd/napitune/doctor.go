@@ -78,12 +78,10 @@ func tryProbes(e env, m *machine, s *detect.Snapshot, o options) []report.Probe 
 	if !m.live {
 		return nil
 	}
-	p, probeless := startProbes(e, s, o)
-	if p == nil {
-		return []report.Probe{{Name: "all", State: report.ProbeOff, Reason: probeless}}
+	p := startProbes(e, s, o)
+	if p.prober == nil {
+		return []report.Probe{{Name: "all", State: report.ProbeOff, Reason: p.missing}}
 	}
-	if err := p.Close(); err != nil {
-		o.log.Warn("probes not detached", "err", err)
-	}
-	return probeStates(p.Status())
+	p.close()
+	return probeStates(p.status())
 }

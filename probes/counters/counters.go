@@ -57,6 +57,9 @@ type Counters struct {
 	// TimeNs/CostWindowNs is their share of one CPU while they are attached.
 	Cost         []ProgCost `json:"cost,omitempty"`
 	CostWindowNs uint64     `json:"cost_window_ns,omitempty"`
+	// CostUnknown is why there are no statistics, "" if there are or nobody
+	// asked for them.
+	CostUnknown string `json:"cost_unknown,omitempty"`
 }
 
 // State is how far a probe came.
@@ -287,6 +290,7 @@ func (c *Counters) Sub(earlier *Counters) (*Counters, error) {
 		ControlReads:  rows(s, c.ControlReads, earlier.ControlReads, func(x ControlRead) string { return x.Device }),
 		Cost:          rows(s, c.Cost, earlier.Cost, func(x ProgCost) string { return x.Program }),
 		CostWindowNs:  s.n("cost window", c.CostWindowNs, earlier.CostWindowNs),
+		CostUnknown:   c.CostUnknown,
 	}
 	if s.backwards != "" {
 		return nil, fmt.Errorf("%s went backwards: %w", s.backwards, ErrNotComparable)

@@ -22,6 +22,9 @@ const (
 	SchemaDoctor = "napitune/doctor/v1"
 )
 
+// GapProbes is the source of gaps in what the in-kernel probes tell.
+const GapProbes = "probes"
+
 // Advice is the answer of "napitune advise": what was looked at, what was
 // found and what to change. It is the JSON document; text and shell script are
 // made from it alone.
@@ -46,7 +49,8 @@ type Advice struct {
 	// PolicyFile is where the policy was read from that judged, "" for one that
 	// comes with the program; its name is Plan.Profile.
 	PolicyFile string `json:"-"`
-	// Probeless is why no in-kernel probe took part, "" if some did.
+	// Probeless is why a captured host has no figures of in-kernel probes, ""
+	// if it has; for the running machine that is among the gaps.
 	Probeless string `json:"-"`
 }
 
@@ -119,6 +123,8 @@ type Overhead struct {
 	WallSeconds  float64 `json:"wall_seconds,omitempty"`
 	MaxRSSBytes  int64   `json:"max_rss_bytes,omitempty"`
 	ProbeSeconds float64 `json:"probe_seconds,omitempty"` // time the kernel spent in our programs
+	// ProbesUnknown is why ProbeSeconds is not known, "" if it is or none ran.
+	ProbesUnknown string `json:"probes_unknown,omitempty"`
 }
 
 // Verdicts in the order of badness.

@@ -202,7 +202,7 @@ func tri(t detect.Tri) string {
 // Text writes the map as one table per device.
 func (m Map) Text(w io.Writer, style Style) error {
 	p := &page{w: w, style: style}
-	p.hostLine(Advice{Host: m.Host, Window: m.Window})
+	p.hostLine(Advice{Host: m.Host, Window: m.Window, Gaps: m.Gaps})
 	shown := 0
 	for _, d := range m.Devices {
 		if !style.Verbose && dull(d) {

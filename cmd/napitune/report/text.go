@@ -50,8 +50,13 @@ func (p *page) hostLine(a Advice) {
 	} else if name != "" && name != "balanced" {
 		p.hang("", plain, 0, "judged by the policy "+name)
 	}
-	if a.Probeless != "" && (a.Live || p.style.Verbose) {
-		p.hang("", plain, 0, "no in-kernel probes: "+a.Probeless)
+	if a.Probeless != "" && p.style.Verbose {
+		p.hang("", plain, 0, a.Probeless)
+	}
+	for _, g := range a.Gaps {
+		if g.Source == GapProbes {
+			p.hang("", plain, 0, g.Reason)
+		}
 	}
 	for _, q := range a.Window.ControlQueues {
 		p.hang("", plain, 0, fmt.Sprintf("control queue of %s: %s µs, by timing our own read (median of %d)",
@@ -425,8 +430,10 @@ func (p *page) hangMark(head string, c paint, indent int, text string) {
 // foldedGaps is how many sources are named per reason without -v.
 const foldedGaps = 3
 
-// gaps sums up what could not be read, by reason.
+// gaps sums up what could not be read, by reason. What the probes do not tell
+// stands at the head, with what else the figures rest on.
 func (p *page) gaps(list []detect.Gap) {
+	list = slices.DeleteFunc(slices.Clone(list), func(g detect.Gap) bool { return g.Source == GapProbes })
 	if len(list) == 0 {
 		return
 	}
@@ -558,8 +565,11 @@ func overhead(o Overhead) string {
 		return ""
 	}
 	text := fmt.Sprintf("cost: %.0f ms of CPU time, %.0f MB of memory", 1000*o.CPUSeconds, float64(o.MaxRSSBytes)/1e6)
-	if o.ProbeSeconds > 0 {
+	switch {
+	case o.ProbeSeconds > 0:
 		text += fmt.Sprintf(", %.1f ms in probes", 1000*o.ProbeSeconds)
+	case o.ProbesUnknown != "":
+		text += "; of the probes unknown: " + clean(o.ProbesUnknown)
 	}
 	return text
 }
