@@ -300,6 +300,18 @@ func flag(on bool) uint32 {
 	return 0
 }
 
+// Windowed are the probes that could be attached and count in a Window only.
+func (s *Session) Windowed() []string {
+	var out []string
+	for _, p := range probeTable() {
+		attached := func(st counters.Status) bool { return st.Name == p.name && st.State == counters.Attached }
+		if p.windowed && slices.ContainsFunc(s.statuses, attached) {
+			out = append(out, p.name)
+		}
+	}
+	return out
+}
+
 // Status is the state of every probe that exists, asked for or not.
 func (s *Session) Status() []counters.Status { return slices.Clone(s.statuses) }
 

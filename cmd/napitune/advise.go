@@ -15,7 +15,7 @@ import (
 
 func adviseCommand(e env) *cli.Command {
 	formats := []string{"text", "json", "yaml", "shell", "sysctl", "link"}
-	flags := append(append(sharedFlags(formats...), windowFlags()...), profileFlag(),
+	flags := append(append(sharedFlags(formats...), windowFlags()...), probesFlag(), profileFlag(),
 		&cli.StringFlag{Name: "o", Aliases: []string{"output"}, Usage: "write the plan as JSON to `FILE` as well"})
 	return &cli.Command{
 		Name:      "advise",

@@ -247,7 +247,7 @@ func TestMeasureWithoutProbesLive(t *testing.T) {
 	file := writePlan(t, [][2]string{{"v1/rx-3/rps.flow_cnt", "1024"}})
 	opened := 0
 	e := process()
-	e.Probes = func(*detect.Snapshot) (prober, error) {
+	e.Probes = func(*detect.Snapshot, []string) (prober, error) {
 		opened++
 		p := &failingProbes{state: counters.Attached}
 		if opened == 2 {

@@ -14,9 +14,13 @@ import (
 // session is a set of attached probes with the way advise uses them.
 type session struct{ *probes.Session }
 
-func attachProbes(s *detect.Snapshot) (prober, error) {
+// probeNames are the probes of --probes, with those that count without being named.
+func probeNames() (all, byDefault []string) { return probes.Names(), probes.DefaultProbes() }
+
+func attachProbes(s *detect.Snapshot, names []string) (prober, error) {
 	open, err := probes.Open(probes.Options{
-		IRQs: queueIRQs(s), HZ: s.Ident.HZ, VirtioFeatures: virtioFeatures(s),
+		Probes: names,
+		IRQs:   queueIRQs(s), HZ: s.Ident.HZ, VirtioFeatures: virtioFeatures(s),
 		BudgetPackets: intKnob(s, "net.core.netdev_budget"), BudgetUsecs: intKnob(s, "net.core.netdev_budget_usecs"),
 	})
 	if err != nil {
@@ -67,22 +71,26 @@ const (
 	// costWindow is how long BPF statistics are on: long enough for thousands
 	// of events under load, and they make each event dearer meanwhile.
 	costWindow = 200 * time.Millisecond
-	// mergeWindow is how long GRO is looked at, packet by packet.
-	mergeWindow = 300 * time.Millisecond
+	// packetWindow is how long each probe that runs once per packet looks at
+	// them: GRO, and drops if they are asked for.
+	packetWindow = 300 * time.Millisecond
 )
 
 // Watch spends a small part of the window on the cost of the probes and on
-// GRO; windows that are too short for that go to the default probes alone.
+// those that run per packet; windows that are too short for that go to the
+// others alone.
 func (s session) Watch(ctx context.Context, window time.Duration) error {
 	end := time.Now().Add(window)
-	if window >= 5*(costWindow+mergeWindow) {
+	if window >= 5*(costWindow+packetWindow) {
 		// Without statistics all is counted but the cost; Counters says why.
 		_ = s.StartStats()
 		if err := errors.Join(s.Observe(ctx, costWindow), s.StopStats()); err != nil {
 			return err
 		}
-		if err := s.Window(ctx, "gro", mergeWindow); err != nil {
-			return err
+		for _, name := range s.Windowed() {
+			if err := s.Window(ctx, name, packetWindow); err != nil {
+				return err
+			}
 		}
 	}
 	return s.Observe(ctx, time.Until(end))

@@ -34,6 +34,7 @@ func captureCommand(e env) *cli.Command {
 			&cli.StringFlag{Name: "for", Value: "10s", Usage: "time between the two samples, such as 500ms, 30s or 2m; 0s takes one sample"},
 			&cli.StringFlag{Name: "comment", Usage: "put `TEXT` at the head of the file"},
 			&cli.BoolFlag{Name: "no-bpf", Usage: "do not use in-kernel probes"},
+			probesFlag(),
 			&cli.BoolFlag{Name: "force", Usage: "overwrite the file if it exists"},
 			&cli.BoolFlag{Name: "v", Aliases: []string{"verbose"}, Usage: "log to stderr"},
 		},
@@ -56,11 +57,15 @@ func capture(c *cli.Context, e env) error {
 	if err != nil {
 		return err
 	}
+	names, err := parseProbes(c)
+	if err != nil {
+		return err
+	}
 	m, err := e.Open("")
 	if err != nil {
 		return err
 	}
-	o := options{window: window, noBPF: c.Bool("no-bpf"), log: logger(e, c.Bool("v"))}
+	o := options{window: window, noBPF: c.Bool("no-bpf"), probes: names, log: logger(e, c.Bool("v"))}
 	o.style.Verbose = c.Bool("v")
 	recorder, err := record(c.Context, e, m.last(), o)
 	if err != nil {

@@ -5,12 +5,16 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/urfave/cli/v2"
 
 	"github.com/napitune/napitune/cmd/napitune/report"
 	"github.com/napitune/napitune/detect"
 	"github.com/napitune/napitune/probes/counters"
+	"github.com/napitune/napitune/profiles/strict"
 )
 
 // prober counts with in-kernel probes while a window passes.
@@ -23,9 +27,48 @@ type prober interface {
 	Close() error
 }
 
-// probing attaches the probes that suit a machine. A probe that cannot be
-// attached is a status and no error.
-type probing func(s *detect.Snapshot) (prober, error)
+// probing attaches the named probes, or those of the default for nil, as suits
+// a machine. A probe that cannot be attached is a status and no error.
+type probing func(s *detect.Snapshot, names []string) (prober, error)
+
+func probesFlag() cli.Flag {
+	return &cli.StringFlag{Name: "probes", Value: defaultProbes,
+		Usage: "count with the in-kernel probes of `LIST`: default, all, or names (napitune doctor lists them), such as default,latency,drops"}
+}
+
+// Words of --probes that stand for several probes.
+const (
+	defaultProbes = "default"
+	allProbes     = "all"
+)
+
+// parseProbes is which probes to attach, nil for those of the default.
+func parseProbes(c *cli.Context) ([]string, error) {
+	if !c.IsSet("probes") || c.String("probes") == defaultProbes {
+		return nil, nil
+	}
+	text := c.String("probes")
+	all, byDefault := probeNames()
+	if c.Bool("no-bpf") {
+		return nil, fmt.Errorf("--probes %q with --no-bpf: give one of them", text)
+	}
+	var out []string
+	for word := range strings.SplitSeq(text, ",") {
+		switch {
+		case word == allProbes:
+			out = append(out, all...)
+		case word == defaultProbes:
+			out = append(out, byDefault...)
+		case slices.Contains(all, word):
+			out = append(out, word)
+		default:
+			return nil, fmt.Errorf("--probes %q: there is no probe %q%s (--no-bpf uses none)",
+				text, word, strict.Choices(word, append([]string{defaultProbes, allProbes}, all...)))
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out), nil
+}
 
 // counting is what a verb has of the probes: their figures for as long as they
 // give any. What fails about them ends the figures and never the verb: advice
@@ -47,7 +90,7 @@ func startProbes(e env, s *detect.Snapshot, o options) *counting {
 	case e.Probes == nil:
 		c.missing = "this build has none"
 	default:
-		p, err := e.Probes(s)
+		p, err := e.Probes(s, o.probes)
 		if err != nil {
 			c.missing = err.Error()
 			break

@@ -77,7 +77,7 @@ func TestProbesThatFail(t *testing.T) {
 				if verb == "capture" {
 					args = append(args, "-o", filepath.Join(t.TempDir(), "x.txtar"))
 				}
-				e := env{Probes: func(*detect.Snapshot) (prober, error) { return &p, nil }}
+				e := env{Probes: func(*detect.Snapshot, []string) (prober, error) { return &p, nil }}
 				code, stdout, stderr := invoke(context.Background(), t, e, args...)
 				told := strings.Contains(stdout+stderr, test.want)
 				if verb == "capture" && test.name == "subtracting" {
@@ -108,6 +108,43 @@ func TestProbesThatFail(t *testing.T) {
 					t.Errorf("%q is no gap, or probes took part: %+v\n%s", test.want, doc, stderr)
 				}
 			})
+		}
+	}
+}
+
+// A list of probes is names, or words for several; anything else has a remedy.
+func TestParseProbes(t *testing.T) {
+	all, byDefault := probeNames()
+	if all == nil {
+		t.Skip("this build has no probes")
+	}
+	for _, test := range []struct {
+		args, err string
+		want      []string
+	}{
+		{"", "", nil},
+		{"--probes default", "", nil},
+		{"--probes drops,softirq,drops", "", []string{"drops", "softirq"}},
+		{"--probes all", "", slices.Sorted(slices.Values(all))},
+		{"--probes default,latency", "", slices.Sorted(slices.Values(append([]string{"latency"}, byDefault...)))},
+		{"--probes latencey", `there is no probe "latencey"; did you mean latency?`, nil},
+		{"--probes drops,", `there is no probe ""`, nil},
+		{"--probes=", `(--no-bpf uses none)`, nil},
+		{"--probes all --no-bpf", `--probes "all" with --no-bpf: give one of them`, nil},
+	} {
+		for _, verb := range []string{"advise", "capture -o -"} {
+			asked := [][]string{}
+			e := env{Probes: func(_ *detect.Snapshot, names []string) (prober, error) {
+				asked = append(asked, names)
+				return &fakeProbes{}, nil
+			}}
+			code, _, stderr := invoke(context.Background(), t, e, strings.Fields(verb+" --for 20ms "+test.args)...)
+			if (code == exitError) != (test.err != "") || !strings.Contains(stderr, test.err) {
+				t.Errorf("%s %s: ended with %d, %q; want %q", verb, test.args, code, stderr, test.err)
+			}
+			if test.err == "" && (len(asked) != 1 || !slices.Equal(asked[0], test.want)) {
+				t.Errorf("%s %s: attached %q, want %q", verb, test.args, asked, test.want)
+			}
 		}
 	}
 }

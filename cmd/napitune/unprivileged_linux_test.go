@@ -2,11 +2,14 @@ package main
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/napitune/napitune/cmd/napitune/report"
 )
 
 // nobody is a user that owns nothing (the overflow uid of the kernel).
@@ -50,6 +53,14 @@ func TestUnprivilegedLive(t *testing.T) {
 			if !strings.Contains(out, test.advised) || strings.Contains(out, test.not) {
 				t.Errorf("advise prints\n%s\nwant %q and not %q\n%s", out, test.advised, test.not, errs)
 			}
+			out, _ = answersAs(t, test.capabilities, "doctor", "--format", "json")
+			for _, p := range decode[report.Doctor](t, out).Probes {
+				denied := p.State == report.ProbeDenied && strings.HasSuffix(p.Reason, "CAP_BPF and CAP_PERFMON would permit it") ||
+					strings.Contains(p.Reason, "CAP_BPF and CAP_PERFMON would permit it; counts with")
+				if denied == (len(test.capabilities) > 0) && p.Name != "virtio-control-read" {
+					t.Errorf("doctor: %+v", p)
+				}
+			}
 			file := filepath.Join(dir, strings.ReplaceAll(test.name, " ", "-")+".txtar")
 			_, errs = answersAs(t, test.capabilities, "capture", "--for", "3s", "-o", file)
 			if !strings.Contains(errs, test.captured) {
@@ -76,13 +87,19 @@ func answersAs(t *testing.T, capabilities []uintptr, args ...string) (stdout, st
 	}
 	cmd.Dir = "/"
 	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, namespaceEnv) })
+	return answered(t, cmd)
+}
+
+// answered is what a command prints that must end with 0 or 2.
+func answered(t *testing.T, cmd *exec.Cmd) (stdout, stderr string) {
+	t.Helper()
 	var out, errs strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
 		t.Fatal(err)
 	}
 	if code := cmd.ProcessState.ExitCode(); code != exitDone && code != exitChanges {
-		t.Fatalf("%s ended with %d, want 0 or 2\n%s%s", strings.Join(args, " "), code, &out, &errs)
+		t.Fatalf("%s ended with %d, want 0 or 2\n%s%s", strings.Join(cmd.Args, " "), code, &out, &errs)
 	}
 	return out.String(), errs.String()
 }

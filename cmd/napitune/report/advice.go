@@ -38,6 +38,7 @@ type Advice struct {
 	Placement []plan.Placement `json:"placement"`
 	Gaps      []detect.Gap     `json:"gaps"`
 	Overhead  Overhead         `json:"overhead"`
+	Probed    *Probed          `json:"probed,omitempty"`
 
 	// Evidence are the figures behind a healthy verdict, for people: the same
 	// counters are in the findings where something is wrong.
@@ -149,6 +150,7 @@ func NewAdvice(obs *detect.Observation, findings []plan.Finding, p plan.Plan) Ad
 		BootID:    obs.Last.Ident.BootID,
 	}
 	a.Window.ControlQueues = controlQueues(obs)
+	a.Probed = probed(obs)
 	a.Verdict = verdict(findings, p)
 	a.Evidence = healthEvidence(obs)
 	return a

@@ -22,6 +22,7 @@ func Text(w io.Writer, a Advice, style Style) error {
 	p.hostLine(a)
 	p.findings(a.Findings)
 	p.plan(a)
+	p.probed(a.Probed)
 	p.gaps(a.Gaps)
 	p.verdict(a)
 	return p.err

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink" //nolint:depguard // brings up the loopback of a namespace of its own
+
+	"github.com/napitune/napitune/cmd/napitune/report"
+)
+
+// echo sends datagrams to itself over loopback, some thousands a second, until
+// the test ends: each one reaches a socket, and somebody reads it.
+func echo(t *testing.T) {
+	t.Helper()
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := netlink.LinkSetUp(lo); err != nil {
+		t.Fatal(err)
+	}
+	socket, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	t.Cleanup(func() {
+		_ = socket.Close()
+		<-ended
+	})
+	go func() {
+		defer close(ended)
+		buffer := make([]byte, 16)
+		for {
+			if _, err := socket.WriteTo([]byte("napitune"), socket.LocalAddr()); err != nil {
+				return
+			}
+			if _, _, err := socket.ReadFrom(buffer); err != nil {
+				return
+			}
+			time.Sleep(200 * time.Microsecond)
+		}
+	}()
+}
+
+// The probes that are off by default count when they are named, and doctor
+// tells their state.
+func TestOptionalProbesLive(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	echo(t)
+	stream(t, 2000, carefree) // to nobody, so that each packet is dropped
+
+	out, errs := answered(t, command("advise", "--for", "3s", "--probes", "all", "--format", "json"))
+	a := decode[report.Advice](t, out)
+	for _, name := range []string{"gro", "latency", "drops"} {
+		if !slices.Contains(a.Window.Probes, name) {
+			t.Errorf("%s did not take part: %q\n%s", name, a.Window.Probes, errs)
+		}
+	}
+	if a.Probed == nil || a.Probed.Drops == nil {
+		t.Fatalf("nothing of the optional probes in\n%s", out)
+	}
+	paths := map[string]uint64{}
+	for _, l := range a.Probed.Latency {
+		paths[l.Path] += l.Samples
+		if l.P50Ns == 0 || l.P50Ns > l.P90Ns || l.P90Ns > l.P99Ns || l.Node < 0 || l.CPUs == "" {
+			t.Errorf("%+v", l)
+		}
+	}
+	if paths["poll to socket"] == 0 || paths["socket to read"] == 0 {
+		t.Errorf("latency: %+v", a.Probed.Latency)
+	}
+	var dropped uint64
+	for _, d := range a.Probed.Drops.CPUs {
+		dropped += d.Other
+	}
+	// 2,000 a second for the length of the window, less what a busy machine
+	// keeps the sender from.
+	if want := uint64(2000 * a.Probed.Drops.Seconds / 10); a.Probed.Drops.Seconds < packetWindow.Seconds() || dropped < want {
+		t.Errorf("%d dropped in %g s, want %d at least", dropped, a.Probed.Drops.Seconds, want)
+	}
+
+	out, _ = answered(t, command("advise", "--for", "3s", "--no-color"))
+	if strings.Contains(out, "Counted by probes") {
+		t.Errorf("probes that nobody asked for counted:\n%s", out)
+	}
+
+	out, _ = mustEnd(t, 0, command("doctor", "--format", "json"))
+	states := map[string]string{}
+	for _, p := range decode[report.Doctor](t, out).Probes {
+		states[p.Name] = p.State + ": " + p.Reason
+	}
+	all, _ := probeNames()
+	for _, name := range all {
+		if strings.HasPrefix(states[name], report.ProbeOff) || states[name] == "" {
+			t.Errorf("doctor did not try %s: %q", name, states[name])
+		}
+	}
+	if !strings.HasPrefix(states["drops"], report.ProbeAttached) || !strings.Contains(states["drops"], "counts with --probes drops only") {
+		t.Errorf("drops is %q", states["drops"])
+	}
+}
