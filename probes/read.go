@@ -70,6 +70,10 @@ func (s *Session) readCore(out *counters.Counters) error {
 			out.CPUs = append(out.CPUs, row)
 		}
 	}
+	for _, n := range s.eventsOf(states) {
+		out.Events += n
+		out.EstimateNs += uint64(float64(n) * s.eventNs)
+	}
 	virtio, err := s.readVirtio(out, states)
 	if err != nil {
 		return err
@@ -240,31 +244,30 @@ func text(chars []int8) string {
 
 // readCost adds what the programs cost while statistics were on.
 func (s *Session) readCost(out *counters.Counters) error {
-	out.CostWindowNs, out.CostUnknown = s.costNs, s.costUnknown
-	if s.stats != nil {
-		out.CostWindowNs += s.attachedFor(monotonicNs()) - s.statsSince
-	}
-	return s.eachProgram(func(p *program) error {
+	out.CostUnknown = s.costUnknown
+	attached := s.attachedTimes()
+	return s.eachProgram(func(object string, p *program) error {
 		now, st, err := p.counted()
 		if err != nil {
 			return err
 		}
-		cost := p.cost
+		cost, countedNs := p.cost, s.countedNs[object]
 		if s.stats != nil {
 			cost = cost.plus(now, p.costSince)
+			countedNs += attached[object] - s.statsSince[object]
 		}
 		out.Cost = append(out.Cost, counters.ProgCost{
 			Program: p.rung.program, Hook: string(p.rung.how) + "/" + p.rung.target,
-			Runs: cost.runs, TimeNs: cost.ns, Missed: st.RecursionMisses,
+			Runs: cost.runs, TimeNs: cost.ns, AttachedNs: attached[object], CountedNs: countedNs, Missed: st.RecursionMisses,
 		})
 		return nil
 	})
 }
 
-func (s *Session) eachProgram(do func(*program) error) error {
+func (s *Session) eachProgram(do func(object string, p *program) error) error {
 	for _, d := range objectTable() {
 		for _, p := range s.objects[d.name].programs {
-			if err := do(p); err != nil {
+			if err := do(d.name, p); err != nil {
 				return err
 			}
 		}

@@ -51,7 +51,7 @@ func advise(c *cli.Context, e env, formats []string) error {
 		a.Overhead = e.Usage()
 	}
 	if m.live && result.Probes != nil {
-		a.Overhead.ProbeSeconds, a.Overhead.ProbesUnknown = probeSeconds(result.Probes), result.Probes.CostUnknown
+		addCost(&a.Overhead, result.Probes)
 	}
 	kept := a.Plan
 	kept.Placement = a.Placement

@@ -68,8 +68,9 @@ func intKnob(s *detect.Snapshot, kind string) int {
 }
 
 const (
-	// costWindow is how long BPF statistics are on: long enough for thousands
-	// of events under load, and they make each event dearer meanwhile.
+	// costWindow is how long BPF statistics are on for the default probes: long
+	// enough for thousands of events under load, and they make each event dearer
+	// meanwhile.
 	costWindow = 200 * time.Millisecond
 	// packetWindow is how long each probe that runs once per packet looks at
 	// them: GRO, and drops if they are asked for.
@@ -77,20 +78,19 @@ const (
 )
 
 // Watch spends a small part of the window on the cost of the probes and on
-// those that run per packet; windows that are too short for that go to the
-// others alone.
+// those that run per packet, whose cost is the most worth knowing; windows that
+// are too short for that go to the others alone.
 func (s session) Watch(ctx context.Context, window time.Duration) error {
 	end := time.Now().Add(window)
-	if window >= 5*(costWindow+packetWindow) {
+	if window >= wholeWindow {
 		// Without statistics all is counted but the cost; Counters says why.
 		_ = s.StartStats()
-		if err := errors.Join(s.Observe(ctx, costWindow), s.StopStats()); err != nil {
-			return err
-		}
+		errs := []error{s.Observe(ctx, costWindow)}
 		for _, name := range s.Windowed() {
-			if err := s.Window(ctx, name, packetWindow); err != nil {
-				return err
-			}
+			errs = append(errs, s.Window(ctx, name, packetWindow))
+		}
+		if err := errors.Join(append(errs, s.StopStats())...); err != nil {
+			return err
 		}
 	}
 	return s.Observe(ctx, time.Until(end))

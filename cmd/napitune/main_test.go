@@ -275,6 +275,7 @@ func TestProbes(t *testing.T) {
 		{"off", attach, []string{"--for", "20ms", "--no-bpf", "-v"}, "switched off with --no-bpf"},
 		{"refused", refuse, []string{"--for", "20ms", "-v"}, "kernel is locked down"},
 		{"counts", attach, []string{"--for", "20ms", "--format", "json"}, `"probe_seconds": 0.004`},
+		{"counts, text", attach, []string{"--for", "20ms"}, "cost of the probes: 2 runs, 4.0 ms\n"},
 		{"control queue", attach, []string{"--for", "20ms"}, "control queue of eth0: 12 µs, by timing our own read (median of 5)"},
 		{"control queue, JSON", attach, []string{"--for", "20ms", "--format", "json"}, `"microseconds": 12`},
 		{"doctor", attach, []string{"doctor"}, "CAP_BPF would permit it"},
@@ -308,8 +309,8 @@ func (*fakeProbes) Status() []counters.Status {
 func (f *fakeProbes) Read() (*counters.Counters, error) {
 	f.reads++
 	return &counters.Counters{
-		Session: 1, TakenNs: f.reads * 20e6, AttachedNs: f.reads * 20e6, CostWindowNs: f.reads * 10e6,
-		Cost:         []counters.ProgCost{{Program: "napi_poll", Runs: f.reads, TimeNs: f.reads * 2e6}},
+		Session: 1, TakenNs: f.reads * 20e6, AttachedNs: f.reads * 20e6,
+		Cost:         []counters.ProgCost{{Program: "napi_poll", Runs: f.reads, TimeNs: f.reads * 2e6, AttachedNs: f.reads * 20e6, CountedNs: f.reads * 10e6}},
 		ControlReads: []counters.ControlRead{{Device: "eth0", Reads: 5, MedianNs: 12_000, MostNs: 30_000}},
 	}, nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"net"
 	"slices"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink" //nolint:depguard // brings up the loopback of a namespace of its own
 
 	"github.com/napitune/napitune/cmd/napitune/report"
+	"github.com/napitune/napitune/detect"
 )
 
 // echo sends datagrams to itself over loopback, some thousands a second, until
@@ -105,4 +107,76 @@ func TestOptionalProbesLive(t *testing.T) {
 	if !strings.HasPrefix(states["drops"], report.ProbeAttached) || !strings.Contains(states["drops"], "counts with --probes drops only") {
 		t.Errorf("drops is %q", states["drops"])
 	}
+}
+
+// What the probes cost is told for every window: from statistics, those that run
+// per packet included, or as an estimate.
+func TestProbeCostLive(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	echo(t)
+	p, err := attachProbes(&detect.Snapshot{}, append(mustDefault(t), "drops"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = p.Close() }()
+	if err := p.Watch(context.Background(), wholeWindow); err != nil {
+		t.Fatal(err)
+	}
+	c, err := p.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if spent, ok := c.Spent(); !ok || spent.Estimated || spent.Runs == 0 || spent.Ns == 0 {
+		t.Errorf("cost: %+v, %v", spent, ok)
+	}
+	seen := map[string]bool{}
+	for _, row := range c.Cost {
+		_, hook, _ := strings.Cut(row.Hook, "/")
+		seen[hook] = true
+		counted, attached := time.Duration(row.CountedNs), time.Duration(row.AttachedNs)
+		switch hook {
+		case "netif_receive_skb":
+			if row.Runs == 0 || counted < packetWindow || counted != attached {
+				t.Errorf("%s: %d runs; counted for %s of %s", hook, row.Runs, counted, attached)
+			}
+		case "kfree_skb":
+			if counted < packetWindow || counted != attached {
+				t.Errorf("%s: counted for %s of %s", hook, counted, attached)
+			}
+		case "softirq_entry":
+			if row.Runs == 0 || counted < costWindow || counted >= attached {
+				t.Errorf("%s: %d runs; counted for %s of %s", hook, row.Runs, counted, attached)
+			}
+		}
+	}
+	if !seen["netif_receive_skb"] || !seen["kfree_skb"] || !seen["softirq_entry"] {
+		t.Errorf("programs with a cost: %v", seen)
+	}
+
+	for _, test := range []struct{ args, want string }{
+		{"", "BPF statistics take part in windows from 2.5s on"},
+		{"--probes default,latency", "BPF statistics take part in windows from 2.5s on; without latency, which counts no events"},
+	} {
+		args := append([]string{"advise", "--for", "500ms", "--format", "json"}, strings.Fields(test.args)...)
+		out, _ := answered(t, command(args...))
+		o := decode[report.Advice](t, out).Overhead
+		if o.ProbeRuns < 100 || o.ProbeSeconds <= 0 || o.ProbesEstimated != test.want {
+			t.Errorf("half a second %s: %+v", test.args, o)
+		}
+	}
+	out, _ := answered(t, command("advise", "--for", "500ms", "--format", "json", "--probes", "latency"))
+	if o := decode[report.Advice](t, out).Overhead; o.ProbesUnknown == "" || o.ProbeSeconds != 0 {
+		t.Errorf("half a second of latency alone: %+v", o)
+	}
+}
+
+func mustDefault(t *testing.T) []string {
+	t.Helper()
+	_, byDefault := probeNames()
+	if len(byDefault) == 0 {
+		t.Fatal("no probe counts by default")
+	}
+	return byDefault
 }

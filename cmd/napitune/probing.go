@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -204,17 +205,25 @@ func probeStates(states []counters.Status) []report.Probe {
 	return out
 }
 
-// probeSeconds is the time the kernel spent in our programs over a whole
-// window, from the part of it in which it was measured.
-func probeSeconds(c *counters.Counters) float64 {
-	if c == nil || c.CostWindowNs == 0 {
-		return 0
+// wholeWindow is the shortest window with parts for statistics of the probes
+// and for those that run per packet: a fifth of it at least is left to them.
+const wholeWindow = 2500 * time.Millisecond
+
+// addCost adds what the probes cost to what the process did.
+func addCost(to *report.Overhead, c *counters.Counters) {
+	why := cmp.Or(c.CostUnknown, fmt.Sprintf("BPF statistics take part in windows from %s on", wholeWindow))
+	spent, known := c.Spent()
+	switch {
+	case !known:
+		to.ProbesUnknown = why
+		return
+	case spent.Estimated:
+		to.ProbesEstimated = why
+		if slices.ContainsFunc(c.Probes, func(s counters.Status) bool { return s.Name == "latency" && s.State == counters.Attached }) {
+			to.ProbesEstimated += "; without latency, which counts no events"
+		}
 	}
-	var ns uint64
-	for _, p := range c.Cost {
-		ns += p.TimeNs
-	}
-	return float64(ns) / 1e9 * float64(c.AttachedNs) / float64(c.CostWindowNs)
+	to.ProbeSeconds, to.ProbeRuns = float64(spent.Ns)/1e9, spent.Runs
 }
 
 // replayProbes subtracts the recorded readings of the first and the last

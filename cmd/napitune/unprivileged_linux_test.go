@@ -44,7 +44,7 @@ func TestUnprivilegedLive(t *testing.T) {
 			captured: "no in-kernel probes: not permitted; CAP_BPF and CAP_PERFMON would permit them",
 		}, {
 			name: "for probes", capabilities: []uintptr{capPerfmon, capBPF}, not: "no in-kernel probes",
-			advised:  "BPF statistics need CAP_SYS_ADMIN",
+			advised:  "ms (estimated: BPF statistics need CAP_SYS_ADMIN)",
 			captured: "cost of the probes unknown: BPF statistics need CAP_SYS_ADMIN",
 		},
 	} {

@@ -52,14 +52,49 @@ type Counters struct {
 	// ControlReads are reads of our own through control queues, by device.
 	ControlReads []ControlRead `json:"control_reads,omitempty"`
 
-	// Cost is per program; CostWindowNs is how long the default probes were
-	// attached while the statistics behind it were on, so that
-	// TimeNs/CostWindowNs is their share of one CPU while they are attached.
-	Cost         []ProgCost `json:"cost,omitempty"`
-	CostWindowNs uint64     `json:"cost_window_ns,omitempty"`
+	Cost []ProgCost `json:"cost,omitempty"` // per program
 	// CostUnknown is why there are no statistics, "" if there are or nobody
 	// asked for them.
 	CostUnknown string `json:"cost_unknown,omitempty"`
+	// Events is how often programs were called, as they count themselves:
+	// without those at the exit of a function, of the latency and control
+	// probes, and for interrupts that nobody chose. EstimateNs is what that
+	// costs on a slow machine (probes/observe.go, probes/account.go).
+	Events     uint64 `json:"events,omitempty"`
+	EstimateNs uint64 `json:"estimate_ns,omitempty"`
+}
+
+// Spent is what the probes cost.
+type Spent struct {
+	Runs uint64
+	Ns   uint64
+	// Estimated is true without statistics: Runs are the events then, and Ns
+	// those times what each costs on a slow machine.
+	Estimated bool
+}
+
+// Spent is what the programs cost all the while that they were attached, from
+// the part of it in which statistics were on. False if neither statistics nor
+// events tell.
+func (c *Counters) Spent() (Spent, bool) {
+	var runs, ns float64
+	counted := false
+	for _, p := range c.Cost {
+		if p.CountedNs == 0 {
+			continue
+		}
+		counted = true
+		scale := float64(p.AttachedNs) / float64(p.CountedNs)
+		runs += scale * float64(p.Runs)
+		ns += scale * float64(p.TimeNs)
+	}
+	switch {
+	case counted:
+		return Spent{Runs: uint64(runs), Ns: uint64(ns)}, true
+	case c.Events > 0:
+		return Spent{Runs: c.Events, Ns: c.EstimateNs, Estimated: true}, true
+	}
+	return Spent{}, false
 }
 
 // State is how far a probe came.
@@ -289,8 +324,9 @@ func (c *Counters) Sub(earlier *Counters) (*Counters, error) {
 		Control:       rows(s, c.Control, earlier.Control, func(x Control) int { return x.CPU }),
 		ControlReads:  rows(s, c.ControlReads, earlier.ControlReads, func(x ControlRead) string { return x.Device }),
 		Cost:          rows(s, c.Cost, earlier.Cost, func(x ProgCost) string { return x.Program }),
-		CostWindowNs:  s.n("cost window", c.CostWindowNs, earlier.CostWindowNs),
 		CostUnknown:   c.CostUnknown,
+		Events:        s.n("events", c.Events, earlier.Events),
+		EstimateNs:    s.n("estimated cost", c.EstimateNs, earlier.EstimateNs),
 	}
 	if s.backwards != "" {
 		return nil, fmt.Errorf("%s went backwards: %w", s.backwards, ErrNotComparable)

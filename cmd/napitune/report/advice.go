@@ -124,8 +124,12 @@ type Overhead struct {
 	WallSeconds  float64 `json:"wall_seconds,omitempty"`
 	MaxRSSBytes  int64   `json:"max_rss_bytes,omitempty"`
 	ProbeSeconds float64 `json:"probe_seconds,omitempty"` // time the kernel spent in our programs
-	// ProbesUnknown is why ProbeSeconds is not known, "" if it is or none ran.
-	ProbesUnknown string `json:"probes_unknown,omitempty"`
+	ProbeRuns    uint64  `json:"probe_runs,omitempty"`    // how often it called them
+	// ProbesEstimated is why ProbeSeconds is an estimate from the events that the
+	// programs counted and not from BPF statistics; "" if it is not. ProbesUnknown
+	// is why neither tells, "" if one does or no probe took part.
+	ProbesEstimated string `json:"probes_estimated,omitempty"`
+	ProbesUnknown   string `json:"probes_unknown,omitempty"`
 }
 
 // Verdicts in the order of badness.

@@ -508,8 +508,10 @@ func (p *page) verdict(a Advice) {
 		p.hang("", plain, 0, fmt.Sprintf("predicted: the busiest CPU goes from %.0f %% to %.0f %% %s", 100*placed.BeforeMax, 100*placed.PredictedMax, placed.Basis))
 	}
 	p.hang("", plain, 0, totals(a.Plan))
-	if o := overhead(a.Overhead); o != "" {
-		p.line(p.paint(dim, o))
+	for _, text := range []string{overhead(a.Overhead), probesCost(a.Overhead)} {
+		for _, l := range wrap(clean(text), p.style.width()) {
+			p.line(p.paint(dim, l))
+		}
 	}
 }
 
@@ -566,11 +568,19 @@ func overhead(o Overhead) string {
 		return ""
 	}
 	text := fmt.Sprintf("cost: %.0f ms of CPU time, %.0f MB of memory", 1000*o.CPUSeconds, float64(o.MaxRSSBytes)/1e6)
-	switch {
-	case o.ProbeSeconds > 0:
-		text += fmt.Sprintf(", %.1f ms in probes", 1000*o.ProbeSeconds)
-	case o.ProbesUnknown != "":
-		text += "; of the probes unknown: " + clean(o.ProbesUnknown)
-	}
 	return text
+}
+
+// probesCost is "" where no probe took part.
+func probesCost(o Overhead) string {
+	figures := fmt.Sprintf("cost of the probes: %s, %.1f ms", plural(int(o.ProbeRuns), "run"), 1000*o.ProbeSeconds)
+	switch {
+	case o.ProbesUnknown != "":
+		return "cost of the probes: unknown (" + o.ProbesUnknown + ")"
+	case o.ProbeRuns == 0:
+		return ""
+	case o.ProbesEstimated != "":
+		return figures + " (estimated: " + o.ProbesEstimated + ")"
+	}
+	return figures
 }
