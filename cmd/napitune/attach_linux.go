@@ -3,11 +3,9 @@ package main
 import (
 	"context"
 	"errors"
-	"strconv"
 	"time"
 
 	"github.com/napitune/napitune/detect"
-	"github.com/napitune/napitune/detect/knob"
 	"github.com/napitune/napitune/probes"
 )
 
@@ -21,7 +19,8 @@ func attachProbes(s *detect.Snapshot, names []string) (prober, error) {
 	open, err := probes.Open(probes.Options{
 		Probes: names,
 		IRQs:   queueIRQs(s), HZ: s.Ident.HZ, VirtioFeatures: virtioFeatures(s),
-		BudgetPackets: intKnob(s, "net.core.netdev_budget"), BudgetUsecs: intKnob(s, "net.core.netdev_budget_usecs"),
+		// Without the budgets of the snapshot, so that every Read looks at those in
+		// force: somebody may change them within the window.
 	})
 	if err != nil {
 		return nil, err
@@ -57,14 +56,6 @@ func virtioFeatures(s *detect.Snapshot) map[string]string {
 		}
 	}
 	return out
-}
-
-func intKnob(s *detect.Snapshot, kind string) int {
-	n, err := strconv.Atoi(s.Knobs[knob.Global(kind)].Value)
-	if err != nil {
-		return 0
-	}
-	return n
 }
 
 const (

@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"net"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +14,7 @@ import (
 
 	"github.com/napitune/napitune/cmd/napitune/report"
 	"github.com/napitune/napitune/detect"
+	"github.com/napitune/napitune/detect/knob"
 )
 
 // echo sends datagrams to itself over loopback, some thousands a second, until
@@ -169,6 +172,50 @@ func TestProbeCostLive(t *testing.T) {
 	out, _ := answered(t, command("advise", "--for", "500ms", "--format", "json", "--probes", "latency"))
 	if o := decode[report.Advice](t, out).Overhead; o.ProbesUnknown == "" || o.ProbeSeconds != 0 {
 		t.Errorf("half a second of latency alone: %+v", o)
+	}
+}
+
+// A budget that somebody changes within the window is seen,
+// and squeezes are judged by the new one from then on.
+func TestBudgetChangesLive(t *testing.T) {
+	needs(t, os.Getuid() == 0, "root")
+	lockMachine(t)
+	keepSysctls(t)
+	file := sysctlPath("net.core.netdev_budget")
+	before, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	budget, err := strconv.Atoi(strings.TrimSpace(string(before)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := &detect.Snapshot{Knobs: map[knob.Ref]knob.State{knob.Global("net.core.netdev_budget"): {Value: strconv.Itoa(budget)}}}
+	p, err := attachProbes(first, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = p.Close() }()
+	begin, err := p.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(strconv.Itoa(budget+50)), 0); err != nil {
+		t.Fatal(err)
+	}
+	end, errRead := p.Read()
+	if err := os.WriteFile(file, before, 0); err != nil {
+		t.Fatal(err)
+	}
+	if errRead != nil {
+		t.Fatal(errRead)
+	}
+	c, err := end.Sub(begin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !c.BudgetChanged || begin.BudgetPackets != uint64(budget) || end.BudgetPackets != uint64(budget)+50 {
+		t.Errorf("budget %d and then %d, changed %v; want %d, %d", begin.BudgetPackets, end.BudgetPackets, c.BudgetChanged, budget, budget+50)
 	}
 }
 
