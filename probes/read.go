@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/napitune/napitune/probes/counters"
 )
 
@@ -22,6 +24,7 @@ func (s *Session) Read() (*counters.Counters, error) {
 	out := &counters.Counters{
 		Session: s.started,
 		TakenNs: monotonicNs(),
+		NetNS:   ownNetNS(),
 		Probes:  s.Status(),
 		// Once is enough: each read holds up who configures a network device.
 		ControlReads: slices.Clone(s.controlReads),
@@ -38,6 +41,15 @@ func (s *Session) Read() (*counters.Counters, error) {
 		return nil, err
 	}
 	return out, s.readCost(out)
+}
+
+// ownNetNS is the network namespace of this thread, 0 if procfs does not tell.
+func ownNetNS() uint32 {
+	var st unix.Stat_t
+	if err := unix.Stat("/proc/thread-self/ns/net", &st); err != nil {
+		return 0
+	}
+	return uint32(st.Ino)
 }
 
 // refreshBudget follows a change of the sysctls, so that squeezes from now on

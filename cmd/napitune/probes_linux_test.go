@@ -15,6 +15,7 @@ import (
 	"github.com/napitune/napitune/cmd/napitune/report"
 	"github.com/napitune/napitune/detect"
 	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/probes/counters"
 )
 
 // echo sends datagrams to itself over loopback, some thousands a second, until
@@ -130,6 +131,10 @@ func TestProbeCostLive(t *testing.T) {
 	c, err := p.Read()
 	if err != nil {
 		t.Fatal(err)
+	}
+	// Names of devices mean something in the namespace of the reader only.
+	if !slices.ContainsFunc(c.GRO, func(g counters.GRO) bool { return g.Device == "lo" && g.NetNS == c.NetNS && g.NetNS != 0 }) {
+		t.Errorf("no loopback of namespace %d in %+v", c.NetNS, c.GRO)
 	}
 	if spent, ok := c.Spent(); !ok || spent.Estimated || spent.Runs == 0 || spent.Ns == 0 {
 		t.Errorf("cost: %+v, %v", spent, ok)

@@ -30,6 +30,10 @@ type Counters struct {
 	// than TakenNs in a difference, they ran in slices to bound their cost:
 	// counts are then a sample in time, and rates divide by AttachedNs.
 	AttachedNs uint64 `json:"attached_ns"`
+	// NetNS is the network namespace of the reader, as an inode number like those
+	// of the rows below: the probes see all namespaces, and names and numbers of
+	// devices mean something in one only. 0 = not known.
+	NetNS uint32 `json:"netns,omitempty"`
 	// BudgetPackets and BudgetJiffies are the limits that squeezes were judged
 	// by (net.core.netdev_budget, netdev_budget_usecs rounded up to jiffies).
 	BudgetPackets uint64 `json:"budget_packets,omitempty"`
@@ -273,6 +277,12 @@ type Virtio struct {
 	MaxUnfilled uint64 `json:"max_unfilled" sub:"keep"`
 }
 
+// Ours reports whether a row of the network namespace netns may be of the
+// reader's: it is, or one of the two is not known.
+func (c *Counters) Ours(netns uint32) bool {
+	return netns == 0 || c.NetNS == 0 || netns == c.NetNS
+}
+
 // Coverage is the part of a difference's time in which the default probes were
 // attached, 1 = all of it.
 func (c *Counters) Coverage() float64 {
@@ -309,6 +319,7 @@ func (c *Counters) Sub(earlier *Counters) (*Counters, error) {
 	out := &Counters{
 		TakenNs:       c.TakenNs - earlier.TakenNs,
 		AttachedNs:    s.n("attached time", c.AttachedNs, earlier.AttachedNs),
+		NetNS:         c.NetNS,
 		BudgetPackets: c.BudgetPackets,
 		BudgetJiffies: c.BudgetJiffies,
 		BudgetChanged: c.BudgetPackets != earlier.BudgetPackets || c.BudgetJiffies != earlier.BudgetJiffies,

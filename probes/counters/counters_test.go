@@ -18,7 +18,7 @@ func reading(session, taken, scale uint64) *Counters {
 		return NewHist(out, 100*scale)
 	}
 	return &Counters{
-		Session: session, TakenNs: taken, AttachedNs: taken / 2, BudgetPackets: 300, BudgetJiffies: 2,
+		Session: session, TakenNs: taken, AttachedNs: taken / 2, NetNS: 7, BudgetPackets: 300, BudgetJiffies: 2,
 		Probes: []Status{{Name: "budget", State: Attached, Hook: "tp_btf/napi_poll"}},
 		CPUs: []CPU{{
 			CPU:     3,
