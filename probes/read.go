@@ -139,13 +139,15 @@ func netRow(st *coreCpuState, v int) counters.NetSoftirq {
 }
 
 // readVirtio reads the receive queues and returns the queue number of each
-// slot per CPU, which names NAPIs.
+// slot per CPU, which names NAPIs. A queue has several slots on a CPU if its
+// virtqueue was made anew, as when a ring is resized or the device was reset.
 func (s *Session) readVirtio(out *counters.Counters, states []coreCpuState) ([][]uint32, error) {
 	queues := make([][]uint32, len(states))
 	var used uint32
 	for i := range states {
 		used = max(used, states[i].VirtioUsed)
 	}
+	merged := map[virtioKey]*counters.Virtio{}
 	for slot := range used {
 		var rows []coreVirtioSlot
 		if err := s.objects["core"].maps["virtio_slots"].Lookup(slot, &rows); err != nil {
@@ -154,15 +156,44 @@ func (s *Session) readVirtio(out *counters.Counters, states []coreCpuState) ([][
 		for cpu := range rows {
 			queues[cpu] = append(queues[cpu], rows[cpu].Queue)
 			if rows[cpu].Vq != 0 {
-				out.Virtio = append(out.Virtio, s.virtioRow(cpu, &rows[cpu]))
+				addVirtio(merged, s.virtioRow(cpu, &rows[cpu]))
 			}
 		}
+	}
+	for _, v := range merged {
+		out.Virtio = append(out.Virtio, *v)
 	}
 	slices.SortFunc(out.Virtio, func(a, b counters.Virtio) int {
 		return cmp.Or(cmp.Compare(a.NetNS, b.NetNS), cmp.Compare(a.IfIndex, b.IfIndex),
 			cmp.Compare(a.Queue, b.Queue), cmp.Compare(a.CPU, b.CPU))
 	})
 	return queues, nil
+}
+
+// virtioKey is what makes a row of counters.Virtio: two readings are compared by it.
+type virtioKey struct {
+	netns, ifindex uint32
+	queue, cpu     int
+}
+
+// addVirtio adds the counts of a slot to those of earlier ones of its queue; how
+// the ring looks now, and its interrupt if that was seen, are those of the last.
+func addVirtio(merged map[virtioKey]*counters.Virtio, v counters.Virtio) {
+	key := virtioKey{v.NetNS, v.IfIndex, v.Queue, v.CPU}
+	before := merged[key]
+	merged[key] = &v
+	if before == nil {
+		return
+	}
+	v.ArmedPolls += before.ArmedPolls
+	v.UnarmedPolls += before.UnarmedPolls
+	v.RingReads += before.RingReads
+	v.Starved += before.Starved
+	v.PendingEighths = counters.NewHist(v.PendingEighths, 0).Merge(counters.NewHist(before.PendingEighths, 0)).Buckets
+	v.MaxPending, v.MaxUnfilled = max(v.MaxPending, before.MaxPending), max(v.MaxUnfilled, before.MaxUnfilled)
+	if v.IRQ < 0 {
+		v.IRQ = before.IRQ
+	}
 }
 
 func (s *Session) virtioRow(cpu int, v *coreVirtioSlot) counters.Virtio {
