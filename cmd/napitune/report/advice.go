@@ -290,6 +290,9 @@ func gaps(obs *detect.Observation) []detect.Gap {
 	for _, g := range obs.Last.Gaps {
 		add(g)
 	}
+	for _, text := range probeGaps(obs) {
+		add(detect.Gap{Source: GapProbes, Reason: text})
+	}
 	for _, text := range obs.Inconsistent {
 		add(detect.Gap{Source: "consistency", Reason: text})
 	}

@@ -87,6 +87,75 @@ func probed(obs *detect.Observation) *Probed {
 	return &out
 }
 
+// wholly is the coverage from which on it is not worth a word.
+const wholly = 0.995
+
+// probeGaps are a line each on what limits the figures of the probes.
+func probeGaps(obs *detect.Observation) []string {
+	c := obs.Probes
+	if c == nil {
+		return nil
+	}
+	var out []string
+	add := func(when bool, text string, args ...any) {
+		if when {
+			out = append(out, fmt.Sprintf(text, args...))
+		}
+	}
+	coverage := c.Coverage()
+	add(c.AttachedNs > 0 && coverage < wholly,
+		"probes were attached %.0f %% of the window, to bound what they cost: their counts are a sample", 100*coverage)
+	for _, w := range c.Windows {
+		add(w.SwitchedOff > 0, "%s switched itself off %s, above %s per CPU and tick: %s not looked at",
+			w.Probe, plural(int(w.SwitchedOff), "time"), plural(int(w.LimitPerJiffy), "event"), plural(int(w.Skipped), "event"))
+		add(w.Overflow > 0, "%s: no room for some devices, %s not counted", w.Probe, plural(int(w.Overflow), "event"))
+	}
+	sum := sumCPUs(c.CPUs)
+	add(sum.NAPIOverflow > 0, "no room for some NAPIs: %s counted in no NAPI", plural(int(sum.NAPIOverflow), "poll"))
+	add(sum.VirtioOverflow > 0, "no room for %s of virtio: their rings were not looked at", plural(int(sum.VirtioOverflow), "receive queue"))
+	add(c.BudgetChanged, "netdev_budget or netdev_budget_usecs changed in the window: causes of squeezes are not to be trusted")
+	add(sum.Budget.InferredRuns > 0, "%s of %s judged without the kernel's own counter: a squeeze may be missing, or one too many",
+		count(sum.Budget.InferredRuns), plural(int(sum.Budget.Runs), "receive softirq"))
+	add(sum.Budget.SqueezedUnexplained > 0, "%s without a cause: neither limit was seen exceeded", plural(int(sum.Budget.SqueezedUnexplained), "squeeze"))
+	return append(out, unexplained(obs, sum.Budget)...)
+}
+
+// unexplained compares squeezes with the kernel's own count of them, where the
+// probes saw the whole window.
+func unexplained(obs *detect.Observation, b counters.Budget) []string {
+	if len(obs.Softnet) == 0 || obs.Basis != detect.BasisWindow || !tookPart(obs.Probes, "budget") || obs.Probes.AttachedNs < obs.Probes.TakenNs {
+		return nil
+	}
+	var kernel uint64
+	for _, d := range obs.Softnet {
+		kernel += d.Squeezed
+	}
+	switch n := b.Unexplained(kernel); {
+	case n > 0:
+		return []string{fmt.Sprintf("softnet_stat counted %s more than the probes", plural(int(n), "squeeze"))}
+	case n < 0:
+		return []string{fmt.Sprintf("the probes counted %s more than softnet_stat", plural(int(-n), "squeeze"))}
+	}
+	return nil
+}
+
+// sumCPUs adds up what gaps are about.
+func sumCPUs(cpus []counters.CPU) counters.CPU {
+	var sum counters.CPU
+	for _, c := range cpus {
+		sum.NAPIOverflow += c.NAPIOverflow
+		sum.VirtioOverflow += c.VirtioOverflow
+		b := &sum.Budget
+		b.Runs += c.Budget.Runs
+		b.InferredRuns += c.Budget.InferredRuns
+		b.SqueezedPackets += c.Budget.SqueezedPackets
+		b.SqueezedTime += c.Budget.SqueezedTime
+		b.SqueezedBoth += c.Budget.SqueezedBoth
+		b.SqueezedUnexplained += c.Budget.SqueezedUnexplained
+	}
+	return sum
+}
+
 func tookPart(c *counters.Counters, probe string) bool {
 	return slices.ContainsFunc(c.Probes, func(s counters.Status) bool { return s.Name == probe && s.State == counters.Attached })
 }

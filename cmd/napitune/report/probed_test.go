@@ -35,7 +35,11 @@ func probedObservation() *detect.Observation {
 		return counters.NewHist(buckets, 0)
 	}
 	o.Probes = &counters.Counters{
-		TakenNs: 10e9, AttachedNs: 10e9, Probes: attached("softirq", "latency", "drops", "virtio-control"),
+		TakenNs: 10e9, AttachedNs: 10e9, Probes: attached("budget", "latency", "drops", "virtio-control"),
+		CPUs: []counters.CPU{
+			{CPU: 0, Budget: counters.Budget{Runs: 1500, SqueezedPackets: 5, SqueezedTime: 4}},
+			{CPU: 1, Budget: counters.Budget{Runs: 500, SqueezedTime: 3}},
+		},
 		Latency: []counters.Latency{
 			{CPU: 0, PollToSocketNs: hist(14, 90), SocketToReadNs: hist(16, 50)},
 			{CPU: 1, PollToSocketNs: hist(20, 10)},
@@ -86,6 +90,53 @@ func TestProbedOnlyIfAskedFor(t *testing.T) {
 		}
 		if strings.Contains(out.String(), "dropped in") != (test.name == "no packet") {
 			t.Errorf("%s: drops:\n%s", test.name, &out)
+		}
+	}
+}
+
+// What switched itself off, overflowed or is not known for sure is said in a
+// line, and is a gap in JSON; where all is known nothing is said.
+func TestProbeGaps(t *testing.T) {
+	for _, test := range []struct {
+		want   string
+		change func(o *detect.Observation)
+	}{
+		{"probes were attached 43 % of the window", func(o *detect.Observation) { o.Probes.AttachedNs = 4.3e9 }},
+		{"gro switched itself off 2 times, above 2,000 events per CPU and tick: 7,000 events not looked at", func(o *detect.Observation) {
+			o.Probes.Windows = append(o.Probes.Windows, counters.Window{Probe: "gro", AttachedNs: 3e8, SwitchedOff: 2, Skipped: 7000, LimitPerJiffy: 2000})
+		}},
+		{"drops: no room for some devices, 5 events not counted", func(o *detect.Observation) { o.Probes.Windows[0].Overflow = 5 }},
+		{"no room for some NAPIs: 17 polls counted in no NAPI", func(o *detect.Observation) { o.Probes.CPUs[0].NAPIOverflow, o.Probes.CPUs[1].NAPIOverflow = 8, 9 }},
+		{"no room for 2 receive queues of virtio", func(o *detect.Observation) { o.Probes.CPUs[1].VirtioOverflow = 2 }},
+		{"netdev_budget or netdev_budget_usecs changed in the window", func(o *detect.Observation) { o.Probes.BudgetChanged = true }},
+		{"30 of 2,000 receive softirqs judged without the kernel's own counter", func(o *detect.Observation) { o.Probes.CPUs[0].Budget.InferredRuns = 30 }},
+		{"4 squeezes without a cause", func(o *detect.Observation) {
+			o.Probes.CPUs[0].Budget.SqueezedUnexplained = 4
+			o.Probes.CPUs[0].Budget.SqueezedPackets -= 4
+		}},
+		{"softnet_stat counted 3 squeezes more than the probes", func(o *detect.Observation) { o.Probes.CPUs[0].Budget.SqueezedTime -= 3 }},
+		{"the probes counted 1 squeeze more than softnet_stat", func(o *detect.Observation) { o.Probes.CPUs[1].Budget.SqueezedTime++ }},
+		{"", func(*detect.Observation) {}},
+		{"", func(o *detect.Observation) { o.Probes = nil }},
+	} {
+		o := probedObservation()
+		test.change(o)
+		var out bytes.Buffer
+		a := NewAdvice(o, nil, plan.Plan{})
+		if err := Text(&out, a, Style{Width: 200}); err != nil {
+			t.Fatal(err)
+		}
+		var reasons []string
+		for _, g := range a.Gaps {
+			if g.Source == GapProbes {
+				reasons = append(reasons, g.Reason)
+			}
+		}
+		if test.want == "" && len(reasons) > 0 || test.want != "" && (len(reasons) != 1 || !strings.Contains(reasons[0], test.want)) {
+			t.Errorf("gaps %q, want %q", reasons, test.want)
+		}
+		if !strings.Contains(out.String(), test.want) || strings.Contains(out.String(), "could not be read") {
+			t.Errorf("want %q in:\n%s", test.want, &out)
 		}
 	}
 }
