@@ -72,7 +72,7 @@ func (p *polling) nsPerPacket() float64 {
 // pod's eth0 has that name too, and its index as well where both namespaces made
 // few devices.
 func (c *Case) isDevice(d *detect.Device, netns, ifindex uint32) bool {
-	return c.Probes.Ours(netns) && (d.Index == 0 || int(ifindex) == d.Index)
+	return c.Probes.OfDevice(d.Index, netns, ifindex)
 }
 
 // devicePolling sums a device's receive NAPIs.

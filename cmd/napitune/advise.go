@@ -75,11 +75,7 @@ func judge(m measurement, o options) report.Advice {
 	a.Placement = append(a.Placement, placement...)
 	a.PolicyFile = o.policyFile
 	a.Probeless = m.probeless
-	for _, p := range m.probes {
-		if p.State == report.ProbeAttached {
-			a.Window.Probes = append(a.Window.Probes, p.Name)
-		}
-	}
+	a.Window.Probes = append(a.Window.Probes, m.attached()...)
 	return a
 }
 

@@ -84,6 +84,17 @@ func measure(ctx context.Context, e env, m *machine, o options) (measurement, er
 	return out, nil
 }
 
+// attached names the probes that took part.
+func (m *measurement) attached() []string {
+	var out []string
+	for _, p := range m.probes {
+		if p.State == report.ProbeAttached {
+			out = append(out, p.Name)
+		}
+	}
+	return out
+}
+
 // lacks notes what the probes do not tell here. Who asked for none need not be told.
 func (m *measurement) lacks(o options, why string) {
 	if why != "" && (!o.noBPF || o.style.Verbose) {

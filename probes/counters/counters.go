@@ -283,6 +283,12 @@ func (c *Counters) Ours(netns uint32) bool {
 	return netns == 0 || c.NetNS == 0 || netns == c.NetNS
 }
 
+// OfDevice reports whether a row is about the reader's device of this index, as
+// far as both are known; the name, where a row has one, is for the caller.
+func (c *Counters) OfDevice(index int, netns, ifindex uint32) bool {
+	return c.Ours(netns) && (index == 0 || int(ifindex) == index)
+}
+
 // Coverage is the part of a difference's time in which the default probes were
 // attached, 1 = all of it.
 func (c *Counters) Coverage() float64 {

@@ -22,6 +22,7 @@ func probedObservation() *detect.Observation {
 	for cpu := range 8 {
 		o.Last.Topo.CPUs[cpu] = topo.CPU{ID: cpu, Node: cpu / 4}
 	}
+	o.Last.Devices[1].Index = 2
 	attached := func(names ...string) (out []counters.Status) {
 		for _, n := range names {
 			out = append(out, counters.Status{Name: n, State: counters.Attached})
@@ -35,11 +36,25 @@ func probedObservation() *detect.Observation {
 		return counters.NewHist(buckets, 0)
 	}
 	o.Probes = &counters.Counters{
-		TakenNs: 10e9, AttachedNs: 10e9, Probes: attached("budget", "latency", "drops", "virtio-control"),
+		NetNS: 1, TakenNs: 10e9, AttachedNs: 10e9, Probes: attached("budget", "latency", "drops", "virtio-control"),
 		CPUs: []counters.CPU{
 			{CPU: 0, Budget: counters.Budget{Runs: 1500, SqueezedPackets: 5, SqueezedTime: 4}},
 			{CPU: 1, Budget: counters.Budget{Runs: 500, SqueezedTime: 3}},
 		},
+		NAPIs: []counters.NAPI{
+			{NetNS: 1, IfIndex: 2, Device: "eth0", ID: 8193, Kind: "virtio-rx", Queue: 0, CPU: 0, Polls: 400, Work: 10_000},
+			{NetNS: 1, IfIndex: 2, Device: "eth0", ID: 8193, Kind: "virtio-rx", Queue: 0, CPU: 2, Polls: 100, Work: 2000},
+			{NetNS: 1, IfIndex: 2, Device: "eth0", Kind: "virtio-rx", Queue: 1, CPU: 1, Polls: 8, Work: 8},
+			{NetNS: 1, IfIndex: 2, Device: "eth0", ID: 8195, Kind: "device", Queue: -1, CPU: 3, Polls: 10, Work: 45},
+			{NetNS: 9, IfIndex: 2, Device: "eth0", ID: 9000, Kind: "virtio-rx", Queue: 3, CPU: 3, Polls: 1000, Work: 1},
+		},
+		Virtio: []counters.Virtio{
+			{NetNS: 1, IfIndex: 2, Queue: 0, CPU: 0, IRQ: 25, ArmedPolls: 300, UnarmedPolls: 90},
+			{NetNS: 1, IfIndex: 2, Queue: 0, CPU: 2, IRQ: 25, ArmedPolls: 90, UnarmedPolls: 10},
+			{NetNS: 1, IfIndex: 2, Queue: 1, CPU: 1, IRQ: -1},
+			{NetNS: 9, IfIndex: 2, Queue: 0, CPU: 0, IRQ: 25, UnarmedPolls: 5000},
+		},
+		IRQs: []counters.IRQ{{IRQ: 25, CPU: 0, Count: 300, Unhandled: 7}, {IRQ: 25, CPU: 2, Count: 100}, {IRQ: 26, CPU: 1, Count: 8}},
 		Latency: []counters.Latency{
 			{CPU: 0, PollToSocketNs: hist(14, 90), SocketToReadNs: hist(16, 50)},
 			{CPU: 1, PollToSocketNs: hist(20, 10)},
@@ -137,6 +152,31 @@ func TestProbeGaps(t *testing.T) {
 		}
 		if !strings.Contains(out.String(), test.want) || strings.Contains(out.String(), "could not be read") {
 			t.Errorf("want %q in:\n%s", test.want, &out)
+		}
+	}
+}
+
+// Polls are those of our device's queues; what only virtio tells is absent where
+// the interrupt of a queue was not seen.
+func TestPolling(t *testing.T) {
+	perIRQ, spurious, without := 30.0, uint64(7), uint64(100)
+	want := []MapPolling{
+		{Queue: 0, CPUs: "0,2", Polls: 500, PacketsPerPoll: 24, PacketsPerIRQ: &perIRQ, SpuriousIRQs: &spurious, PollsWithoutIRQ: &without},
+		{Queue: 1, CPUs: "1", Polls: 8, PacketsPerPoll: 1},
+		{Queue: 2, CPUs: "3", Polls: 10, PacketsPerPoll: 4.5},
+	}
+	m := NewMap(probedObservation(), []string{"eth0"})
+	if diff := cmp.Diff(want, m.Devices[0].Polling); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	for verbose, lines := range map[bool]int{false: 0, true: 1} {
+		var out bytes.Buffer
+		if err := m.Text(&out, Style{Verbose: verbose}); err != nil {
+			t.Fatal(err)
+		}
+		const line = "  rx-0     500        24       30              7                100  CPU 0,2\n"
+		if strings.Count(out.String(), line) != lines {
+			t.Errorf("-v %v: want %q %d times in:\n%s", verbose, line, lines, &out)
 		}
 	}
 }

@@ -290,7 +290,7 @@ func documents() map[string][]struct {
 	blindObservation := &detect.Observation{Last: blindSnapshot, Samples: 1}
 	return map[string][]doc{
 		"advice":      {{"stacked", stackedAdvice()}, {"healthy", healthy()}, {"blind", blind()}, {"probed", probedAdvice()}},
-		"map":         {{"map", NewMap(stacked(), nil)}, {"map-blind", NewMap(blindObservation, nil)}},
+		"map":         {{"map", NewMap(stacked(), nil)}, {"map-probed", NewMap(probedObservation(), nil)}, {"map-blind", NewMap(blindObservation, nil)}},
 		"knobs":       {{"knobs", NewKnobs(stacked().Last, nil, func(r knob.Ref) (string, bool) { return "300", r.Dev == "" })}, {"knobs-blind", NewKnobs(blindSnapshot, nil, nil)}},
 		"transaction": {{"transaction", appliedTransaction()}, {"transaction-dirty", dirtyTransaction()}},
 		"status":      {{"status", testStatus()}, {"status-none", NewStatus(nil)}},
