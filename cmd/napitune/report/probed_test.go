@@ -121,6 +121,7 @@ func TestProbeGaps(t *testing.T) {
 			o.Probes.Windows = append(o.Probes.Windows, counters.Window{Probe: "gro", AttachedNs: 3e8, SwitchedOff: 2, Skipped: 7000, LimitPerJiffy: 2000})
 		}},
 		{"drops: no room for some devices, 5 events not counted", func(o *detect.Observation) { o.Probes.Windows[0].Overflow = 5 }},
+		{"drops: not looked at, the window is too short", func(o *detect.Observation) { o.Probes.Windows[0].AttachedNs = 0 }},
 		{"no room for some NAPIs: 17 polls counted in no NAPI", func(o *detect.Observation) { o.Probes.CPUs[0].NAPIOverflow, o.Probes.CPUs[1].NAPIOverflow = 8, 9 }},
 		{"no room for 2 receive queues of virtio", func(o *detect.Observation) { o.Probes.CPUs[1].VirtioOverflow = 2 }},
 		{"netdev_budget or netdev_budget_usecs changed in the window", func(o *detect.Observation) { o.Probes.BudgetChanged = true }},
