@@ -40,6 +40,25 @@ func (s *scene) polls(dev string, polls, work uint64) {
 	p.NAPIs = append(p.NAPIs, counters.NAPI{Device: dev, ID: 7, CPU: 0, Polls: polls, Work: work, TimedPolls: polls, TimeNs: work * 1000})
 }
 
+// Network namespaces, by inode.
+const ourNetNS, podNetNS = 4026531840, 4026532201
+
+// pods says of which network namespace the rows of the probes are, and has a
+// device of the same name and number in another one, listed first, that receives
+// as short polls and merges as little as can be.
+func (s *scene) pods() {
+	p := s.probe()
+	p.NetNS = ourNetNS
+	for i := range p.NAPIs {
+		p.NAPIs[i].NetNS = ourNetNS
+	}
+	for i := range p.GRO {
+		p.GRO[i].NetNS = ourNetNS
+	}
+	p.NAPIs = append([]counters.NAPI{{NetNS: podNetNS, Device: "eth0", ID: 77, Polls: 400_000, Work: 500_000, TimedPolls: 400_000, TimeNs: 5e8}}, p.NAPIs...)
+	p.GRO = append([]counters.GRO{{NetNS: podNetNS, Device: "eth0", In: 10_000, Normal: 10_000, Delivered: 10_000, Segments: 10_000, TCPSegments: 9_000}}, p.GRO...)
+}
+
 func (s *scene) merged(dev string, in, merged, tcp uint64) {
 	p := s.probe()
 	p.GRO = append(p.GRO, counters.GRO{Device: dev, In: in, Merged: merged, Normal: in - merged, Delivered: in - merged, Segments: in, TCPSegments: tcp})
@@ -251,10 +270,17 @@ var probeCases = []ruleCase{
 		s.obs.Probes.GRO[0].Normal = 1_000
 	}), silent, []string{}},
 	{"gro-ineffective", "must not", "mostly UDP", scene4(func(s *scene) { shortTCP(s, "physical"); s.obs.Probes.GRO[0].TCPSegments = 100 }), silent, []string{}},
+	{"gro-ineffective", "must not", "a pod's eth0 does not merge, ours does", scene4(func(s *scene) {
+		shortTCP(s, "physical")
+		s.obs.Probes.GRO[0].Merged, s.obs.Probes.GRO[0].Normal = 9_000, 1_000
+		s.pods()
+	}), silent, []string{}},
 	{"gro-ineffective", "missing", "no probes", scene4(func(s *scene) { shortTCP(s, "physical"); s.obs.Probes = nil }), silent, nil},
 
 	{"gro-short-polls", "fires", "two packets per poll", scene4(func(s *scene) { shortTCP(s, "physical") }), advice, []string{"eth0/gro_flush_timeout 20000", "eth0/napi_defer_hard_irqs 2"}},
 	{"gro-short-polls", "must not", "long polls", scene4(func(s *scene) { shortTCP(s, "physical"); s.obs.Probes.NAPIs[0].Polls = 10_000 }), silent, []string{}},
+	{"gro-short-polls", "must not", "the short polls are a pod's eth0", scene4(func(s *scene) { shortTCP(s, "physical"); s.obs.Probes.NAPIs[0].Polls = 10_000; s.pods() }), silent, []string{}},
+	{"gro-short-polls", "fires", "short polls, namespace of the reader unknown", scene4(func(s *scene) { shortTCP(s, "physical"); s.pods(); s.obs.Probes.NetNS = 0 }), advice, []string{"eth0/gro_flush_timeout 20000", "eth0/napi_defer_hard_irqs 2"}},
 	{"gro-short-polls", "missing", "deferral not there: never one alone", scene4(func(s *scene) {
 		shortTCP(s, "physical")
 		delete(s.snap.Knobs, knob.Device("eth0", "napi_defer_hard_irqs"))
@@ -285,6 +311,10 @@ var probeCases = []ruleCase{
 		s.receive("eth0", 400_000)
 	}), silent, []string{}},
 	{"virtio-ring-starved", "must not", "once", scene4(func(s *scene) { starved(s, 1) }), silent, []string{}},
+	{"virtio-ring-starved", "must not", "a pod's ring", scene4(func(s *scene) {
+		starved(s, 500)
+		s.obs.Probes.NetNS, s.obs.Probes.Virtio[0].NetNS = ourNetNS, podNetNS
+	}), silent, []string{}},
 	{"virtio-ring-starved", "missing", "no probes", scene4(func(s *scene) { starved(s, 500); s.obs.Probes = nil }), silent, []string{}},
 
 	{"virtio-tx-stopped", "fires", "100 stops a second", scene4(func(s *scene) { stops(s, 1000) }), advice, []string{}},

@@ -292,7 +292,7 @@ func (t *trial) note(a *apply.Applier, r *apply.Result) {
 // and begins the next.
 type series struct {
 	t       *trial
-	probes  prober
+	probes  *counting
 	at      *detect.Snapshot
 	counted *counters.Counters
 }
@@ -303,7 +303,7 @@ func (t *trial) open() (*series, error) {
 		return nil, err
 	}
 	s := &series{t: t}
-	s.probes, _ = startProbes(t.e, first, t.o)
+	s.probes = startProbes(t.e, first, t.o)
 	if err := s.restart(); err != nil {
 		s.close()
 		return nil, err
@@ -319,7 +319,7 @@ func (s *series) restart() (err error) {
 
 // next lets a window pass and tells what happened in it.
 func (s *series) next(ctx context.Context, window time.Duration, line *progress) (*detect.Observation, error) {
-	if err := passing(ctx, s.probes, window, line); err != nil {
+	if err := s.probes.pass(ctx, window, line); err != nil {
 		return nil, err
 	}
 	at, counted, err := sample(s.t.m.last(), s.probes)
@@ -327,20 +327,14 @@ func (s *series) next(ctx context.Context, window time.Duration, line *progress)
 		return nil, err
 	}
 	o := detect.Between(s.at, at)
-	if s.counted != nil && counted != nil {
-		if o.Probes, err = counted.Sub(s.counted); err != nil {
-			return nil, err
-		}
-	}
+	o.Probes = s.probes.between(s.counted, counted)
 	s.at, s.counted = at, counted
 	return o, nil
 }
 
 func (s *series) close() {
-	if s.probes == nil {
-		return
+	if s.probes.failed != "" {
+		s.t.o.log.Warn(s.probes.why())
 	}
-	if err := s.probes.Close(); err != nil {
-		s.t.o.log.Warn("probes not detached", "err", err)
-	}
+	s.probes.close()
 }

@@ -19,6 +19,8 @@ import (
 	"github.com/napitune/napitune/apply"
 	measuring "github.com/napitune/napitune/apply/measure"
 	"github.com/napitune/napitune/cmd/napitune/report"
+	"github.com/napitune/napitune/detect"
+	"github.com/napitune/napitune/probes/counters"
 )
 
 // repeatEnv is how often the tests below measure a harmful and a neutral plan,
@@ -232,6 +234,30 @@ func TestLessTrafficIsNotBlamedLive(t *testing.T) {
 	if out.Measured == nil || code != 0 || out.State != apply.Confirmed || out.Measured.Verdict != measuring.Unclear ||
 		!strings.Contains(errs, "measured cannot tell: the traffic changed: offered load") {
 		t.Errorf("ended with %d: %+v\n%s", code, out, errs)
+	}
+}
+
+// Probes that fail while it measures after the changes are no reason to take
+// them back.
+func TestMeasureWithoutProbesLive(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	stream(t, 2000, carefree)
+	file := writePlan(t, [][2]string{{"v1/rx-3/rps.flow_cnt", "1024"}})
+	opened := 0
+	e := process()
+	e.Probes = func(*detect.Snapshot, []string) (prober, error) {
+		opened++
+		p := &failingProbes{state: counters.Attached}
+		if opened == 2 {
+			p.watch = 3
+		}
+		return p, nil
+	}
+	code, stdout, errs := invoke(context.Background(), t, e, "apply", "--yes", "--measure", "1s", file)
+	if code != exitDone || opened != 2 || !strings.Contains(errs, "no probe figures: observe: detach") {
+		t.Errorf("ended with %d, probes opened %d times:\n%s%s", code, opened, errs, stdout)
 	}
 }
 

@@ -198,6 +198,7 @@ func textCases() map[string]func(io.Writer, Style) error {
 		"map":     NewMap(stacked(), nil).Text,
 		"knobs":   NewKnobs(stacked().Last, nil, nil).Text,
 		"doctor":  newTestDoctor().Text,
+		"probed":  text(probedAdvice()),
 	}
 }
 
@@ -289,8 +290,8 @@ func documents() map[string][]struct {
 	blindSnapshot := &detect.Snapshot{}
 	blindObservation := &detect.Observation{Last: blindSnapshot, Samples: 1}
 	return map[string][]doc{
-		"advice":      {{"stacked", stackedAdvice()}, {"healthy", healthy()}, {"blind", blind()}},
-		"map":         {{"map", NewMap(stacked(), nil)}, {"map-blind", NewMap(blindObservation, nil)}},
+		"advice":      {{"stacked", stackedAdvice()}, {"healthy", healthy()}, {"blind", blind()}, {"probed", probedAdvice()}},
+		"map":         {{"map", NewMap(stacked(), nil)}, {"map-probed", NewMap(probedObservation(), nil)}, {"map-blind", NewMap(blindObservation, nil)}},
 		"knobs":       {{"knobs", NewKnobs(stacked().Last, nil, func(r knob.Ref) (string, bool) { return "300", r.Dev == "" })}, {"knobs-blind", NewKnobs(blindSnapshot, nil, nil)}},
 		"transaction": {{"transaction", appliedTransaction()}, {"transaction-dirty", dirtyTransaction()}},
 		"status":      {{"status", testStatus()}, {"status-none", NewStatus(nil)}},
