@@ -454,6 +454,10 @@ var ruleCases = []ruleCase{
 		s.heat(1, 0.9)
 		s.set(knob.Global("net.core.netdev_max_backlog"), "1000")
 	}), problem, []string{}},
+	{"backlog-drops", "fires", "ten packets of ninety thousand in ten seconds", scene4(func(s *scene) { backlogLoss(s, 90_000, 10) }), problem, []string{"net.core.netdev_max_backlog 2000"}},
+	{"backlog-drops", "fires", "nine packets: too few to act on", scene4(func(s *scene) { backlogLoss(s, 80_000, 9) }), note, []string{}},
+	{"backlog-drops", "fires", "a single packet: too few to act on", scene4(func(s *scene) { backlogLoss(s, 9000, 1) }), note, []string{}},
+	{"backlog-drops", "fires", "ten packets of a million: too small a part", scene4(func(s *scene) { backlogLoss(s, 1_000_000, 10) }), note, []string{}},
 	{"backlog-drops", "must not", "no drops", scene4(func(s *scene) { s.set(knob.Global("net.core.netdev_max_backlog"), "1000") }), silent, []string{}},
 	{"backlog-drops", "missing", "only totals since boot", scene4(func(s *scene) {
 		s.obs.Softnet[1] = detect.SoftnetDelta{Processed: 9000, Dropped: 50}
@@ -806,6 +810,14 @@ var ruleCases = []ruleCase{
 	{"irqbalance-active", "missing", "process list unknown", scene4(func(s *scene) {}), silent, []string{}},
 
 	{"loss-elsewhere", "fires", "UDP socket buffers", scene4(func(s *scene) { s.obs.Protocols["Udp.RcvbufErrors"] = 500 }), advice, []string{}},
+	{"loss-elsewhere", "fires", "ten UDP packets of ninety thousand", scene4(func(s *scene) {
+		s.obs.Protocols["Udp.InDatagrams"], s.obs.Protocols["Udp.RcvbufErrors"] = 90_000, 10
+	}), advice, []string{}},
+	{"loss-elsewhere", "fires", "UDP over IPv6", scene4(func(s *scene) { s.obs.Protocols["Udp6RcvbufErrors"] = 500 }), advice, []string{}},
+	{"loss-elsewhere", "must not", "nine UDP packets", scene4(func(s *scene) { s.obs.Protocols["Udp.RcvbufErrors"] = 9 }), silent, []string{}},
+	{"loss-elsewhere", "must not", "ten UDP packets of a million", scene4(func(s *scene) {
+		s.obs.Protocols["Udp.InDatagrams"], s.obs.Protocols["Udp.RcvbufErrors"] = 1_000_000, 10
+	}), silent, []string{}},
 	{"loss-elsewhere", "fires", "the virtual function carries the load", scene4(func(s *scene) {
 		s.nic("eth0", "synthetic", nil, nil)
 		s.obs.Device["eth0"].Stats["vf_rx_packets"] = 900_000
@@ -908,6 +920,12 @@ func spread(s *scene, packets ...uint64) *detect.Device {
 		s.obs.Device["eth0"].Queue[detect.QueueID{N: i}] = map[string]uint64{"packets": n}
 	}
 	return d
+}
+
+// backlogLoss drops some of the packets that CPU 1 should have processed.
+func backlogLoss(s *scene, processed, dropped uint64) {
+	s.set(knob.Global("net.core.netdev_max_backlog"), "1000")
+	s.obs.Softnet[1] = detect.SoftnetDelta{Processed: processed, Dropped: dropped}
 }
 
 func allCases() []ruleCase { return slices.Concat(ruleCases, probeCases) }
