@@ -111,7 +111,20 @@ func moderation(d *detect.Device, adaptive bool, usecs int) {
 var probeCases = []ruleCase{
 	{"cpu-saturated", "fires", "hot and squeezed with full polls", scene4(func(s *scene) { budgets(s); s.squeezed(1, 500, "packets", 0.9, 6); s.heat(1, 0.9) }), problem, []string{}},
 	{"cpu-saturated", "must not", "squeezed with time left", scene4(func(s *scene) { budgets(s); s.squeezed(1, 500, "packets", 0.9, 6) }), silent, nil},
-	{"cpu-saturated", "must not", "hot without a squeeze", scene4(func(s *scene) { s.heat(1, 0.9) }), silent, []string{}},
+	{"cpu-saturated", "fires", "one busy queue: nearly no time left, not a single squeeze", scene4(func(s *scene) { s.heat(1, 0.9) }), advice, []string{}},
+	{"cpu-saturated", "fires", "no squeeze, and its backlog overflows", scene4(func(s *scene) {
+		s.heat(1, 0.9)
+		s.obs.Softnet[1] = detect.SoftnetDelta{Processed: 90_000, Dropped: 400}
+	}), problem, []string{}},
+	{"cpu-saturated", "fires", "no squeeze, and ksoftirqd takes over", scene4(func(s *scene) { s.heat(1, 0.9); s.thread(11, "ksoftirqd/1", 1, 0.4) }), problem, []string{}},
+	{"cpu-saturated", "fires", "hot and squeezed, nobody saw the polls: no proof of work left over", scene4(func(s *scene) {
+		budgets(s)
+		s.squeezed(1, 500, "packets", 0.9, 6)
+		s.heat(1, 0.6)
+		s.obs.Probes = nil
+	}), advice, []string{}},
+	{"cpu-saturated", "must not", "hot and squeezed, nothing waits", scene4(func(s *scene) { budgets(s); s.squeezed(1, 500, "packets", 0.2, 6); s.heat(1, 0.6) }), silent, []string{}},
+	{"cpu-saturated", "must not", "busy with room for bursts, no squeeze", scene4(func(s *scene) { s.heat(1, 0.84) }), silent, []string{}},
 	{"cpu-saturated", "missing", "no CPU time", scene4(func(s *scene) { s.squeezed(1, 500, "packets", 0.9, 6); s.obs.CPU = map[int]detect.CPUShare{} }), silent, []string{}},
 
 	{"budget-packets", "fires", "six full NAPIs, CPU idle: one step up", scene4(func(s *scene) { budgets(s); s.squeezed(1, 500, "packets", 0.9, 6) }), advice, []string{"net.core.netdev_budget 600"}},
@@ -419,6 +432,9 @@ var probeCases = []ruleCase{
 	{"vhost-shares-irq-cpu", "missing", "CPU time unknown", scene4(func(s *scene) { s.thread(30, "vhost-4242", 1, 0.3); s.obs.CPU = map[int]detect.CPUShare{} }), silent, []string{}},
 
 	{"tap-drops", "fires", "guest too slow", scene4(func(s *scene) { tap(s, 5000) }), problem, []string{}},
+	{"tap-drops", "fires", "ten packets", scene4(func(s *scene) { tap(s, 10) }), problem, []string{}},
+	{"tap-drops", "must not", "nine packets", scene4(func(s *scene) { tap(s, 9) }), silent, []string{}},
+	{"tap-drops", "must not", "one packet", scene4(func(s *scene) { tap(s, 1) }), silent, []string{}},
 	{"tap-drops", "must not", "none", scene4(func(s *scene) { tap(s, 0) }), silent, []string{}},
 	{"tap-drops", "missing", "one sample", scene4(func(s *scene) { tap(s, 5000); s.sinceBoot() }), silent, []string{}},
 
@@ -445,6 +461,7 @@ var probeCases = []ruleCase{
 	}), silent, []string{}},
 
 	{"backlog-flow-limit", "fires", "limited", scene4(func(s *scene) { s.obs.Softnet[0] = detect.SoftnetDelta{FlowLimit: 500} }), note, []string{}},
+	{"backlog-flow-limit", "must not", "nine packets", scene4(func(s *scene) { s.obs.Softnet[0] = detect.SoftnetDelta{FlowLimit: 9} }), silent, []string{}},
 	{"backlog-flow-limit", "must not", "none", scene4(func(s *scene) {}), silent, []string{}},
 	{"backlog-flow-limit", "missing", "one sample", scene4(func(s *scene) { s.obs.Softnet[0] = detect.SoftnetDelta{FlowLimit: 500}; s.sinceBoot() }), silent, []string{}},
 }

@@ -124,7 +124,8 @@ var scenarios = []scenario{
 		nil, nil, []string{"channels.combined", "rps.cpus"}},
 	{37, "guest with one queue of one, saturated", scene4(func(s *scene) { s.nic("eth0", "virtio", even(1, 90_000), nil); s.heat(0, 0.9) }),
 		[]string{"virtio-host-single-queue", "rps-needed"}, []string{"rps.cpus"}, []string{"channels.combined"}},
-	{38, "one vCPU", sceneN(1, func(s *scene) { s.nic("eth0", "virtio", even(1, 90_000), nil); s.heat(0, 0.9) }), nil, nil, []string{"channels.combined", "rps.cpus"}},
+	{38, "one vCPU", sceneN(1, func(s *scene) { s.nic("eth0", "virtio", even(1, 90_000), nil); s.heat(0, 0.9) }),
+		[]string{"cpu-saturated"}, nil, []string{"channels.combined", "rps.cpus"}},
 	{39, "eight queues, one gets 90 %: UDP hashed on addresses", sceneN(8, func(s *scene) {
 		spread(s, 900_000, 10_000, 10_000, 10_000, 10_000, 10_000, 10_000, 10_000).HashFields = map[string]string{"udp4": "sd"}
 		s.set(knob.Device("eth0", "rss.hash.udp4"), "sd")
