@@ -87,14 +87,16 @@ func shortTCP(s *scene, kind string) *detect.Device {
 	return d
 }
 
-func wireGuard(s *scene) {
-	s.snap.Devices = append(s.snap.Devices, &detect.Device{Name: "wg0", Kind: "tunnel", Driver: "wireguard"})
-	s.set(knob.Device("wg0", "threaded"), "off")
+// tunnel adds a tunnel device that received so many of eth0's packets.
+func (s *scene) tunnel(name, driver string, packets uint64) {
+	s.snap.Devices = append(s.snap.Devices, &detect.Device{Name: name, Kind: "tunnel", Driver: driver, Up: detect.Yes})
+	s.obs.Device[name] = detect.DeviceDelta{Known: true, Counters: detect.InterfaceCounters{Known: true, RxPackets: packets}}
+	s.set(knob.Device(name, "threaded"), "off")
 }
 
-func pppoe(s *scene) {
-	s.snap.Devices = append(s.snap.Devices, &detect.Device{Name: "ppp0", Kind: "tunnel"})
-}
+func wireGuard(s *scene) { s.tunnel("wg0", "wireguard", 900_000) }
+
+func pppoe(s *scene) { s.tunnel("ppp0", "", 900_000) }
 
 func bits(set ...int) string {
 	b := []byte(strings.Repeat("0", 64))
@@ -328,6 +330,59 @@ var probeCases = []ruleCase{
 		pppoe(s)
 		s.heat(2, 0.9)
 	}), silent, []string{}},
+	{"tunnel-hash", "fires", "WireGuard behind the only queue: its thread, no RPS", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(1, 90_000), nil)
+		s.heat(0, 0.9)
+		wireGuard(s)
+	}), problem, []string{"wg0/threaded on"}},
+	{"tunnel-hash", "fires", "the tunnel's packets were merged before it: bytes tell", scene4(func(s *scene) {
+		oneFlow(s)
+		s.tunnel("gre1", "", 100_000)
+		for name, bytes := range map[string]uint64{"eth0": 1_500_000_000, "gre1": 1_300_000_000} {
+			d := s.obs.Device[name]
+			d.Counters.RxBytes = bytes
+			s.obs.Device[name] = d
+		}
+	}), problem, []string{"eth0/rx-0/rps.cpus 1-3"}},
+	{"tunnel-hash", "fires", "VXLAN, and UDP hashed over addresses: the hash, no RPS", scene4(func(s *scene) {
+		oneFlow(s).HashFields = map[string]string{"udp4": "sd"}
+		s.set(knob.Device("eth0", "rss.hash.udp4"), "sd")
+		s.tunnel("flannel.1", "vxlan", 900_000)
+	}), problem, []string{"eth0/rss.hash.udp4 sdfn"}},
+	{"tunnel-hash", "fires", "VXLAN over two queues: the hash, no RPS", scene4(func(s *scene) {
+		spread(s, 990_000, 1000).HashFields = map[string]string{"udp4": "sd"}
+		s.heat(0, 0.9)
+		s.set(knob.Device("eth0", "rss.hash.udp4"), "sd")
+		s.tunnel("flannel.1", "vxlan", 900_000)
+	}), problem, []string{"eth0/rss.hash.udp4 sdfn"}},
+	{"tunnel-hash", "fires", "PPPoE, and UDP hashed over addresses: RPS, no hash", scene4(func(s *scene) {
+		oneFlow(s).HashFields = map[string]string{"udp4": "sd"}
+		s.set(knob.Device("eth0", "rss.hash.udp4"), "sd")
+		pppoe(s)
+	}), problem, []string{"eth0/rx-0/rps.cpus 1-3"}},
+	{"tunnel-hash", "must not", "tunl0 is there and down", scene4(func(s *scene) {
+		oneFlow(s)
+		s.tunnel("tunl0", "", 900_000)
+		s.snap.Devices[1].Up = detect.No
+	}), silent, []string{}},
+	{"tunnel-hash", "must not", "a tunnel that carries a third", scene4(func(s *scene) { oneFlow(s); s.tunnel("gre1", "", 330_000) }), silent, []string{}},
+	{"tunnel-hash", "must not", "a tunnel over another NIC", scene4(func(s *scene) {
+		oneFlow(s)
+		s.tunnel("gre1", "", 900_000)
+		s.snap.Devices[1].Lower = []string{"eth9"}
+	}), silent, []string{}},
+	{"single-flow-bound", "fires", "one flow, and a tunnel device that carries nothing", scene4(func(s *scene) {
+		oneFlow(s).HashFields = map[string]string{"udp4": "sdfn"}
+		s.tunnel("sit0", "", 0)
+	}), advice, []string{}},
+	{"single-flow-bound", "fires", "VXLAN hashed over the ports: one flow inside", scene4(func(s *scene) {
+		oneFlow(s).HashFields = map[string]string{"udp4": "sdfn"}
+		s.tunnel("flannel.1", "vxlan", 900_000)
+	}), advice, []string{}},
+	{"single-flow-bound", "must not", "GRE of many flows", scene4(func(s *scene) {
+		oneFlow(s).HashFields = map[string]string{"udp4": "sdfn"}
+		s.tunnel("gre1", "", 900_000)
+	}), silent, []string{"eth0/rx-0/rps.cpus 1-3"}},
 	{"tunnel-hash", "must not", "no tunnel", scene4(func(s *scene) { oneFlow(s) }), silent, nil},
 	{"tunnel-hash", "missing", "no queue counters", scene4(func(s *scene) { s.nic("eth0", "physical", even(4, 50_000), nil); s.heat(0, 0.9); wireGuard(s) }), silent, []string{}},
 

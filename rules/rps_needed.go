@@ -25,7 +25,7 @@ var _ = register(Rule{
 		Remedy: "rps_cpus = CPUs that share the last-level cache (else the node) with the interrupt's CPU, without that CPU, its SMT siblings, and isolated CPUs. " +
 			"The kernel ANDs the mask with the housekeeping CPUs silently, so that is done here first.",
 		SideEffects: "One inter-processor interrupt per batch and target; 20 to 150 µs more latency where the targets sleep deeply. Existing flows are reordered for a moment.",
-		NotWhen:     "The NIC has a queue per CPU, the traffic is one flow, or the CPUs are few and weak.",
+		NotWhen:     "The NIC has a queue per CPU, the traffic is one flow, the CPUs are few and weak, or most of the traffic is WireGuard's.",
 		Source:      "net/core/dev.c get_rps_cpu; net/core/net-sysfs.c store_rps_map; Documentation/networking/scaling.rst",
 		Thresholds:  describe(hotSoftirq, saturatedSoftirq, rpsTargets, groPackets, stackedShare),
 	},
@@ -37,6 +37,9 @@ var _ = register(Rule{
 		for c, d := range c.devices() {
 			if d.Channels != nil && d.Channels.MaxCombined > max(1, d.Channels.Combined) {
 				continue // more hardware queues come first
+			}
+			if kind, _ := c.tunnelsThrough(d); kind == wireGuard {
+				continue // the outer headers of a peer are one flow, and nobody can look inside: tunnel-hash has the remedy
 			}
 			if cpu := c.servingCPU(d); rxQueues(d) == 1 && cpu >= 0 && c.hot(cpu) && !c.relocated(d) {
 				if f, ok := c.needsRPS(d, cpu); ok {

@@ -70,6 +70,10 @@ func (c *Case) rssSkew(d *detect.Device) (plan.Finding, bool) {
 		f.Wants = []plan.Want{want}
 		return f, true
 	}
+	if kind, tunnels := c.tunnelsThrough(d); kind == otherTunnel || kind == wireGuard {
+		f.Operator = fmt.Sprintf("most of it comes in a tunnel (%s) whose outer headers are all that the NIC can hash: see tunnel-hash, which proposes a remedy once the CPU is saturated", strings.Join(tunnels, ", "))
+		return f, true
+	}
 	f.Wants = c.hashWants(d)
 	if len(f.Wants) == 0 {
 		f.Operator = "one flow, or headers that the NIC cannot hash (tunnel, PPPoE): look at the traffic; if it is UDP with many flows, hash it over the four-tuple " +
