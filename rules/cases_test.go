@@ -702,6 +702,20 @@ var ruleCases = []ruleCase{
 		s.nic("eth0", "physical", even(2, 9000), nil)
 		s.set(knob.Global("net.core.rps_sock_flow_entries"), "32768")
 	}), advice, []string{"eth0/rx-0/rps.flow_cnt 16384", "eth0/rx-1/rps.flow_cnt 16384"}},
+	{"rfs-size", "fires", "a global table of 1,024 entries for queues of 32,768 each", sceneN(8, func(s *scene) { rfs(s, 2, 1024, 32768) }), advice,
+		[]string{"net.core.rps_sock_flow_entries 32768"}},
+	{"rfs-size", "must not", "the queues' share of the global table", sceneN(8, func(s *scene) { rfs(s, 2, 16384, 8192) }), silent, []string{}},
+	{"rfs-size", "must not", "queues of 32,768 each beside a global table of 32,768: memory, nothing else", sceneN(8, func(s *scene) { rfs(s, 4, 32768, 32768) }), silent, nil},
+	{"rfs-size", "fires", "a router's queue tables without the global one: a note", sceneN(8, func(s *scene) {
+		rfs(s, 2, 0, 4096)
+		s.snap.Forwarding.IPv4 = detect.Yes
+	}), note, []string{}},
+	{"rfs-size", "fires", "a global table, and a queue for each core: a note", sceneN(8, func(s *scene) { rfs(s, 8, 32768, 0) }), note, []string{}},
+	{"rfs-size", "fires", "a global table, and a NIC at rest: a note", sceneN(8, func(s *scene) {
+		rfs(s, 2, 32768, 0)
+		s.receive("eth0", 5000)
+	}), note, []string{}},
+	{"rfs-size", "fires", "a global table, and a site that prefers latency: a note", sceneN(8, func(s *scene) { rfs(s, 2, 32768, 0); s.latency = true }), note, []string{}},
 	{"rfs-size", "must not", "off", scene4(func(s *scene) {
 		s.nic("eth0", "physical", even(2, 9000), nil)
 		s.set(knob.Global("net.core.rps_sock_flow_entries"), "0")
@@ -926,6 +940,15 @@ func spread(s *scene, packets ...uint64) *detect.Device {
 func backlogLoss(s *scene, processed, dropped uint64) {
 	s.set(knob.Global("net.core.netdev_max_backlog"), "1000")
 	s.obs.Softnet[1] = detect.SoftnetDelta{Processed: processed, Dropped: dropped}
+}
+
+// rfs sets a global flow table, and one for each queue.
+func rfs(s *scene, queues, global, each int) {
+	s.nic("eth0", "physical", even(queues, 9000), nil)
+	s.set(knob.Global("net.core.rps_sock_flow_entries"), fmt.Sprint(global))
+	for n := range queues {
+		s.set(knob.Rx("eth0", n, "rps.flow_cnt"), fmt.Sprint(each))
+	}
 }
 
 func allCases() []ruleCase { return slices.Concat(ruleCases, probeCases) }
