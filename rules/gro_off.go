@@ -3,6 +3,7 @@ package rules
 import (
 	"fmt"
 
+	"github.com/napitune/napitune/detect"
 	"github.com/napitune/napitune/detect/knob"
 	"github.com/napitune/napitune/rules/plan"
 )
@@ -21,30 +22,34 @@ var _ = register(Rule{
 		Thresholds:  describe(groPackets, warmSoftirq),
 	},
 	Eval: func(c *Case) []plan.Finding {
-		if c.Policy.Latency {
-			return nil
-		}
 		var out []plan.Finding
 		for c, d := range c.devices() {
-			gro, ok := d.Features["rx-gro"]
-			if !ok || gro.On || gro.Fixed {
-				continue
+			if f, off := c.groOff(d); off {
+				out = append(out, f)
 			}
-			f := plan.Finding{
-				Severity: plan.Advice,
-				Subject:  d.Name,
-				Claim:    fmt.Sprintf("GRO is off on %s: every TCP segment goes through the stack alone", d.Name),
-				Evidence: []plan.Evidence{{Metric: "rx-gro", Value: 0, Unit: "switch", Threshold: 1, Source: "ethtool -k " + d.Name}},
-				Missing:  []string{"the share of TCP and the merge ratio, which say how much it would save"},
-				Wants: []plan.Want{{Ref: knob.Device(d.Name, "feature.rx-gro"), Value: "on", Why: "segments are processed one by one",
-					Expect: expect("gro_ratio", "up", c.At(groRatio), "packets")}},
-			}
-			if rate, known := c.packetRate(d); known && rate < c.At(groPackets) && c.coolDevice(d) {
-				f.Severity, f.Wants = plan.Note, nil
-				f.Claim += fmt.Sprintf("; at %.0f packets a second that costs next to nothing", rate)
-			}
-			out = append(out, f)
 		}
 		return out
 	},
 })
+
+func (c *Case) groOff(d *detect.Device) (plan.Finding, bool) {
+	gro, ok := d.Features["rx-gro"]
+	if !ok || gro.On || gro.Fixed || c.Policy.Latency {
+		return plan.Finding{}, false
+	}
+	f := plan.Finding{
+		Severity: plan.Advice,
+		Subject:  d.Name,
+		Claim:    fmt.Sprintf("GRO is off on %s: every TCP segment goes through the stack alone", d.Name),
+		Evidence: []plan.Evidence{{Metric: "rx-gro", Value: 0, Unit: "switch", Threshold: 1, Source: "ethtool -k " + d.Name}},
+		Missing:  []string{"the share of TCP and the merge ratio, which say how much it would save"},
+		Wants: []plan.Want{{Ref: knob.Device(d.Name, "feature.rx-gro"), Value: "on", Why: "segments are processed one by one",
+			Expect: expect("gro_ratio", "up", c.At(groRatio), "packets")}},
+	}
+	rate, known := c.packetRate(d)
+	if known && rate < c.At(groPackets) && c.coolDevice(d) {
+		f.Severity, f.Wants = plan.Note, nil
+		f.Claim += fmt.Sprintf("; at %.0f packets a second that costs next to nothing", rate)
+	}
+	return f, true
+}

@@ -3,6 +3,7 @@ package rules_test
 import (
 	"fmt"
 	"strings"
+	"testing"
 	"time"
 
 	"github.com/napitune/napitune/detect"
@@ -10,6 +11,8 @@ import (
 	"github.com/napitune/napitune/detect/host"
 	"github.com/napitune/napitune/detect/knob"
 	"github.com/napitune/napitune/probes/counters"
+	"github.com/napitune/napitune/profiles"
+	"github.com/napitune/napitune/rules"
 )
 
 // squeezed adds n squeezes of one cause ("packets" or "time") on a CPU whose polls
@@ -141,6 +144,16 @@ var probeCases = []ruleCase{
 		s.nic("eth0", "physical", all(6, 1, 50_000), nil)
 		s.squeezed(1, 500, "packets", 0.9, 6)
 	}), advice, []string{"eth0/rx-2/irq.affinity 0", "eth0/rx-3/irq.affinity 0", "eth0/rx-4/irq.affinity 2", "eth0/rx-5/irq.affinity 3"}},
+	{"budget-packets", "fires", "a real-time kernel: no longer runs", scene4(func(s *scene) {
+		budgets(s)
+		s.squeezed(1, 500, "packets", 0.9, 6)
+		s.snap.Ident.Realtime = true
+	}), advice, []string{}},
+	{"budget-packets", "fires", "a tickless CPU: no longer runs", scene4(func(s *scene) {
+		budgets(s)
+		s.squeezed(1, 500, "packets", 0.9, 6)
+		s.snap.Topo.NohzFull = cpuset.Of(1)
+	}), advice, []string{}},
 	{"budget-packets", "must not", "polls not full", scene4(func(s *scene) { budgets(s); s.squeezed(1, 500, "packets", 0.2, 6) }), silent, []string{}},
 	{"budget-packets", "must not", "a few squeezes", scene4(func(s *scene) { budgets(s); s.squeezed(1, 90, "packets", 0.9, 6) }), silent, []string{}},
 	{"budget-packets", "missing", "no probes", scene4(func(s *scene) { budgets(s); s.squeezed(1, 500, "packets", 0.9, 6); s.obs.Probes = nil }), silent, []string{}},
@@ -162,6 +175,33 @@ var probeCases = []ruleCase{
 		s.squeezed(1, 500, "time", 0.9, 3)
 		s.obs.CPU[1] = detect.CPUShare{Steal: 0.2, Idle: 0.7, Ticks: 1000}
 	}), advice, []string{}},
+	{"budget-time", "fires", "GRO off on what it polls comes first", scene4(func(s *scene) {
+		timeOver(s, 3).Features["rx-gro"] = host.Feature{}
+		s.set(knob.Device("eth0", "feature.rx-gro"), "off")
+	}), advice, []string{"eth0/feature.rx-gro on"}},
+	{"budget-time", "fires", "8 µs for what the hardware merged: not known to be dear, not known to be cheap", scene4(func(s *scene) {
+		timeOver(s, 8).Features["rx-gro-hw"] = host.Feature{On: true}
+	}), advice, []string{}},
+	{"budget-time", "fires", "8 µs for ten packets that the hardware merged: cheap", scene4(func(s *scene) {
+		timeOver(s, 8).Features["rx-gro-hw"] = host.Feature{On: true}
+		s.obs.Probes.GRO = []counters.GRO{{Device: "eth0", In: 1000, Delivered: 1000, Segments: 10_000}}
+	}), advice, []string{"net.core.netdev_budget_usecs 16000"}},
+	{"budget-time", "fires", "a real-time kernel: no longer runs", scene4(func(s *scene) { timeOver(s, 1); s.snap.Ident.Realtime = true }), advice, []string{}},
+	{"budget-time", "fires", "a tickless CPU: no longer runs", scene4(func(s *scene) {
+		budgets(s)
+		s.squeezed(1, 500, "time", 0.9, 3)
+		s.snap.Topo.NohzFull = cpuset.Of(1)
+	}), advice, []string{}},
+	{"budget-time", "fires", "one tick where two are the least: two", scene4(func(s *scene) { timeOver(s, 1); s.set(knob.Global(usecsKnob), "2000") }), advice,
+		[]string{"net.core.netdev_budget_usecs 8000"}},
+	{"budget-time", "fires", "two ticks of ten milliseconds are the least", scene4(func(s *scene) {
+		timeOver(s, 1)
+		s.snap.Ident.HZ = 100
+		s.set(knob.Global(usecsKnob), "2000")
+	}), advice, []string{"net.core.netdev_budget_usecs 20000"}},
+	{"budget-time", "fires", "three ticks to four: no part of a tick", scene4(func(s *scene) { timeOver(s, 1); s.set(knob.Global(usecsKnob), "10000") }), advice,
+		[]string{"net.core.netdev_budget_usecs 16000"}},
+	{"budget-time", "fires", "four ticks already", scene4(func(s *scene) { timeOver(s, 1); s.set(knob.Global(usecsKnob), "16000") }), advice, []string{}},
 	{"budget-time", "must not", "packets are the cause", scene4(func(s *scene) { budgets(s); s.squeezed(1, 500, "packets", 0.9, 6) }), silent, nil},
 	{"budget-time", "missing", "no probes", scene4(func(s *scene) { budgets(s); s.squeezed(1, 500, "time", 0.9, 3); s.obs.Probes = nil }), silent, []string{}},
 
@@ -519,6 +559,47 @@ var probeCases = []ruleCase{
 	{"backlog-flow-limit", "must not", "nine packets", scene4(func(s *scene) { s.obs.Softnet[0] = detect.SoftnetDelta{FlowLimit: 9} }), silent, []string{}},
 	{"backlog-flow-limit", "must not", "none", scene4(func(s *scene) {}), silent, []string{}},
 	{"backlog-flow-limit", "missing", "one sample", scene4(func(s *scene) { s.obs.Softnet[0] = detect.SoftnetDelta{FlowLimit: 500}; s.sinceBoot() }), silent, []string{}},
+}
+
+// timeOver is a NIC that is polled on CPU 1, where runs end by time, at so many
+// microseconds for each unit of work.
+func timeOver(s *scene, cost uint64) *detect.Device {
+	budgets(s)
+	d := s.nic("eth0", "physical", even(4, 50_000), nil)
+	s.squeezed(1, 500, "time", 0.9, 3)
+	s.obs.Probes.NAPIs[0].Device = "eth0"
+	s.obs.Probes.NAPIs[0].TimeNs *= cost
+	return d
+}
+
+// TestBudgetClaims: the numbers of a claim are those of the cause it names.
+func TestBudgetClaims(t *testing.T) {
+	for cause, want := range map[string]string{"packets": "ended 260 receive runs at the packet budget, of 500", "time": "ended 260 receive runs because their time was up, of 500"} {
+		s := newScene(4)
+		budgets(s)
+		s.squeezed(1, 500, cause, 0.9, 6)
+		b := &s.obs.Probes.CPUs[0].Budget
+		b.SqueezedPackets, b.SqueezedTime = 260, 240
+		if cause == "time" {
+			b.SqueezedPackets, b.SqueezedTime = 240, 260
+		}
+		found := false
+		for _, f := range rules.Evaluate(s.obs, profiles.Balanced()) {
+			if f.ID != "budget-"+cause {
+				continue
+			}
+			found = true
+			if !strings.Contains(f.Claim, want) {
+				t.Errorf("%s: %q, want %q in it", f.ID, f.Claim, want)
+			}
+			if len(f.Wants) != 1 || !strings.HasPrefix(f.Wants[0].Why, "260 runs") {
+				t.Errorf("%s: wants %v, want one for 260 runs", f.ID, f.Wants)
+			}
+		}
+		if !found {
+			t.Errorf("no budget-%s", cause)
+		}
+	}
 }
 
 func waiting(s *scene, ns uint64) {
