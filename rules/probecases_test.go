@@ -309,6 +309,28 @@ var probeCases = []ruleCase{
 	{"gro-ineffective", "missing", "no probes", scene4(func(s *scene) { shortTCP(s, "physical"); s.obs.Probes = nil }), silent, nil},
 
 	{"gro-short-polls", "fires", "two packets per poll", scene4(func(s *scene) { shortTCP(s, "physical") }), advice, []string{"eth0/gro_flush_timeout 20000", "eth0/napi_defer_hard_irqs 2"}},
+	{"gro-short-polls", "fires", "moderation is offered and off, below what coalescing-off judges: moderation, no deferral", scene4(func(s *scene) {
+		moderation(shortTCP(s, "physical"), false, 0)
+		s.set(knob.Device("eth0", "coalesce.adaptive-rx"), "off")
+	}), advice, []string{"eth0/coalesce.adaptive-rx on"}},
+	{"gro-short-polls", "fires", "coalescing-off asks for moderation: no deferral beside it", scene4(func(s *scene) {
+		d := busyNIC(s, "physical", 250_000)
+		s.receive("eth0", 2_000_000)
+		s.polls("eth0", 1_000_000, 2_000_000)
+		s.merged("eth0", 10_000, 500, 9_000)
+		moderation(d, false, 0)
+		s.set(knob.Device("eth0", "coalesce.adaptive-rx"), "off")
+	}), advice, []string{"eth0/coalesce.adaptive-rx on"}},
+	{"gro-short-polls", "fires", "adaptive moderation is on: nothing to add", scene4(func(s *scene) { moderation(shortTCP(s, "physical"), true, 8) }), advice, []string{}},
+	{"gro-short-polls", "fires", "virtio that coalesces: its delay, no deferral", scene4(func(s *scene) {
+		shortTCP(s, "virtio")
+		s.set(knob.Device("eth0", "coalesce.rx-usecs"), "0")
+	}), advice, []string{"eth0/coalesce.rx-usecs 20"}},
+	{"gro-short-polls", "fires", "virtio that coalesces, an interrupt for every third packet: below the other rule", scene4(func(s *scene) {
+		shortTCP(s, "virtio")
+		s.receive("eth0", 1_200_000)
+		s.set(knob.Device("eth0", "coalesce.rx-usecs"), "0")
+	}), advice, []string{"eth0/coalesce.rx-usecs 20"}},
 	{"gro-short-polls", "must not", "long polls", scene4(func(s *scene) { shortTCP(s, "physical"); s.obs.Probes.NAPIs[0].Polls = 10_000 }), silent, []string{}},
 	{"gro-short-polls", "missing", "deferral not there: never one alone", scene4(func(s *scene) {
 		shortTCP(s, "physical")
