@@ -332,7 +332,13 @@ var ruleCases = []ruleCase{
 	{"irq-remote-node", "fires", "queues on the other node", sceneN(8, func(s *scene) {
 		s.nodes()
 		s.nic("eth0", "physical", []fire{{4: 50_000}, {5: 50_000}}, nil)
+		s.heat(4, 0.06)
 	}), advice, []string{"eth0/rx-0/irq.affinity 0", "eth0/rx-1/irq.affinity 1"}},
+	{"irq-remote-node", "must not", "queues on the other node, which have next to nothing to do: a note", sceneN(8, func(s *scene) {
+		s.nodes()
+		s.nic("eth0", "physical", []fire{{4: 20_000}, {5: 20_000}}, nil)
+		s.heat(4, 0.03)
+	}), note, []string{}},
 	{"irq-remote-node", "must not", "local", sceneN(8, func(s *scene) { s.nodes(); s.nic("eth0", "physical", even(4, 50_000), nil) }), silent, []string{}},
 	{"irq-remote-node", "missing", "node of the device not told", sceneN(8, func(s *scene) {
 		s.nodes()
@@ -391,14 +397,23 @@ var ruleCases = []ruleCase{
 	}), silent, []string{}},
 
 	{"virtio-queues-unused", "fires", "1 of 4 used", scene4(func(s *scene) {
-		s.nic("eth0", "virtio", even(1, 5000), nil).Channels.MaxCombined = 8
+		s.nic("eth0", "virtio", even(1, 50_000), nil).Channels.MaxCombined = 8
 	}), advice, []string{"eth0/channels.combined 4"}},
+	{"virtio-queues-unused", "must not", "1 of 8 used by 16 CPUs, 50 packets a second: a note", sceneN(16, func(s *scene) {
+		s.nic("eth0", "virtio", even(1, 500), nil).Channels.MaxCombined = 8
+		s.receive("eth0", 500)
+	}), note, []string{}},
 	{"virtio-queues-unused", "must not", "all used", scene4(func(s *scene) { s.nic("eth0", "virtio", even(4, 5000), nil) }), silent, []string{}},
 	{"virtio-queues-unused", "missing", "channels unknown", scene4(func(s *scene) { s.nic("eth0", "virtio", even(1, 5000), nil).Channels = nil }), silent, []string{}},
 
 	{"queues-unused", "fires", "2 of 16 used", sceneN(16, func(s *scene) {
 		s.nic("eth0", "physical", even(2, 50_000), nil).Channels.MaxCombined = 16
+		s.heat(1, 0.3)
 	}), advice, []string{"eth0/channels.combined 16"}},
+	{"queues-unused", "must not", "4 of 32 used, their CPUs at 3 %: a note, no reset of the link", sceneN(32, func(s *scene) {
+		s.nic("eth0", "physical", even(4, 15_000), nil).Channels.MaxCombined = 32
+		s.warm(4, 0.03)
+	}), note, []string{}},
 	{"queues-unused", "must not", "2 of 16 used, at rest: a note", sceneN(16, func(s *scene) {
 		s.nic("eth0", "physical", even(2, 5000), nil).Channels.MaxCombined = 16
 	}), note, []string{}},

@@ -514,6 +514,16 @@ var probeCases = []ruleCase{
 		s.set(knob.Device("eth0", "coalesce.rx-usecs"), "50")
 		s.latency = true
 	}), advice, []string{"eth0/coalesce.adaptive-rx off", "eth0/coalesce.rx-usecs 0"}},
+	{"coalescing-for-wrong-load", "fires", "a CPU at 92 %: no more interrupts for it", scene4(func(s *scene) {
+		delayed(s)
+		s.heat(2, 0.92)
+	}), note, []string{}},
+	{"coalescing-for-wrong-load", "fires", "a port that receives 10 packets a second", scene4(func(s *scene) { delayed(s); s.receive("eth0", 100) }), note, []string{}},
+	{"coalescing-for-wrong-load", "fires", "a service of 200 requests a second, its CPUs at rest", scene4(func(s *scene) {
+		delayed(s)
+		s.receive("eth0", 2000)
+		s.warm(4, 0.01)
+	}), advice, []string{"eth0/coalesce.adaptive-rx off", "eth0/coalesce.rx-usecs 0"}},
 	{"coalescing-for-wrong-load", "must not", "balanced policy", scene4(func(s *scene) { moderation(busyNIC(s, "physical", 100), true, 50) }), silent, []string{}},
 	{"coalescing-for-wrong-load", "missing", "moderation unknown", scene4(func(s *scene) { busyNIC(s, "physical", 100); s.latency = true }), silent, []string{}},
 
@@ -622,6 +632,14 @@ func TestBudgetClaims(t *testing.T) {
 			t.Errorf("no budget-%s", cause)
 		}
 	}
+}
+
+// delayed is a NIC that may wait 50 µs, where the site prefers latency.
+func delayed(s *scene) {
+	moderation(busyNIC(s, "physical", 100), true, 50)
+	s.set(knob.Device("eth0", "coalesce.adaptive-rx"), "on")
+	s.set(knob.Device("eth0", "coalesce.rx-usecs"), "50")
+	s.latency = true
 }
 
 func waiting(s *scene, ns uint64) {

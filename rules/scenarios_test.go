@@ -65,6 +65,7 @@ var scenarios = []scenario{
 	{5, "queues spread over both nodes of a two-node host", sceneN(16, func(s *scene) {
 		s.nodes()
 		s.nic("eth0", "physical", even(16, 50_000)[:12], nil)
+		s.warm(12, 0.3)
 	}), []string{"irq-remote-node"}, []string{"rx-8/irq.affinity"}, []string{"rx-0/irq.affinity"}},
 	{6, "the APIC delivers every queue to every CPU", scene4(func(s *scene) {
 		s.nic("eth0", "physical", []fire{{0: 20_000, 1: 20_000, 2: 20_000, 3: 20_000}, {0: 20_000, 1: 20_000, 2: 20_000, 3: 20_000}}, nil)
@@ -86,6 +87,7 @@ var scenarios = []scenario{
 	{20, "a tuner cut 16 queues to 2", sceneN(16, func(s *scene) {
 		s.nic("eth0", "physical", even(2, 90_000), nil).Channels.MaxCombined = 16
 		s.set(knob.Device("eth0", "channels.combined"), "2")
+		s.warm(2, 0.4)
 	}), []string{"queues-unused"}, []string{"channels.combined"}, nil},
 	{26, "a few squeezes an hour and nothing else", scene4(func(s *scene) {
 		budgets(s)
