@@ -491,6 +491,29 @@ var probeCases = []ruleCase{
 		s.nic("eth0", "physical", even(1, 5_000), nil)
 		s.set(knob.Rx("eth0", 0, "rps.cpus"), "4-7")
 	}), silent, []string{}},
+	{"rps-covers-irq-cpu", "fires", "one other CPU, saturated, while two idle", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(1, 90_000), nil)
+		s.heat(0, 0.3)
+		s.set(knob.Rx("eth0", 0, "rps.cpus"), "1")
+		s.heat(1, 0.99)
+		s.obs.Softnet[1] = detect.SoftnetDelta{Processed: 900_000, Dropped: 5000}
+	}), problem, []string{"eth0/rx-0/rps.cpus 2-3"}},
+	{"rps-covers-irq-cpu", "fires", "two saturated queues to one saturated CPU", sceneN(8, func(s *scene) {
+		gathered(s, 2, "2", 2)
+		s.warm(3, 0.95)
+	}), problem, []string{"eth0/rx-0/rps.cpus 3-7", "eth0/rx-1/rps.cpus 3-7"}},
+	{"rps-covers-irq-cpu", "must not", "one other CPU, saturated, and nobody idles", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(1, 90_000), nil)
+		s.warm(4, 0.99)
+		s.heat(0, 0.3)
+		s.set(knob.Rx("eth0", 0, "rps.cpus"), "1")
+	}), silent, []string{}},
+	{"rps-covers-irq-cpu", "must not", "one of two others has time", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(1, 90_000), nil)
+		s.heat(0, 0.3)
+		s.set(knob.Rx("eth0", 0, "rps.cpus"), "1-2")
+		s.heat(1, 0.99)
+	}), silent, []string{}},
 	{"rps-covers-irq-cpu", "missing", "mask unknown", sceneN(8, func(s *scene) {
 		s.nic("eth0", "physical", even(1, 90_000), nil)
 		delete(s.snap.Knobs, knob.Rx("eth0", 0, "rps.cpus"))
