@@ -584,6 +584,22 @@ var ruleCases = []ruleCase{
 	{"gro-off", "missing", "features unknown", scene4(func(s *scene) { s.nic("eth0", "physical", even(4, 9000), nil).Features = nil }), silent, []string{}},
 
 	{"lro-while-forwarding", "fires", "router", scene4(func(s *scene) { lro(s); s.snap.Forwarding.IPv4 = detect.Yes }), problem, []string{"eth0/feature.rx-lro off"}},
+	{"lro-while-forwarding", "fires", "below a VLAN on a bond that is a bridge's port", scene4(func(s *scene) {
+		lro(s)
+		s.snap.Devices[0].Upper = []string{"bond0"}
+		s.snap.Devices = append(s.snap.Devices, &detect.Device{Name: "bond0", Kind: "bond", Lower: []string{"eth0"}, Upper: []string{"bond0.7"}},
+			&detect.Device{Name: "bond0.7", Kind: "vlan", Lower: []string{"bond0"}, Upper: []string{"br0"}}, &detect.Device{Name: "br0", Kind: "bridge", Lower: []string{"bond0.7"}})
+	}), problem, []string{"eth0/feature.rx-lro off"}},
+	{"lro-while-forwarding", "fires", "a port of Open vSwitch", scene4(func(s *scene) {
+		lro(s)
+		s.snap.Devices[0].Upper = []string{"ovs-system"}
+		s.snap.Devices = append(s.snap.Devices, &detect.Device{Name: "ovs-system", Kind: "virtual", Driver: "openvswitch", Lower: []string{"eth0"}})
+	}), problem, []string{"eth0/feature.rx-lro off"}},
+	{"lro-while-forwarding", "must not", "below a bond with an address", scene4(func(s *scene) {
+		lro(s)
+		s.snap.Devices[0].Upper = []string{"bond0"}
+		s.snap.Devices = append(s.snap.Devices, &detect.Device{Name: "bond0", Kind: "bond", Lower: []string{"eth0"}, Upper: []string{"bond0"}})
+	}), silent, []string{}},
 	{"lro-while-forwarding", "must not", "end host", scene4(func(s *scene) { lro(s); s.snap.Forwarding.IPv4 = detect.No }), silent, []string{}},
 	{"lro-while-forwarding", "missing", "forwarding unknown", scene4(lro), silent, []string{}},
 
