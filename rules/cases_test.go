@@ -576,6 +576,10 @@ var ruleCases = []ruleCase{
 		gro(s, host.Feature{On: false})
 		s.receive("eth0", 10_000)
 	}), note, []string{}},
+	{"gro-off", "must not", "a sensor wants packets as they were sent: a note", scene4(func(s *scene) {
+		gro(s, host.Feature{})
+		s.snap.Processes = []host.Process{{PID: 7, Comm: "Suricata-Main"}}
+	}), note, []string{}},
 	{"gro-off", "must not", "no link", scene4(func(s *scene) {
 		gro(s, host.Feature{On: false})
 		s.snap.Devices[0].Carrier = detect.No

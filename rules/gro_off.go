@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/napitune/napitune/detect"
+	"github.com/napitune/napitune/detect/host"
 	"github.com/napitune/napitune/detect/knob"
 	"github.com/napitune/napitune/rules/plan"
 )
@@ -13,11 +14,11 @@ var _ = register(Rule{
 	Title: "GRO is switched off",
 	Page: Page{
 		Meaning:     "Generic receive offload merges segments of one TCP flow before the stack sees them, so that up to some forty packets pass it as one. On this device it is off.",
-		Evidence:    "Feature rx-gro (ethtool -k). How much there is to merge is shown by probes or by the share of TCP.",
+		Evidence:    "Feature rx-gro (ethtool -k). How much there is to merge is shown by probes or by the share of TCP. The processes of the host, for programs that want it so.",
 		Cause:       "Switched off by hand or by a capture or intrusion-detection tool, which wants to see packets as they were sent.",
 		Remedy:      "ethtool -K DEV gro on.",
 		SideEffects: "Packet captures show merged packets. Latency rises by at most one poll.",
-		NotWhen:     "The host runs an intrusion detection or capture tool on this device, or measures single-packet latency. With few packets and cool CPUs it is only a note.",
+		NotWhen:     "The host runs an intrusion detection or capture program (suricata, zeek, snort, arkime): then it is a note that names the program. Or it measures single-packet latency. With few packets and cool CPUs it is only a note, too.",
 		Source:      "net/core/gro.c; Documentation/networking/segmentation-offloads.rst",
 		Thresholds:  describe(groPackets, warmSoftirq),
 	},
@@ -46,10 +47,25 @@ func (c *Case) groOff(d *detect.Device) (plan.Finding, bool) {
 		Wants: []plan.Want{{Ref: knob.Device(d.Name, "feature.rx-gro"), Value: "on", Why: "segments are processed one by one",
 			Expect: expect("gro_ratio", "up", c.At(groRatio), "packets")}},
 	}
+	if sensor := c.sensor(); sensor != "" {
+		f.Severity, f.Wants, f.Missing = plan.Note, nil, nil
+		f.Claim += fmt.Sprintf("; %s runs on this host and wants packets as they were sent, so that is left alone", sensor)
+		return f, true
+	}
 	rate, known := c.packetRate(d)
 	if known && rate < c.At(groPackets) && c.coolDevice(d) {
 		f.Severity, f.Wants = plan.Note, nil
 		f.Claim += fmt.Sprintf("; at %.0f packets a second that costs next to nothing", rate)
 	}
 	return f, true
+}
+
+// sensor is an intrusion detection or capture program that runs here, "" if none.
+func (c *Case) sensor() string {
+	for _, p := range c.Last.Processes {
+		if host.Sensor(p.Comm) {
+			return p.Comm
+		}
+	}
+	return ""
 }
