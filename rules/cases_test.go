@@ -73,6 +73,35 @@ var ruleCases = []ruleCase{
 			s.set(knob.Tx("eth0", n, "xps.cpus"), mask)
 		}
 	}), advice, []string{"eth0/rx-1/irq.affinity 4", "eth0/rx-2/irq.affinity 5", "eth0/rx-3/irq.affinity 6"}},
+	{"irq-stacked", "fires", "irqaffinity= keeps interrupts to CPU 0 and 1: nowhere else", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", all(4, 0, 50_000), nil)
+		s.snap.Cmdline = map[string]string{"irqaffinity": "0-1"}
+	}), advice, []string{"eth0/rx-2/irq.affinity 1", "eth0/rx-3/irq.affinity 1"}},
+	{"irq-stacked", "fires", "irqaffinity= of CPU 0 and 1, and a policy that names CPU 4 to 7", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", all(4, 0, 50_000), nil)
+		s.snap.Cmdline = map[string]string{"irqaffinity": "0-1"}
+		s.policy = func(p *profiles.Policy) { p.NetworkCPUs = cpuset.Range(4, 7) }
+	}), advice, []string{"eth0/rx-0/irq.affinity 4", "eth0/rx-1/irq.affinity 5", "eth0/rx-2/irq.affinity 6", "eth0/rx-3/irq.affinity 7"}},
+	{"irqaffinity-boot", "fires", "two of eight CPUs", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", even(2, 50_000), nil)
+		s.snap.Cmdline = map[string]string{"irqaffinity": "0-1"}
+	}), note, []string{}},
+	{"irqaffinity-boot", "fires", "two of eight CPUs, both saturated: ask for more", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", even(2, 50_000), nil)
+		s.snap.Cmdline = map[string]string{"irqaffinity": "0-1"}
+		s.warm(2, 0.7)
+	}), advice, []string{}},
+	{"irqaffinity-boot", "must not", "all that are not isolated", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", even(2, 50_000), nil)
+		s.snap.Topo.Isolated = cpuset.Range(2, 7)
+		s.snap.Cmdline = map[string]string{"irqaffinity": "0-1"}
+	}), silent, []string{}},
+	{"irqaffinity-boot", "must not", "a policy names the CPUs", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", even(2, 50_000), nil)
+		s.snap.Cmdline = map[string]string{"irqaffinity": "0-1"}
+		s.policy = func(p *profiles.Policy) { p.NetworkCPUs = cpuset.Range(0, 3) }
+	}), silent, nil},
+	{"irqaffinity-boot", "missing", "command line unknown", sceneN(8, func(s *scene) { s.nic("eth0", "physical", even(2, 50_000), nil) }), silent, []string{}},
 	{"irq-stacked", "fires", "saturated", scene4(func(s *scene) { s.nic("eth0", "physical", all(4, 0, 50_000), nil); s.heat(0, 0.9) }), problem, nil},
 	{"irq-stacked", "fires", "two of four on one CPU, one CPU free: one moves", scene4(func(s *scene) {
 		s.nic("eth0", "physical", []fire{{0: 50_000}, {1: 50_000}, {2: 50_000}, {2: 50_000}}, nil)
