@@ -78,7 +78,12 @@ func evalBacklog(c *Case) []plan.Finding {
 		return []plan.Finding{f}
 	}
 	ref := knob.Global("net.core.netdev_max_backlog")
-	if now, ok := c.knobInt(ref); ok && now > 0 && float64(now) < c.At(backlogCeiling) {
+	switch now, ok := c.knobInt(ref); {
+	case !ok || now <= 0:
+		f.Missing = append(f.Missing, "the present netdev_max_backlog")
+	case float64(now) >= c.At(backlogCeiling):
+		f.Claim += fmt.Sprintf("; the queue may hold %d packets already, and a longer one adds delay, not capacity: bursts that long come from one heavy flow or from CPUs that hand on faster than CPU %d takes", now, cpu)
+	default:
 		want := min(2*max(now, 1000), int64(c.At(backlogCeiling)))
 		f.Wants = append(f.Wants, plan.Want{
 			Ref: ref, Value: strconv.FormatInt(want, 10), Mode: plan.Raise,

@@ -757,6 +757,11 @@ var ruleCases = []ruleCase{
 		}
 	}), silent, []string{}},
 
+	{"rx-ring-overrun", "fires", "at the end of the ring: said, and nothing changed", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(4, 9000), nil).Rings.Rx = 4096
+		s.set(knob.Device("eth0", "ring.rx"), "4096")
+		lose(s, "eth0", 9000)
+	}), problem, []string{}},
 	{"rfs-size", "fires", "queue tables without the global one", scene4(func(s *scene) {
 		s.nic("eth0", "physical", even(2, 9000), nil)
 		s.set(knob.Global("net.core.rps_sock_flow_entries"), "0")
@@ -1089,5 +1094,47 @@ func TestCatalogue(t *testing.T) {
 		if th.Source == "" || th.Change == "" || th.Name == "" {
 			t.Errorf("threshold %+v lacks a source or what would change it", th)
 		}
+	}
+}
+
+// TestReasons: a finding of harm that asks for nothing says why.
+func TestReasons(t *testing.T) {
+	for name, tc := range map[string]struct {
+		rule, want string
+		make       func(s *scene)
+	}{
+		"ring at the device's end": {"rx-ring-overrun", "all that the device offers", func(s *scene) {
+			s.nic("eth0", "physical", even(4, 9000), nil).Rings.Rx = 4096
+			lose(s, "eth0", 9000)
+		}},
+		"ring at the ceiling": {"rx-ring-overrun", "costs more cache", func(s *scene) {
+			*s.nic("eth0", "physical", even(4, 9000), nil).Rings = host.Rings{MaxRx: 8192, Rx: 4096}
+			lose(s, "eth0", 9000)
+		}},
+		"backlog at its end": {"backlog-drops", "may hold 10000 packets already", func(s *scene) {
+			s.obs.Softnet[1] = detect.SoftnetDelta{Processed: 90_000, Dropped: 400}
+			s.set(knob.Global(backlog), "10000")
+		}},
+		"packet budget at its end": {"budget-packets", "the budget is 2400 already", func(s *scene) {
+			budgets(s)
+			s.set(knob.Global(budgetKnob), "2400")
+			s.squeezed(1, 500, "packets", 0.9, 60)
+		}},
+		"time limit at its end": {"budget-time", "the limit is 4 ticks", func(s *scene) {
+			budgets(s)
+			s.set(knob.Global(usecsKnob), "16000")
+			s.squeezed(1, 500, "time", 0.9, 3)
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(4)
+			tc.make(s)
+			for _, f := range rules.Evaluate(s.obs, profiles.Balanced()) {
+				if f.ID == tc.rule && len(f.Wants) == 0 && strings.Contains(f.Claim, tc.want) {
+					return
+				}
+			}
+			t.Errorf("no %s that says %q", tc.rule, tc.want)
+		})
 	}
 }

@@ -18,6 +18,7 @@ import (
 type diagnosis struct {
 	stacked   []stack            // CPUs that took the work of several queues
 	smeared   []*path            // one interrupt over many CPUs
+	churned   []*path            // moved again and again between samples
 	split     []*path            // the two sides of a pair on different CPUs
 	remote    []*path            // on a node that is not the device's
 	isolated  []*path            // on isolated or tickless CPUs
@@ -100,6 +101,9 @@ func (c *Case) diagnose() {
 		isolated := c.onIsolated(p) && c.disturbs(p)
 		if !c.busyPath(p) && !isolated {
 			continue
+		}
+		if float64(max(p.rx.moves, p.tx.moves)) >= c.At(churnMoves) {
+			d.churned = append(d.churned, p)
 		}
 		switch {
 		case c.smeared(p, restless[p.dev]) && !isolated:

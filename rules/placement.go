@@ -61,7 +61,7 @@ func (c *Case) place() *placement {
 			}
 		}
 	}
-	for _, list := range [][]*path{d.smeared, d.split, d.remote, d.isolated, d.little, slices.Concat(d.siblings...)} {
+	for _, list := range [][]*path{d.smeared, d.churned, d.split, d.remote, d.isolated, d.little, slices.Concat(d.siblings...)} {
 		for _, p := range unfixed(list) {
 			moving[p] = true
 		}

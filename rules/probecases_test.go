@@ -214,6 +214,11 @@ var probeCases = []ruleCase{
 	{"softirq-latency", "missing", "no probes", scene4(func(s *scene) {}), silent, []string{}},
 
 	{"irq-churn", "fires", "three moves", scene4(func(s *scene) { s.nic("eth0", "physical", even(4, 50_000), nil); moved(s, 3) }), advice, []string{}},
+	{"irq-churn", "fires", "each between two CPUs: pinned where it fired most", scene4(func(s *scene) {
+		s.nic("eth0", "physical", []fire{{0: 30_000, 1: 20_000}, {1: 30_000, 2: 20_000}, {2: 30_000, 3: 20_000}, {3: 30_000, 0: 20_000}}, nil)
+		moved(s, 3)
+	}), advice, []string{"eth0/rx-0/irq.affinity 0", "eth0/rx-1/irq.affinity 1", "eth0/rx-2/irq.affinity 2", "eth0/rx-3/irq.affinity 3"}},
+	{"irq-churn", "must not", "interrupts that hardly fire", scene4(func(s *scene) { s.nic("eth0", "physical", even(4, 500), nil); moved(s, 3) }), silent, []string{}},
 	{"irq-churn", "must not", "one move", scene4(func(s *scene) { s.nic("eth0", "physical", even(4, 50_000), nil); moved(s, 1) }), silent, []string{}},
 	{"irq-churn", "missing", "no interrupts", scene4(func(s *scene) {}), silent, []string{}},
 
