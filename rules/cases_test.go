@@ -1138,3 +1138,33 @@ func TestReasons(t *testing.T) {
 		})
 	}
 }
+
+// TestRPSArithmetic: rps-needed shows how it comes to its targets.
+func TestRPSArithmetic(t *testing.T) {
+	s := newScene(8)
+	s.siblings() // 0 and 4, 1 and 5, 2 and 6, 3 and 7
+	s.nic("eth0", "physical", even(1, 90_000), nil)
+	s.heat(0, 0.9)
+	s.snap.Topo.Isolated = cpuset.Of(7)
+	s.obs.CPU[6] = detect.CPUShare{Busy: 0.8, Idle: 0.2, Ticks: 1000}
+	for _, f := range rules.Evaluate(s.obs, profiles.Balanced()) {
+		if f.ID != "rps-needed" {
+			continue
+		}
+		const want = "for 7 CPUs, keeps CPU 0 at 90 % softirq time; of the 8 CPUs of its cache, without its core (0,4), kept free (7), busy (6), CPUs 1-3,5 are idle enough to help"
+		if !strings.Contains(f.Claim, want) {
+			t.Errorf("claims %q,\nwant %q in it", f.Claim, want)
+		}
+		values := map[string]float64{}
+		for _, e := range f.Evidence {
+			values[e.Metric] = e.Value
+		}
+		for metric, want := range map[string]float64{"rx_queues": 1, "cpus_near": 8, "left_out_core": 2, "left_out_kept_free": 1, "left_out_busy": 1, "rps_targets": 4} {
+			if got, has := values[metric]; !has || got != want {
+				t.Errorf("%s is %v (there: %v), want %v", metric, got, has, want)
+			}
+		}
+		return
+	}
+	t.Error("no rps-needed")
+}
