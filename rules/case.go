@@ -124,9 +124,7 @@ func newCase(o *detect.Observation, policy profiles.Policy) *Case {
 	for _, d := range o.Last.Devices {
 		c.roles[d.Name] = policy.DeviceRoles(o.Last.AllowedCPUs(), d.Name, d.Driver)
 	}
-	if set, err := cpuset.ParseList(o.Last.Cmdline["irqaffinity"]); err == nil {
-		c.bootIRQs = set
-	}
+	c.bootIRQs = o.Last.BootIRQs()
 	c.rows, c.firstRows = rowsByNumber(&o.Last.IRQs), rowsByNumber(&o.First.IRQs)
 	c.Paths = c.buildPaths()
 	c.loads = cpuLoads(c.Paths)

@@ -1120,6 +1120,15 @@ func TestReasons(t *testing.T) {
 			s.set(knob.Global(budgetKnob), "2400")
 			s.squeezed(1, 500, "packets", 0.9, 60)
 		}},
+		"units that the hardware merged": {"budget-time", "whether packets are dear is not known", func(s *scene) {
+			timeOver(s, 8).Features["rx-gro-hw"] = host.Feature{On: true}
+		}},
+		"a tickless CPU": {"budget-packets", "the CPU is isolated", func(s *scene) {
+			budgets(s)
+			s.squeezed(1, 500, "packets", 0.9, 6)
+			s.snap.Topo.NohzFull = cpuset.Of(1)
+		}},
+		"moderation is on": {"gro-short-polls", "moderates its interrupts already", func(s *scene) { moderation(shortTCP(s, "physical"), true, 8) }},
 		"time limit at its end": {"budget-time", "the limit is 4 ticks", func(s *scene) {
 			budgets(s)
 			s.set(knob.Global(usecsKnob), "16000")
