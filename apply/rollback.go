@@ -104,6 +104,10 @@ type undoing struct {
 	later  []*transaction    // transactions after this one
 	known  map[knob.Ref]map[string]bool
 	shared map[string][]knob.Ref // addresses that several settings of the journal have
+	// upset are the addresses of settings that a write of this rollback may have
+	// overwritten: what they are by now says nothing about others.
+	upset  map[string]bool
+	late   bool // somebody changed a setting after the rollback began
 	result Result
 	errs   []error
 	told   map[knob.Ref]int // index in result.Restored
@@ -111,7 +115,7 @@ type undoing struct {
 
 // undo restores what a transaction changed, in reverse.
 func (a *Applier) undo(r *run) (Result, error) {
-	u := &undoing{a: a, t: r.t, j: r.j, view: r.view, names: map[string]string{}, told: map[knob.Ref]int{}, result: Result{ID: r.t.id}}
+	u := &undoing{a: a, t: r.t, j: r.j, view: r.view, names: map[string]string{}, upset: map[string]bool{}, told: map[knob.Ref]int{}, result: Result{ID: r.t.id}}
 	if r.t.damage != nil {
 		u.errs = append(u.errs, fmt.Errorf("journal %s is damaged: what its lost records say is not undone: %w", r.t.id, r.t.damage))
 	}
@@ -123,7 +127,7 @@ func (a *Applier) undo(r *run) (Result, error) {
 	}
 	// The journal of a rollback helps the next one after a crash. That it
 	// cannot be written, as on a full disk, must not keep the host changed.
-	u.try(record{Type: recordRollback, Keep: refTexts(u.t.keep), Foreign: setTexts(u.t.foreign)})
+	u.announce()
 	for _, e := range slices.Backward(u.t.entries) {
 		u.entry(e)
 	}
@@ -133,6 +137,12 @@ func (a *Applier) undo(r *run) (Result, error) {
 		return u.result, fmt.Errorf("roll back %s: %w", r.t.id, err)
 	}
 	return u.result, nil
+}
+
+// announce journals what the rollback will leave alone.
+func (u *undoing) announce() {
+	u.late = false
+	u.try(record{Type: recordRollback, Keep: refTexts(u.t.keep), Foreign: setTexts(u.t.foreign)})
 }
 
 // try journals what is worth having and not worth stopping for.
@@ -161,10 +171,8 @@ func (u *undoing) prepare(dir string) error {
 	}
 	u.collect()
 	for _, e := range u.t.entries {
+		u.judgeSides(e)
 		u.judge(e.ref, true)
-		for ref := range e.sides {
-			u.judge(ref, false)
-		}
 	}
 	return nil
 }
@@ -216,27 +224,29 @@ func (u *undoing) name(ref knob.Ref) knob.Ref {
 func (u *undoing) collect() {
 	u.known = map[knob.Ref]map[string]bool{}
 	u.shared = map[string][]knob.Ref{}
-	add := func(ref knob.Ref, value string) {
-		if u.known[ref] == nil {
-			u.known[ref] = map[string]bool{}
-			at := address(u.view, u.name(ref))
-			u.shared[at] = append(u.shared[at], ref)
-		}
-		u.known[ref][value] = true
-	}
 	for _, e := range u.t.entries {
-		add(e.ref, e.before)
-		add(e.ref, e.after)
+		u.learn(e.ref, e.before)
+		u.learn(e.ref, e.after)
 		if e.observed != nil {
-			add(e.ref, *e.observed)
+			u.learn(e.ref, *e.observed)
 		}
 		for ref, value := range e.sides {
-			add(ref, value)
+			u.learn(ref, value)
 		}
 		for ref, value := range e.moved {
-			add(ref, value)
+			u.learn(ref, value)
 		}
 	}
+}
+
+// learn adds a value that is the transaction's or the rollback's.
+func (u *undoing) learn(ref knob.Ref, value string) {
+	if u.known[ref] == nil {
+		u.known[ref] = map[string]bool{}
+		at := address(u.view, u.name(ref))
+		u.shared[at] = append(u.shared[at], ref)
+	}
+	u.known[ref][value] = true
 }
 
 func (u *undoing) knows(ref knob.Ref, value string) bool {
@@ -248,21 +258,30 @@ func (u *undoing) knows(ref knob.Ref, value string) bool {
 	return u.known[ref][value]
 }
 
-// judge finds settings that somebody else changed since, before the rollback
-// changes anything itself.
-func (u *undoing) judge(ref knob.Ref, primary bool) {
-	if _, done := u.t.keep[ref]; done {
-		return
+// judgeSides judges what the write of a change may have overwritten.
+func (u *undoing) judgeSides(e *entry) {
+	for ref := range e.sides {
+		u.judge(ref, false)
 	}
+}
+
+// judge reads a setting and finds out whether somebody else has changed it. That
+// is asked before the first write, for there it is certain, and again right
+// before each: others do not wait for the end of a rollback.
+func (u *undoing) judge(ref knob.Ref, primary bool) (knob.State, bool) {
 	state, ok := u.read(ref)
-	if !ok || !state.Has() || u.knows(ref, state.Value) || u.unwitnessed(ref, state.Value) {
-		return
+	if !ok || !state.Has() || u.upset[address(u.view, u.name(ref))] || u.knows(ref, state.Value) || u.unwitnessed(ref, state.Value) {
+		return state, ok
 	}
-	u.t.keep[ref] = state.Value
+	if keep, kept := u.t.keep[ref]; kept && keep == state.Value {
+		return state, ok
+	}
+	u.t.keep[ref], u.late = state.Value, true
 	// A side effect that did not happen is not ours to undo, nor to report.
 	if primary || u.touched(ref) {
 		u.t.foreign[ref] = true
 	}
+	return state, ok
 }
 
 // touched reports whether a write is known to have changed the setting.
@@ -343,7 +362,8 @@ func (u *undoing) entry(e *entry) {
 
 // primary undoes the write itself and reports whether it had to write.
 func (u *undoing) primary(e *entry) bool {
-	state, ok := u.read(e.ref)
+	u.judgeSides(e)
+	state, ok := u.judge(e.ref, true)
 	switch {
 	case u.t.foreign[e.ref]:
 		u.tell(e.ref, Restoration{Want: e.before, Present: state.Value, Fate: FateForeign, By: u.author(e.ref, state.Value)})
@@ -363,14 +383,28 @@ func (u *undoing) primary(e *entry) bool {
 		u.tell(e.ref, Restoration{Want: e.before, Present: state.Value, Fate: FateAlready})
 		return false
 	}
-	u.try(record{Type: recordRestoring, Seq: e.seq})
-	err := u.write(e.ref, e.before)
-	if err != nil && u.fitTable(e) {
-		err = u.write(e.ref, e.before)
+	if u.late {
+		// From now on the values are what this write makes of them, also for a
+		// rollback that has to finish this one.
+		u.announce()
 	}
-	state, _ = u.read(e.ref)
+	u.try(record{Type: recordRestoring, Seq: e.seq})
+	u.upsets(e)
+	state, err := u.write(e.ref, e.before)
+	if err != nil && u.fitTable(e) {
+		state, err = u.write(e.ref, e.before)
+	}
+	u.upsets(e)
 	u.outcome(e.ref, e.before, state, err)
 	return true
+}
+
+// upsets notes what undoing a change may overwrite. Interrupts may have other
+// numbers before than after it.
+func (u *undoing) upsets(e *entry) {
+	for ref := range e.sides {
+		u.upset[address(u.view, u.name(ref))] = true
+	}
 }
 
 // deviceGone reports whether the device of a setting is not there.
@@ -397,7 +431,8 @@ func (u *undoing) fitTable(e *entry) bool {
 	if state, ok := u.read(ref); !ok || !state.Has() || state.Value == before {
 		return false
 	}
-	return u.write(ref, before) == nil
+	_, err := u.write(ref, before)
+	return err == nil
 }
 
 // sides restores what a write had overwritten, and what restoring it overwrote
@@ -415,20 +450,19 @@ func (u *undoing) sides(e *entry) {
 	})
 	for _, ref := range refs {
 		want := e.sides[ref]
+		state, ok := u.judge(ref, false)
 		keep, kept := u.t.keep[ref]
 		kept = kept && !u.beyond(ref, keep)
 		if kept {
 			want = keep
 		}
-		state, ok := u.read(ref)
 		if kept && u.t.foreign[ref] {
 			u.tell(ref, Restoration{Want: e.sides[ref], Present: keep, Fate: FateForeign, By: u.author(ref, keep)})
 		}
 		if !ok || !state.Has() || state.Value == want {
 			continue
 		}
-		err := u.write(ref, want)
-		state, _ = u.read(ref)
+		state, err := u.write(ref, want)
 		if !kept || err != nil || state.Value != want {
 			u.outcome(ref, want, state, err)
 		}
@@ -455,21 +489,26 @@ func stageOf(ref knob.Ref) knob.Stage {
 	return knob.StageAffinity
 }
 
-// write sets one setting and reads the host anew where that creates queues.
-func (u *undoing) write(ref knob.Ref, value string) error {
+// write sets one setting and tells what it is then. It reads the host anew where
+// that creates queues.
+func (u *undoing) write(ref knob.Ref, value string) (knob.State, error) {
 	kind, ok := knob.Lookup(ref.Kind)
 	if !ok {
-		return fmt.Errorf("%s: this version has no such setting", ref)
+		return knob.State{}, fmt.Errorf("%s: this version has no such setting", ref)
 	}
-	if u.resetTable(ref, value) {
-		return nil
+	var err error
+	if !u.resetTable(ref, value) {
+		err = kind.Write(u.view, u.a.Writer, u.name(ref), value)
+		u.a.log().Info("restore", "knob", ref.String(), "new", value, "txn", u.t.id, "err", err)
+		if len(kind.Clobbers) > 0 {
+			err = errors.Join(err, u.refresh())
+		}
 	}
-	err := kind.Write(u.view, u.a.Writer, u.name(ref), value)
-	u.a.log().Info("restore", "knob", ref.String(), "new", value, "txn", u.t.id, "err", err)
-	if len(kind.Clobbers) > 0 {
-		err = errors.Join(err, u.refresh())
+	state, _ := u.read(ref)
+	if state.Has() {
+		u.learn(ref, state.Value)
 	}
-	return err
+	return state, err
 }
 
 // resetTable gives an RSS table back to the driver where that makes the old
