@@ -47,8 +47,7 @@ func words(all []*transaction, now plan.Origin) map[knob.Ref]Word {
 		if t.restores || t.state == RolledBack && !t.applied {
 			continue // an apply that failed says nothing
 		}
-		u := undoing{t: t, names: map[string]string{}}
-		u.rename(now)
+		where := devices{was: t.origin, now: now}
 		word := Word{ID: t.id, State: t.state}
 		if t.plan != nil {
 			word.Profile = t.plan.Profile
@@ -57,7 +56,10 @@ func words(all []*transaction, now plan.Origin) map[knob.Ref]Word {
 			if e.verdict == VerdictRefused {
 				continue // left out: it says nothing
 			}
-			ref := u.name(e.ref)
+			ref, err := where.ref(e.ref)
+			if err != nil {
+				continue // what has its name now is not what it speaks of
+			}
 			_, known := out[ref]
 			word.Value = e.after
 			switch {

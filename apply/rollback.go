@@ -100,8 +100,8 @@ type undoing struct {
 	t      *transaction
 	j      *journal
 	view   knob.View
-	names  map[string]string // devices that have another name by now
-	later  []*transaction    // transactions after this one
+	where  devices
+	later  []*transaction // transactions after this one
 	known  map[knob.Ref]map[string]bool
 	shared map[string][]knob.Ref // addresses that several settings of the journal have
 	// upset are the addresses of settings that a write of this rollback may have
@@ -115,7 +115,7 @@ type undoing struct {
 
 // undo restores what a transaction changed, in reverse.
 func (a *Applier) undo(r *run) (Result, error) {
-	u := &undoing{a: a, t: r.t, j: r.j, view: r.view, names: map[string]string{}, upset: map[string]bool{}, told: map[knob.Ref]int{}, result: Result{ID: r.t.id}}
+	u := &undoing{a: a, t: r.t, j: r.j, view: r.view, upset: map[string]bool{}, told: map[knob.Ref]int{}, result: Result{ID: r.t.id}}
 	if r.t.damage != nil {
 		u.errs = append(u.errs, fmt.Errorf("journal %s is damaged: what its lost records say is not undone: %w", r.t.id, r.t.damage))
 	}
@@ -159,7 +159,7 @@ func (u *undoing) prepare(dir string) error {
 	if err != nil {
 		u.errs = append(u.errs, fmt.Errorf("identify the host: %w", err))
 	} else {
-		u.rename(origin)
+		u.where = devices{was: u.t.origin, now: origin}
 	}
 	if err := u.refresh(); err != nil && u.view.Host == nil {
 		return err
@@ -186,37 +186,14 @@ func (u *undoing) refresh() error {
 	return nil
 }
 
-// rename finds devices under the name they have now: by bus address, or by
-// interface index where there is none, which a renaming keeps.
-func (u *undoing) rename(now plan.Origin) {
-	for _, was := range u.t.origin.Devices {
-		for _, is := range now.Devices {
-			same := was.Bus != "" && was.Bus == is.Bus && was.Driver == is.Driver && ports(u.t.origin, was.Bus) == 1 ||
-				was.Index != 0 && was.Index == is.Index && was.Driver == is.Driver && was.Bus == is.Bus
-			if same && was.Name != is.Name {
-				u.names[was.Name] = is.Name
-			}
-		}
+// address is what a setting of the journal is on the host by now. One whose
+// device is gone shares its address with nothing.
+func (u *undoing) address(ref knob.Ref) string {
+	at, err := u.where.ref(ref)
+	if err != nil {
+		return "gone " + ref.String()
 	}
-}
-
-// ports counts the devices of one bus address: some functions have several.
-func ports(o plan.Origin, bus string) int {
-	n := 0
-	for _, d := range o.Devices {
-		if d.Bus == bus {
-			n++
-		}
-	}
-	return n
-}
-
-// name is the present address of a setting of the journal.
-func (u *undoing) name(ref knob.Ref) knob.Ref {
-	if now, ok := u.names[ref.Dev]; ok {
-		ref.Dev = now
-	}
-	return ref
+	return address(u.view, at)
 }
 
 // collect lists every value that the transaction wrote or saw, by setting. For
@@ -243,14 +220,14 @@ func (u *undoing) collect() {
 func (u *undoing) learn(ref knob.Ref, value string) {
 	if u.known[ref] == nil {
 		u.known[ref] = map[string]bool{}
-		at := address(u.view, u.name(ref))
+		at := u.address(ref)
 		u.shared[at] = append(u.shared[at], ref)
 	}
 	u.known[ref][value] = true
 }
 
 func (u *undoing) knows(ref knob.Ref, value string) bool {
-	for _, other := range u.shared[address(u.view, u.name(ref))] {
+	for _, other := range u.shared[u.address(ref)] {
 		if u.known[other][value] {
 			return true
 		}
@@ -270,7 +247,7 @@ func (u *undoing) judgeSides(e *entry) {
 // before each: others do not wait for the end of a rollback.
 func (u *undoing) judge(ref knob.Ref, primary bool) (knob.State, bool) {
 	state, ok := u.read(ref)
-	if !ok || !state.Has() || u.upset[address(u.view, u.name(ref))] || u.knows(ref, state.Value) || u.unwitnessed(ref, state.Value) {
+	if !ok || !state.Has() || u.upset[u.address(ref)] || u.knows(ref, state.Value) || u.unwitnessed(ref, state.Value) {
 		return state, ok
 	}
 	if keep, kept := u.t.keep[ref]; kept && keep == state.Value {
@@ -341,7 +318,11 @@ func (u *undoing) read(ref knob.Ref) (knob.State, bool) {
 	if !ok {
 		return knob.State{}, false
 	}
-	return kind.Read(u.view, u.name(ref)), true
+	at, err := u.where.ref(ref)
+	if err != nil {
+		return knob.State{Status: knob.Unsupported, Reason: err.Error()}, true
+	}
+	return kind.Read(u.view, at), true
 }
 
 // entry undoes one change: its setting, then what the write had overwritten.
@@ -373,9 +354,9 @@ func (u *undoing) primary(e *entry) bool {
 		return false
 	case ok && !state.Has():
 		reason := state.Reason
-		if u.deviceGone(e.ref) {
+		if err := u.deviceGone(e.ref); err != nil {
 			// What every setting of it says has causes that are none.
-			reason = "there is no device " + u.name(e.ref).Dev + " in this network namespace"
+			reason = err.Error()
 		}
 		u.tell(e.ref, Restoration{Want: e.before, Fate: FateGone, Reason: reason})
 		return false
@@ -403,14 +384,17 @@ func (u *undoing) primary(e *entry) bool {
 // numbers before than after it.
 func (u *undoing) upsets(e *entry) {
 	for ref := range e.sides {
-		u.upset[address(u.view, u.name(ref))] = true
+		u.upset[u.address(ref)] = true
 	}
 }
 
-// deviceGone reports whether the device of a setting is not there.
-func (u *undoing) deviceGone(ref knob.Ref) bool {
-	dev := u.name(ref).Dev
-	return dev != "" && !slices.ContainsFunc(u.view.Devices, func(d knob.Dev) bool { return d.Name == dev })
+// deviceGone says why the device of a setting is not there, nil if it is.
+func (u *undoing) deviceGone(ref knob.Ref) error {
+	at, err := u.where.ref(ref)
+	if err == nil && at.Dev != "" && !slices.ContainsFunc(u.view.Devices, func(d knob.Dev) bool { return d.Name == at.Dev }) {
+		err = absent(at.Dev)
+	}
+	return err
 }
 
 // forgotten reports whether a program kept the setting and has ended since: what
@@ -477,7 +461,11 @@ func (u *undoing) beyond(ref knob.Ref, table string) bool {
 	if ref.Kind != tableKind || u.view.Host == nil || u.view.Host.Ethtool.RSS == nil {
 		return false
 	}
-	rss, err := u.view.Host.Ethtool.RSS(u.name(ref).Dev)
+	at, err := u.where.ref(ref)
+	if err != nil {
+		return false
+	}
+	rss, err := u.view.Host.Ethtool.RSS(at.Dev)
 	slots, parseErr := knob.ParseTable(table)
 	return err == nil && parseErr == nil && len(slots) > 0 && rss.RxRings > 0 && int(slices.Max(slots)) >= rss.RxRings
 }
@@ -496,9 +484,12 @@ func (u *undoing) write(ref knob.Ref, value string) (knob.State, error) {
 	if !ok {
 		return knob.State{}, fmt.Errorf("%s: this version has no such setting", ref)
 	}
-	var err error
-	if !u.resetTable(ref, value) {
-		err = kind.Write(u.view, u.a.Writer, u.name(ref), value)
+	at, err := u.where.ref(ref)
+	if err != nil {
+		return knob.State{}, err
+	}
+	if !u.resetTable(at, value) {
+		err = kind.Write(u.view, u.a.Writer, at, value)
 		u.a.log().Info("restore", "knob", ref.String(), "new", value, "txn", u.t.id, "err", err)
 		if len(kind.Clobbers) > 0 {
 			err = errors.Join(err, u.refresh())
@@ -516,19 +507,18 @@ func (u *undoing) write(ref knob.Ref, value string) (knob.State, error) {
 // number of queues changes and forbid fewer of them (net/ethtool/ioctl.c
 // ethtool_set_rxfh, net/ethtool/channels.c). The kernel does not tell whose a
 // table is, so the even one is taken for the driver's.
-func (u *undoing) resetTable(ref knob.Ref, value string) bool {
-	if ref.Kind != tableKind || u.a.Writer.SetRSS == nil || u.view.Host == nil || u.view.Host.Ethtool.RSS == nil {
+func (u *undoing) resetTable(at knob.Ref, value string) bool {
+	if at.Kind != tableKind || u.a.Writer.SetRSS == nil || u.view.Host == nil || u.view.Host.Ethtool.RSS == nil {
 		return false
 	}
-	dev := u.name(ref).Dev
-	rss, err := u.view.Host.Ethtool.RSS(dev)
+	rss, err := u.view.Host.Ethtool.RSS(at.Dev)
 	if err != nil || value != knob.EvenTable(len(rss.Table), rss.RxRings) {
 		return false
 	}
-	err = u.a.Writer.SetRSS(dev, nil)
-	u.a.log().Info("restore the driver's", "knob", ref.String(), "new", value, "txn", u.t.id, "err", err)
-	state, ok := u.read(ref)
-	return err == nil && ok && state.Value == value
+	err = u.a.Writer.SetRSS(at.Dev, nil)
+	u.a.log().Info("restore the driver's", "knob", at.String(), "new", value, "txn", u.t.id, "err", err)
+	kind, ok := knob.Lookup(tableKind)
+	return err == nil && ok && kind.Read(u.view, at).Value == value
 }
 
 const tableKind = "rss.table"
@@ -564,13 +554,22 @@ func (u *undoing) tell(ref knob.Ref, r Restoration) {
 
 // author names the later transaction that wrote a value.
 func (u *undoing) author(ref knob.Ref, value string) string {
-	return writtenBy(u.later, ref, value)
+	at, err := u.where.ref(ref)
+	if err != nil {
+		return ""
+	}
+	return writtenBy(u.later, u.where.now, at, value)
 }
 
-func writtenBy(transactions []*transaction, ref knob.Ref, value string) string {
+// writtenBy names the last transaction that left a value at a present address.
+func writtenBy(transactions []*transaction, now plan.Origin, at knob.Ref, value string) string {
 	for _, t := range slices.Backward(transactions) {
+		where := devices{was: t.origin, now: now}
 		for _, e := range t.entries {
-			if e.ref == ref && e.observed != nil && *e.observed == value {
+			if e.observed == nil || *e.observed != value {
+				continue
+			}
+			if is, err := where.ref(e.ref); err == nil && is == at {
 				return t.id
 			}
 		}
@@ -612,7 +611,7 @@ func (u *undoing) verify() {
 			// A queue that the transaction made is gone again, or has what the
 			// kernel gave it.
 			u.forget(ref)
-		case u.deviceGone(ref):
+		case u.deviceGone(ref) != nil:
 			// The change that recorded it says so.
 		case !ok || !state.Has():
 			u.tell(ref, Restoration{Want: original[ref], Fate: FateGone, Reason: state.Reason})

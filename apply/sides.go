@@ -200,10 +200,14 @@ func ifIndex(h *host.Host, dev string) (int, error) {
 // restored. A value that is neither what was recorded nor the device's is
 // somebody else's and stays.
 func (u *undoing) restoreNAPIs(e *entry) error {
-	if len(e.napis) == 0 || u.a.Writer.SetNAPI == nil {
+	if len(e.napis) == 0 || u.a.Writer.SetNAPI == nil || u.deviceGone(e.ref) != nil {
 		return nil
 	}
-	now, err := deviceNAPIs(u.view, u.name(e.ref).Dev)
+	device, err := u.where.ref(e.ref)
+	if err != nil {
+		return err
+	}
+	now, err := deviceNAPIs(u.view, device.Dev)
 	if err != nil {
 		return err
 	}
@@ -215,14 +219,14 @@ func (u *undoing) restoreNAPIs(e *entry) error {
 		if at < 0 {
 			continue // its queue is gone
 		}
-		if err := u.restoreNAPI(e, was, now[at]); err != nil {
+		if err := u.restoreNAPI(e, device.Dev, was, now[at]); err != nil {
 			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func (u *undoing) restoreNAPI(e *entry, was, is napiValues) error {
+func (u *undoing) restoreNAPI(e *entry, dev string, was, is napiValues) error {
 	after := func(kind string) (uint64, bool) {
 		if e.ref.Kind != kind {
 			return 0, false
@@ -250,13 +254,13 @@ func (u *undoing) restoreNAPI(e *entry, was, is napiValues) error {
 	if want.DeferHardIRQs == is.Defer && want.GROFlushTimeout == is.Flush && want.IRQSuspend == is.Suspend && want.Threaded == is.Threaded {
 		return nil
 	}
-	index, err := ifIndex(u.view.Host, u.name(e.ref).Dev)
+	index, err := ifIndex(u.view.Host, dev)
 	if err != nil {
 		return err
 	}
 	want.IfIndex = index
 	if err := u.a.Writer.SetNAPI(want); err != nil {
-		return fmt.Errorf("restore NAPI %d of %s: %w", is.ID, u.name(e.ref).Dev, err)
+		return fmt.Errorf("restore NAPI %d of %s: %w", is.ID, dev, err)
 	}
 	return nil
 }

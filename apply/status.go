@@ -35,7 +35,7 @@ type Summary struct {
 
 // Drift is the present value of a setting that was written.
 type Drift struct {
-	Ref     knob.Ref `json:"ref"`
+	Ref     knob.Ref `json:"ref"` // under the name that its device has by now
 	Before  string   `json:"before"`
 	Wrote   string   `json:"wrote"` // what the last write left there
 	Present string   `json:"present"`
@@ -165,22 +165,34 @@ func (t *transaction) drift(w witness, later []*transaction) []Drift {
 		out = append(out, Drift{Ref: e.ref, Before: e.before, Wrote: wrote})
 	}
 	for i := range out {
-		d := &out[i]
-		kind, ok := knob.Lookup(d.Ref.Kind)
-		if !ok {
-			continue
-		}
-		state := kind.Read(w.view, d.Ref)
-		d.Present, d.Reason = state.Value, state.Reason
-		d.Drifted = !state.Has() || state.Value != d.Wrote
-		if d.Drifted && state.Has() {
-			d.By = writtenBy(later, d.Ref, state.Value)
-		}
-		if d.Drifted && d.By == "" {
-			d.Suspects = w.suspects(d.Ref, d.Wrote, state.Value)
-		}
+		w.compare(&out[i], later)
 	}
 	return out
+}
+
+// compare looks up what a setting is by now, under the name that its device has
+// by now.
+func (w witness) compare(d *Drift, later []*transaction) {
+	kind, ok := knob.Lookup(d.Ref.Kind)
+	if !ok {
+		return
+	}
+	at, err := w.where.ref(d.Ref)
+	if err != nil {
+		d.Drifted, d.Reason = true, err.Error()
+		return
+	}
+	was := d.Ref
+	d.Ref = at
+	state := kind.Read(w.view, at)
+	d.Present, d.Reason = state.Value, state.Reason
+	d.Drifted = !state.Has() || state.Value != d.Wrote
+	if d.Drifted && state.Has() {
+		d.By = writtenBy(later, w.where.now, at, state.Value)
+	}
+	if d.Drifted && d.By == "" {
+		d.Suspects = w.suspects(was, at, d.Wrote, state.Value)
+	}
 }
 
 // Confirm lets an unconfirmed transaction stay: the one with this ID, or with ""

@@ -652,7 +652,7 @@ func TestDeviceRenamed(t *testing.T) {
 			"eth0/rx-1/rps.cpus", "1", "eth0/rx-0/irq.affinity", "2", "eth0/feature.rx-gro", "off"), anything); err != nil {
 			t.Fatal(err)
 		}
-		n := renamed{show: "lan0"}
+		n := renamed{from: "eth0", show: "lan0"}
 		r.view, r.origin = n.view, n.origin
 		a := r.process(nil)
 		a.Writer = n.writer(r.m.Writer())
@@ -672,7 +672,7 @@ func TestDeviceVanished(t *testing.T) {
 	// The rings overwrite many settings, of which nothing is to be said.
 	p := r.plan("net.core.dev_weight", "32", "eth0/ring.rx", "1024", "eth0/gro_flush_timeout", "9000", "eth0/rx-1/rps.cpus", "1", "eth1/rx-1/rps.cpus", "1")
 	before := r.m.Dump()
-	gone := renamed{}
+	gone := renamed{from: "eth0"}
 	a := r.process(nil)
 	n := 0
 	a.Writer = hosttest.Gate(a.Writer, func(what string, do func() error) error {
