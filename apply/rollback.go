@@ -66,6 +66,9 @@ func (a *Applier) rollback(id string, leave func(*transaction) bool) (Result, er
 	if leave(t) || t.state == RolledBack || t.state == Forgotten {
 		return Result{ID: t.id, State: t.state}, nil
 	}
+	if err := t.understood(dir); err != nil {
+		return Result{}, fmt.Errorf("roll back %s: %w", t.id, err)
+	}
 	return a.undo(&run{a: a, dir: dir, t: t, j: a.journalOf(dir, t), result: Result{ID: t.id}})
 }
 
@@ -316,7 +319,7 @@ func plausible(ref knob.Ref, wanted, value string) bool {
 func (u *undoing) read(ref knob.Ref) (knob.State, bool) {
 	kind, ok := knob.Lookup(ref.Kind)
 	if !ok {
-		return knob.State{}, false
+		return knob.State{Status: knob.Unsupported, Reason: u.t.unknown()}, false
 	}
 	at, err := u.where.ref(ref)
 	if err != nil {
@@ -349,10 +352,13 @@ func (u *undoing) primary(e *entry) bool {
 	case u.t.foreign[e.ref]:
 		u.tell(e.ref, Restoration{Want: e.before, Present: state.Value, Fate: FateForeign, By: u.author(e.ref, state.Value)})
 		return false
-	case ok && forgotten(e.ref, state):
+	case !ok:
+		u.tell(e.ref, Restoration{Want: e.before, Fate: FateFailed, Reason: state.Reason})
+		return false
+	case forgotten(e.ref, state):
 		u.tell(e.ref, Restoration{Want: e.before, Fate: FateAlready, Reason: state.Reason})
 		return false
-	case ok && !state.Has():
+	case !state.Has():
 		reason := state.Reason
 		if err := u.deviceGone(e.ref); err != nil {
 			// What every setting of it says has causes that are none.
@@ -360,7 +366,7 @@ func (u *undoing) primary(e *entry) bool {
 		}
 		u.tell(e.ref, Restoration{Want: e.before, Fate: FateGone, Reason: reason})
 		return false
-	case ok && state.Value == e.before:
+	case state.Value == e.before:
 		u.tell(e.ref, Restoration{Want: e.before, Present: state.Value, Fate: FateAlready})
 		return false
 	}
@@ -482,7 +488,7 @@ func stageOf(ref knob.Ref) knob.Stage {
 func (u *undoing) write(ref knob.Ref, value string) (knob.State, error) {
 	kind, ok := knob.Lookup(ref.Kind)
 	if !ok {
-		return knob.State{}, fmt.Errorf("%s: this version has no such setting", ref)
+		return knob.State{}, fmt.Errorf("%s: %s", ref, u.t.unknown())
 	}
 	at, err := u.where.ref(ref)
 	if err != nil {
@@ -613,7 +619,9 @@ func (u *undoing) verify() {
 			u.forget(ref)
 		case u.deviceGone(ref) != nil:
 			// The change that recorded it says so.
-		case !ok || !state.Has():
+		case !ok:
+			u.tell(ref, Restoration{Want: original[ref], Fate: FateFailed, Reason: state.Reason})
+		case !state.Has():
 			u.tell(ref, Restoration{Want: original[ref], Fate: FateGone, Reason: state.Reason})
 		default:
 			at, told := u.told[ref]

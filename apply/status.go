@@ -23,8 +23,11 @@ type Summary struct {
 	Changes int `json:"changes"`
 	// Unfinished: it needs a rollback, a confirmation or a person.
 	Unfinished bool `json:"unfinished"`
-	// Damage says which records of the journal cannot be read; "" for none.
+	// Damage says what of the journal cannot be read; "" for nothing.
 	Damage string `json:"damage,omitempty"`
+	// Newer: a newer version wrote the journal. This one neither undoes nor
+	// confirms it, and can only forget it.
+	Newer bool `json:"newer,omitempty"`
 	// NetNS is the network namespace of a transaction that was made in another
 	// one than this, where its device names mean other devices; "" for all others.
 	NetNS string `json:"netns,omitempty"`
@@ -115,9 +118,7 @@ func local(all []*transaction, here plan.Origin) []*transaction {
 
 func (t *transaction) summary(here plan.Origin) Summary {
 	s := Summary{ID: t.id, At: t.at, State: t.state, Deadline: t.deadline, Changes: len(t.entries), Unfinished: t.unfinished()}
-	if t.plan != nil {
-		s.Profile = t.plan.Profile
-	}
+	s.Profile, s.Newer = t.profile, t.newer()
 	if t.damage != nil {
 		s.Damage = t.damage.Error()
 	}
@@ -141,7 +142,7 @@ func (a *Applier) Status() ([]Summary, error) {
 	out := make([]Summary, 0, len(all))
 	for i, t := range all {
 		s := t.summary(origin)
-		if t.state != RolledBack && t.state != Forgotten && s.NetNS == "" {
+		if t.state != RolledBack && t.state != Forgotten && s.NetNS == "" && !s.Newer {
 			s.Drift = t.drift(newWitness(view, t.origin, origin), local(all[i+1:], origin))
 		}
 		out = append(out, s)
@@ -165,16 +166,17 @@ func (t *transaction) drift(w witness, later []*transaction) []Drift {
 		out = append(out, Drift{Ref: e.ref, Before: e.before, Wrote: wrote})
 	}
 	for i := range out {
-		w.compare(&out[i], later)
+		w.compare(t, &out[i], later)
 	}
 	return out
 }
 
 // compare looks up what a setting is by now, under the name that its device has
 // by now.
-func (w witness) compare(d *Drift, later []*transaction) {
+func (w witness) compare(t *transaction, d *Drift, later []*transaction) {
 	kind, ok := knob.Lookup(d.Ref.Kind)
 	if !ok {
+		d.Drifted, d.Reason = true, t.unknown()
 		return
 	}
 	at, err := w.where.ref(d.Ref)
@@ -206,6 +208,9 @@ func (a *Applier) Confirm(id string) (Result, error) {
 	t, err := a.pick(origin, dir, id)
 	if err != nil {
 		return Result{}, fmt.Errorf("confirm: %w", err)
+	}
+	if err := t.understood(dir); err != nil {
+		return Result{}, fmt.Errorf("confirm %s: %w", t.id, err)
 	}
 	result := Result{ID: t.id, State: t.state}
 	switch t.state {

@@ -56,6 +56,8 @@ func testStatus() Status {
 		{ID: "20260301-120500-002", At: at(5), State: apply.Unconfirmed, Deadline: at(6), Changes: 1, Unfinished: true},
 		{ID: "20260301-121000-003", At: at(10), State: apply.Applying, Changes: 7, Unfinished: true, Damage: "line 4: no checksum"},
 		{ID: "20260301-121500-004", At: at(15), State: apply.Dirty, Changes: 2, Unfinished: true, NetNS: "4026532201/7"},
+		{ID: "20260301-122000-005", At: at(20), State: apply.Confirmed, Changes: 1, Unfinished: true, Newer: true,
+			Damage: "a newer napitune wrote it: its form is 2 and this version reads up to 1"},
 	})
 }
 
