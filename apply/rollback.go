@@ -113,12 +113,13 @@ type undoing struct {
 	late   bool // somebody changed a setting after the rollback began
 	result Result
 	errs   []error
-	told   map[knob.Ref]int // index in result.Restored
+	told   map[string]int          // index in result.Restored, by subject
+	napis  map[string]restoredNAPI // by subject
 }
 
 // undo restores what a transaction changed, in reverse.
 func (a *Applier) undo(r *run) (Result, error) {
-	u := &undoing{a: a, t: r.t, j: r.j, view: r.view, upset: map[string]bool{}, told: map[knob.Ref]int{}, result: Result{ID: r.t.id}}
+	u := &undoing{a: a, t: r.t, j: r.j, view: r.view, upset: map[string]bool{}, told: map[string]int{}, napis: map[string]restoredNAPI{}, result: Result{ID: r.t.id}}
 	if r.t.damage != nil {
 		u.errs = append(u.errs, fmt.Errorf("journal %s is damaged: what its lost records say is not undone: %w", r.t.id, r.t.damage))
 	}
@@ -335,9 +336,7 @@ func (u *undoing) entry(e *entry) {
 	// Values of NAPIs hang on the device's: where that is somebody else's, so
 	// may they be.
 	if !u.t.foreign[e.ref] {
-		if err := u.restoreNAPIs(e); err != nil {
-			u.errs = append(u.errs, err)
-		}
+		u.restoreNAPIs(e)
 	}
 	if began {
 		u.try(record{Type: recordRestored, Seq: e.seq})
@@ -546,9 +545,9 @@ func (u *undoing) outcome(ref knob.Ref, want string, state knob.State, err error
 // tell keeps the last word on a setting.
 func (u *undoing) tell(ref knob.Ref, r Restoration) {
 	r.Ref = ref
-	at, ok := u.told[ref]
+	at, ok := u.told[r.Subject()]
 	if !ok {
-		u.told[ref] = len(u.result.Restored)
+		u.told[r.Subject()] = len(u.result.Restored)
 		u.result.Restored = append(u.result.Restored, r)
 		return
 	}
@@ -624,19 +623,22 @@ func (u *undoing) verify() {
 		case !state.Has():
 			u.tell(ref, Restoration{Want: original[ref], Fate: FateGone, Reason: state.Reason})
 		default:
-			at, told := u.told[ref]
+			at, told := u.told[ref.String()]
 			if !told || u.result.Restored[at].Fate != FateFailed {
 				u.tell(ref, Restoration{Want: original[ref], Present: state.Value, Fate: FateFailed, Reason: "it does not have its old value"})
 			}
 		}
 	}
+	u.verifyNAPIs()
 }
+
+const madeByUs = "its queue was made by the transaction"
 
 // forget takes back the word on a setting whose queue is gone as it should be.
 func (u *undoing) forget(ref knob.Ref) {
-	if at, ok := u.told[ref]; ok {
+	if at, ok := u.told[ref.String()]; ok {
 		r := &u.result.Restored[at]
-		r.Fate, r.Reason = FateAlready, "its queue was made by the transaction"
+		r.Fate, r.Reason = FateAlready, madeByUs
 	}
 }
 
@@ -653,7 +655,7 @@ func (u *undoing) finish(r *run) {
 			u.result.State = Dirty
 		}
 		if one.Fate == FateFailed {
-			u.errs = append(u.errs, fmt.Errorf("%s is %q and was %q: %s", one.Ref, one.Present, one.Want, one.Reason))
+			u.errs = append(u.errs, fmt.Errorf("%s is %q and was %q: %s", one.Subject(), one.Present, one.Want, one.Reason))
 		}
 	}
 	u.t.state = u.result.State

@@ -118,7 +118,7 @@ func (p *page) restoration(r apply.Restoration) {
 	if r.Fate != apply.FateRestored && r.Fate != apply.FateAlready {
 		mark, color = "  x", red
 	}
-	text := r.Ref.String() + ": " + fmt.Sprintf(fates[r.Fate], told(r.Want))
+	text := r.Subject() + ": " + fmt.Sprintf(fates[r.Fate], told(r.Want))
 	if r.Present != r.Want && r.Present != "" {
 		text += " and is " + told(r.Present)
 	}

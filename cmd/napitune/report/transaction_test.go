@@ -40,6 +40,7 @@ func dirtyTransaction() Transaction {
 			{Ref: knob.Global("net.core.netdev_budget"), Want: "300", Present: "300", Fate: apply.FateAlready},
 			{Ref: knob.Device("eth1", "ring.rx"), Want: "512", Fate: apply.FateGone, Reason: "no such device"},
 			{Ref: knob.Device("eth0", "channels.combined"), Want: "2", Present: "4", Fate: apply.FateFailed, Reason: "device or resource busy"},
+			{Ref: knob.Device("eth0", "gro_flush_timeout"), NAPI: "NAPI of eth0/rx-1", Want: "gro_flush_timeout 50000", Present: "gro_flush_timeout 77777", Fate: apply.FateForeign},
 		},
 	})
 }
