@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"syscall"
 
@@ -27,7 +28,7 @@ func (d directory) lock(name, holder string) (func() error, error) {
 	if err != nil {
 		return nil, err
 	}
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|noFollow, fileMode)
+	file, err := openLock(path)
 	if err != nil {
 		return nil, fmt.Errorf("lock: %w", err)
 	}
@@ -43,6 +44,20 @@ func (d directory) lock(name, holder string) (func() error, error) {
 	_ = file.Truncate(0)
 	_, _ = file.WriteAt([]byte(holder+"\n"), 0)
 	return file.Close, nil
+}
+
+// openLock opens the file of a lock, for reading where nothing can be written:
+// a host whose /run has become read-only is to be rolled back all the same.
+func openLock(path string) (*os.File, error) {
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|noFollow, fileMode)
+	if !errors.Is(err, syscall.EROFS) {
+		return file, err
+	}
+	file, readErr := os.OpenFile(path, os.O_RDONLY|noFollow, 0)
+	if errors.Is(readErr, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w, and without that file nothing was applied here since the boot: mount it writable to apply (mount -o remount,rw)", err)
+	}
+	return file, readErr
 }
 
 func flock(file *os.File) error {
