@@ -220,7 +220,7 @@ func (a *Applier) begin(dir string, origin plan.Origin, all []*transaction, p pl
 	r := &run{a: a, dir: dir, o: o, t: t, j: a.journalOf(dir, t), result: Result{ID: t.id, State: Journaled}}
 	err := r.j.append(record{
 		Type: recordBegin, Version: journalVersion, Number: number, Tool: a.Version,
-		Origin: &origin, Plan: &p, Deadline: t.deadline, Restores: t.restores,
+		Origin: &origin, Plan: &p, Deadline: t.deadline, Restores: t.restores, Holder: a.Holder,
 	})
 	if err == nil && o.ConfirmWithin > 0 && o.Arm != nil {
 		if armErr := o.Arm(t.id, o.ConfirmWithin); armErr != nil {

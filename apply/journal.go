@@ -53,6 +53,9 @@ type record struct {
 	Origin   *plan.Origin `json:"origin,omitempty"`
 	Plan     *plan.Plan   `json:"plan,omitempty"`
 	Deadline time.Time    `json:"deadline,omitzero"`
+	// Holder is what the process that wrote this left in the lock, with begin and
+	// rollback: that tells what is at work from what a crash left.
+	Holder string `json:"holder,omitempty"`
 	// Restores: see Applier.Restore.
 	Restores bool `json:"restores,omitempty"`
 	// intent, done, restoring and restored
@@ -185,7 +188,8 @@ type transaction struct {
 	entries  []*entry
 	state    State
 	deadline time.Time
-	rolling  bool // a rollback has begun
+	rolling  bool   // a rollback has begun
+	holder   string // of the process that was last at work on it
 	keep     map[knob.Ref]string
 	foreign  map[knob.Ref]bool
 	damage   error // what of the journal cannot be read
@@ -246,7 +250,7 @@ func (t *transaction) take(r record) error {
 	switch r.Type {
 	case recordBegin:
 		t.number, t.at, t.tool, t.deadline, t.state = max(r.Number, t.number), r.At, r.Tool, r.Deadline, Journaled
-		t.restores = r.Restores
+		t.restores, t.holder = r.Restores, r.Holder
 		if r.Plan != nil {
 			t.profile = r.Plan.Profile
 		}
@@ -266,7 +270,7 @@ func (t *transaction) take(r record) error {
 	case recordConfirmed:
 		t.state = Confirmed
 	case recordRollback:
-		t.rolling, t.state = true, Applying
+		t.rolling, t.state, t.holder = true, Applying, r.Holder
 		return errors.Join(intoRefs(t.keep, r.Keep), intoSet(t.foreign, r.Foreign))
 	case recordEnd:
 		// Another rollback looks anew at what is whose.

@@ -52,43 +52,50 @@ type Drift struct {
 
 // Unfinished lists the transactions of this boot that a crash or a failed
 // rollback left, for every command to report. One that is still at work is not
-// among them: its process holds the lock. It reads no settings.
+// among them: its process holds the lock. It reads no settings, writes nothing
+// and is in nobody's way.
 func (a *Applier) Unfinished() ([]Summary, error) {
-	left, err := a.left()
-	if err != nil || !slices.ContainsFunc(left, Summary.begun) {
-		return left, err
-	}
-	_, _, release, err := a.open()
-	if errors.Is(err, ErrLocked) {
-		return slices.DeleteFunc(left, Summary.begun), nil
-	}
-	if err != nil {
-		return left, nil // whether one is at work cannot be told
-	}
-	defer func() { _ = release() }()
-	return a.left() // what was at work a moment ago may have ended
-}
-
-func (a *Applier) left() ([]Summary, error) {
-	all, err := a.summaries()
-	return slices.DeleteFunc(all, func(s Summary) bool { return !s.Unfinished }), err
-}
-
-// begun reports whether a transaction of this namespace may be at work.
-func (s Summary) begun() bool {
-	return s.NetNS == "" && s.Damage == "" && (s.State == Journaled || s.State == Applying)
-}
-
-func (a *Applier) summaries() ([]Summary, error) {
 	origin, all, err := a.transactions()
 	if err != nil {
 		return nil, err
 	}
-	out := make([]Summary, 0, len(all))
-	for _, t := range all {
+	left := unfinished(all)
+	if slices.ContainsFunc(left, func(t *transaction) bool { return t.begun(origin) }) {
+		left = a.idle(origin, left)
+	}
+	out := make([]Summary, 0, len(left))
+	for _, t := range left {
 		out = append(out, t.summary(origin))
 	}
 	return out, nil
+}
+
+// begun reports whether a transaction of this namespace may be at work.
+func (t *transaction) begun(here plan.Origin) bool {
+	return !t.elsewhere(here) && t.damage == nil && (t.state == Journaled || t.state == Applying)
+}
+
+// idle leaves out the transaction that is at work.
+func (a *Applier) idle(origin plan.Origin, left []*transaction) []*transaction {
+	dir, err := a.directory(origin)
+	if err != nil || a.Files.Held == nil {
+		return left // whether one is at work cannot be told
+	}
+	holder, held, err := a.Files.Held(path.Join(dir, lockName))
+	switch {
+	case err != nil:
+		return left
+	case held:
+		return slices.DeleteFunc(left, func(t *transaction) bool { return t.begun(origin) && t.holder == holder })
+	}
+	// What was at work a moment ago may have ended, and another may have begun.
+	all, err := a.load(dir, false)
+	if err != nil {
+		return left
+	}
+	return slices.DeleteFunc(unfinished(all), func(t *transaction) bool {
+		return t.begun(origin) && !slices.ContainsFunc(left, func(was *transaction) bool { return was.id == t.id && was.begun(origin) })
+	})
 }
 
 // transactions are those of this boot that are not archived, oldest first.
