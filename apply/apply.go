@@ -221,7 +221,7 @@ func (a *Applier) begin(dir string, origin plan.Origin, all []*transaction, p pl
 	now := a.clock()().UTC()
 	t := &transaction{
 		id: fmt.Sprintf("%s-%03d", now.Format("20060102-150405"), number), number: number, at: now,
-		origin: origin, plan: &p, state: Journaled, keep: map[knob.Ref]string{}, foreign: map[knob.Ref]bool{}, restores: o.restores,
+		origin: origin, profile: p.Profile, state: Journaled, keep: map[knob.Ref]string{}, foreign: map[knob.Ref]bool{}, restores: o.restores,
 	}
 	if o.ConfirmWithin > 0 {
 		t.deadline = now.Add(o.ConfirmWithin)
@@ -229,7 +229,7 @@ func (a *Applier) begin(dir string, origin plan.Origin, all []*transaction, p pl
 	r := &run{a: a, dir: dir, o: o, t: t, j: a.journalOf(dir, t), result: Result{ID: t.id, State: Journaled}}
 	err := r.j.append(record{
 		Type: recordBegin, Version: journalVersion, Number: number, Tool: a.Version,
-		Origin: &origin, Plan: &p, Deadline: t.deadline, Restores: t.restores,
+		Origin: &origin, Plan: &p, Deadline: t.deadline, Restores: t.restores, Holder: a.Holder,
 	})
 	if err == nil && o.ConfirmWithin > 0 && o.Arm != nil {
 		if armErr := o.Arm(t.id, o.ConfirmWithin); armErr != nil {

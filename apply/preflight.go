@@ -53,7 +53,7 @@ func unfinished(all []*transaction) []*transaction {
 }
 
 func (t *transaction) unfinished() bool {
-	return t.state.Unfinished() || t.damage != nil && t.state != Forgotten
+	return t.state.Unfinished() || t.damage != nil && t.state != Forgotten && !t.archived
 }
 
 // inspection collects the reasons against a plan.
@@ -95,7 +95,7 @@ func (a *Applier) preflight(origin plan.Origin, p plan.Plan, o Options, open []*
 	}
 	i := &inspection{a: a, o: o, view: view, exists: map[string]map[knob.Ref]bool{}, addressV: map[string]step{}, others: others, outrun: map[string][]knob.Ref{}}
 	for _, t := range open {
-		i.stale("host", "transaction %s is unfinished (%s): roll it back first (napitune rollback %s)", t.id, t.state, t.id)
+		i.stale("host", "transaction %s is unfinished (%s): %s", t.id, t.state, t.remedy())
 	}
 	i.whole(origin, p)
 	for _, c := range p.Changes {

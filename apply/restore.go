@@ -44,20 +44,19 @@ func (a *Applier) Words() (map[knob.Ref]Word, error) {
 func words(all []*transaction, now plan.Origin) map[knob.Ref]Word {
 	out := map[knob.Ref]Word{}
 	for _, t := range all {
-		if t.restores || t.state == RolledBack && !t.applied {
+		if t.restores || t.newer() || t.state == RolledBack && !t.applied {
 			continue // an apply that failed says nothing
 		}
-		u := undoing{t: t, names: map[string]string{}}
-		u.rename(now)
-		word := Word{ID: t.id, State: t.state}
-		if t.plan != nil {
-			word.Profile = t.plan.Profile
-		}
+		where := devices{was: t.origin, now: now}
+		word := Word{ID: t.id, State: t.state, Profile: t.profile}
 		for _, e := range t.entries {
 			if e.verdict == VerdictRefused {
 				continue // left out: it says nothing
 			}
-			ref := u.name(e.ref)
+			ref, err := where.ref(e.ref)
+			if err != nil {
+				continue // what has its name now is not what it speaks of
+			}
 			_, known := out[ref]
 			word.Value = e.after
 			switch {
@@ -165,7 +164,7 @@ func (a *Applier) RecoverRestorations(context.Context) ([]Result, error) {
 	var results []Result
 	var errs []error
 	for _, t := range local(all, origin) {
-		if !t.restores || t.state == Dirty || t.state == Forgotten {
+		if !t.restores || t.newer() || t.state == Dirty || t.state == Forgotten {
 			continue
 		}
 		state := t.state

@@ -152,6 +152,12 @@ func (d *memDisk) process(f *fuse) Files {
 				return nil
 			}, nil)
 		},
+		Held: func(name string) (string, bool, error) {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			holder, held := d.locks[name]
+			return holder, held, nil
+		},
 		Lock: func(name, holder string) (func() error, error) {
 			d.mu.Lock()
 			defer d.mu.Unlock()

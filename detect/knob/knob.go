@@ -60,6 +60,19 @@ func (r Ref) String() string {
 // used at the right place. Device names are checked like dev_valid_name
 // (net/core/dev.c): no slash, no white space, not "." or "..", at most 15 bytes.
 func ParseRef(text string) (Ref, error) {
+	ref, err := ParseAddress(text)
+	if err != nil {
+		return Ref{}, err
+	}
+	if _, ok := Lookup(ref.Kind); !ok {
+		return Ref{}, fmt.Errorf("setting %q: no such setting %q (napitune knobs lists them)", text, ref.Kind)
+	}
+	return ref, nil
+}
+
+// ParseAddress is ParseRef for what another version may have written: it takes
+// kinds that this version does not know.
+func ParseAddress(text string) (Ref, error) {
 	parts := strings.Split(text, "/")
 	ref := Ref{Queue: -1, Kind: parts[len(parts)-1]}
 	switch len(parts) {
@@ -77,14 +90,13 @@ func ParseRef(text string) (Ref, error) {
 	default:
 		return Ref{}, fmt.Errorf("setting %q: more parts than DEVICE/QUEUE/NAME", text)
 	}
-	kind, ok := Lookup(ref.Kind)
-	if !ok {
-		return Ref{}, fmt.Errorf("setting %q: no such setting %q (napitune knobs lists them)", text, ref.Kind)
+	if ref.Kind == "" {
+		return Ref{}, fmt.Errorf("setting %q: it names no setting", text)
 	}
 	if len(parts) > 1 && !validDevice(ref.Dev) {
 		return Ref{}, fmt.Errorf("setting %q: %q is not a device name", text, ref.Dev)
 	}
-	if !kind.Scope.fits(ref) {
+	if kind, ok := Lookup(ref.Kind); ok && !kind.Scope.fits(ref) {
 		return Ref{}, fmt.Errorf("setting %q: %s is a setting of %s", text, ref.Kind, kind.Scope)
 	}
 	return ref, nil

@@ -315,3 +315,25 @@ func TestMayChange(t *testing.T) {
 		}
 	}
 }
+
+// Another version's settings have addresses, too; what is no address stays none.
+func TestParseAddress(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]Ref{
+		"net.core.future":  Global("net.core.future"),
+		"eth0/tx-3/future": Tx("eth0", 3, "future"),
+		"eth0/ring.rx":     Device("eth0", "ring.rx"),
+	} {
+		if got, err := ParseAddress(text); err != nil || got != want || got.String() != text {
+			t.Errorf("%s: %+v, %v", text, got, err)
+		}
+		if _, err := ParseRef(text); (err != nil) != (want.Kind != "ring.rx") {
+			t.Errorf("ParseRef of %s: %v", text, err)
+		}
+	}
+	for _, text := range []string{"", "eth0/", "eth0/rx-0/", "a/b/c/d", "../future", "eth0/rx-x/future", "eth0/rx-0/ring.rx", "eth0/net.core.netdev_budget"} {
+		if got, err := ParseAddress(text); err == nil {
+			t.Errorf("%q is %+v", text, got)
+		}
+	}
+}

@@ -118,7 +118,7 @@ func (p *page) restoration(r apply.Restoration) {
 	if r.Fate != apply.FateRestored && r.Fate != apply.FateAlready {
 		mark, color = "  x", red
 	}
-	text := r.Ref.String() + ": " + fmt.Sprintf(fates[r.Fate], told(r.Want))
+	text := r.Subject() + ": " + fmt.Sprintf(fates[r.Fate], told(r.Want))
 	if r.Present != r.Want && r.Present != "" {
 		text += " and is " + told(r.Present)
 	}
@@ -188,6 +188,8 @@ func (p *page) transaction(t apply.Summary) {
 	}
 	p.line(head)
 	switch {
+	case t.Newer:
+		p.hang("  !", red, 4, "this version cannot undo it ("+t.Damage+"): the newer one rolls it back, napitune forget "+t.ID+" leaves the host as it is")
 	case t.Damage != "":
 		p.hang("  !", red, 4, "its journal is damaged: "+t.Damage)
 	case t.State == apply.Unconfirmed && !t.Deadline.IsZero():
@@ -197,7 +199,7 @@ func (p *page) transaction(t apply.Summary) {
 		p.hang("  !", yellow, 4, "made in another network namespace ("+t.NetNS+"): its settings are seen there only")
 		return
 	}
-	if t.Unfinished {
+	if t.Unfinished && !t.Newer {
 		p.hang("  !", yellow, 4, "unfinished: napitune rollback "+t.ID+" puts the host back")
 	}
 	for _, d := range t.Drift {
