@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -206,6 +207,22 @@ func (i *inspection) closed(kind *knob.Kind, ref knob.Ref) error {
 	return nil
 }
 
+// closedAmong is why one of the settings that a change may overwrite could not be
+// put back. One that is locked is nobody's to change, the driver's included.
+func (i *inspection) closedAmong(sides map[knob.Ref]string) error {
+	byName := func(a, b knob.Ref) int { return strings.Compare(a.String(), b.String()) }
+	for _, ref := range slices.SortedFunc(maps.Keys(sides), byName) {
+		kind, ok := knob.Lookup(ref.Kind)
+		if !ok || kind.Read(i.view, ref).Status != knob.Known {
+			continue
+		}
+		if err := i.closed(kind, ref); err != nil {
+			return fmt.Errorf("%s, which the change may overwrite, could not be put back: %w", ref, err)
+		}
+	}
+	return nil
+}
+
 // values judges present, old and new value.
 func (i *inspection) values(kind *knob.Kind, c plan.Change) {
 	subject := c.Ref.String()
@@ -239,7 +256,11 @@ func (i *inspection) values(kind *knob.Kind, c plan.Change) {
 	if err := kind.Check(state.Bounds, after); err != nil {
 		i.refuse(subject, "new value: %v", err)
 	}
-	if _, err := sides(i.view, kind, c.Ref, after); err != nil {
+	others, err := sides(i.view, kind, c.Ref, after)
+	if err == nil {
+		err = i.closedAmong(others)
+	}
+	if err != nil {
 		i.refuse(subject, "%v", err)
 	}
 	s := step{kind: kind, change: c}

@@ -169,6 +169,15 @@ func TestPreflightRefuses(t *testing.T) {
 				return nil
 			}
 		}, []string{rps + ": write to sys/class/net/eth0/queues/rx-0/rps_cpus: mounted read-only"}},
+		{"a read-only file that it may overwrite", hosttest.Spec{Driver: "ice", MaxQueues: 8}, func(r *rig, p *plan.Plan, a *Applier, _ *Options) {
+			*p = r.plan("eth0/channels.combined", "8")
+			a.Writer.MayWrite = func(name string) error {
+				if strings.HasSuffix(name, "/xps_cpus") {
+					return errors.New("write to " + name + ": mounted read-only")
+				}
+				return nil
+			}
+		}, []string{"eth0/channels.combined: eth0/tx-0/xps.cpus, which the change may overwrite, could not be put back: write to sys/class/net/eth0/queues/tx-0/xps_cpus: mounted read-only"}},
 		{"no privilege", small, func(_ *rig, _ *plan.Plan, a *Applier, _ *Options) { a.Privileges = &Privileges{} },
 			[]string{budget + ": writing it needs root or CAP_NET_ADMIN", rps + ": writing it needs root or CAP_DAC_OVERRIDE and CAP_NET_ADMIN"}},
 	} {
