@@ -123,7 +123,7 @@ func uncovered(p plan.Plan, words map[knob.Ref]Word) error {
 	var reasons []Refusal
 	for _, c := range p.Changes {
 		if !words[c.Ref].Covers(c.After) {
-			reasons = append(reasons, Refusal{Subject: c.Ref.String(), Reason: fmt.Sprintf("no transaction of this boot set it to %q", c.After), Stale: true})
+			reasons = append(reasons, Refusal{Subject: c.Ref.String(), Reason: fmt.Sprintf("no transaction of this boot set it to %q", c.After), Refs: []knob.Ref{c.Ref}, Stale: true})
 		}
 	}
 	if len(reasons) == 0 {

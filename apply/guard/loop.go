@@ -335,10 +335,11 @@ func (l *Loop) refused(now time.Time, p plan.Plan, result apply.Result, err erro
 	case errors.As(err, &refused):
 		found := false
 		for _, r := range refused.Refusals {
-			ref, err := knob.ParseRef(r.Subject)
-			if at := indexOf(p, ref); err == nil && at >= 0 && !r.Stale {
-				l.tell(l.keeper.Refuse(now, p.Changes[at], r.Reason))
-				found = true
+			for _, ref := range r.Refs {
+				if at := indexOf(p, ref); at >= 0 && !r.Stale {
+					l.tell(l.keeper.Refuse(now, p.Changes[at], r.Reason))
+					found = true
+				}
 			}
 		}
 		if found {
