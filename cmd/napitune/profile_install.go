@@ -15,7 +15,11 @@ import (
 	"github.com/google/renameio/v2"
 	"github.com/urfave/cli/v2"
 
+	"github.com/napitune/napitune/cmd/napitune/report"
+	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/detect/owner"
 	"github.com/napitune/napitune/profiles/boot"
+	"github.com/napitune/napitune/rules/plan"
 )
 
 // unitFiles are the units and the udev rule as packages ship them.
@@ -89,6 +93,7 @@ func installProfile(c *cli.Context, e env, value string) error {
 	if err := i.suits(p, value, c.Bool("force")); err != nil {
 		return err
 	}
+	i.nameOwners(p)
 	if i.withUnits {
 		if err := i.putUnits(); err != nil {
 			return err
@@ -164,6 +169,73 @@ func (i *installation) suits(p boot.Profile, value string, force bool) error {
 		b.WriteString("\n  - " + problem.String())
 	}
 	return errors.New(b.String())
+}
+
+// nameOwners says which programs write the settings of the profile as well, and
+// what each boot does about them. That it cannot be found out keeps no profile
+// from being installed.
+func (i *installation) nameOwners(p boot.Profile) {
+	if i.root != "" {
+		return
+	}
+	m, err := i.e.Open("")
+	if err != nil {
+		return
+	}
+	found, _, err := profilePlan(m, p, boot.Scope{})
+	if err != nil {
+		return
+	}
+	owners, err := findOwners(m)
+	if err != nil {
+		return
+	}
+	for _, o := range owners {
+		if text := contest(o, found); text != "" {
+			_, _ = fmt.Fprintln(i.e.Stderr, "napitune: "+report.Clean(o.Name)+" "+text)
+		}
+	}
+}
+
+// contest is what an owner means for the settings of a profile, "" for nothing.
+func contest(o owner.Owner, found plan.Plan) string {
+	var refs []knob.Ref
+	for _, kept := range found.Kept {
+		if _, fights := o.Fights(kept.Ref, kept.Value); fights {
+			refs = append(refs, kept.Ref)
+		}
+	}
+	for _, c := range found.Changes {
+		if _, fights := o.Fights(c.Ref, c.After); fights {
+			refs = append(refs, c.Ref)
+		}
+	}
+	if len(refs) == 0 || o.Habit == owner.AtBoot {
+		return "" // the boot sets its values after that
+	}
+	what := refs[0].String()
+	if len(refs) > 1 {
+		what += fmt.Sprintf(" and %d more", len(refs)-1)
+	}
+	text := fmt.Sprintf("writes %s as well, %s: ", report.Clean(what), o.When)
+	switch {
+	case o.Exceptions != "":
+		var buses []string
+		for _, ref := range refs {
+			if bus := busOf(found.Origin, ref.Dev); bus != "" && !slices.Contains(buses, bus) {
+				buses = append(buses, bus)
+			}
+		}
+		text += "each boot tells it to leave that alone, which lasts until it restarts"
+		if len(buses) > 0 {
+			text += ". " + banForGood(buses)
+		}
+		return text
+	case o.Habit == owner.Always:
+		return text + "no boot sets that while it runs, and each reports it as a problem (" + o.Remedy + ")"
+	default:
+		return text + "what a boot sets lasts until then (to end that: " + o.Remedy + ")"
+	}
 }
 
 // putUnits writes the units and the rule unless a package has.
