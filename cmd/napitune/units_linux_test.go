@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -197,5 +198,22 @@ func TestRule(t *testing.T) {
 	}
 	if _, err := unitFiles.ReadFile("units/napitune-device@.service"); err != nil {
 		t.Error(err)
+	}
+}
+
+// What writes over a setting at its start starts before.
+func TestUnitsAfterOwners(t *testing.T) {
+	for _, name := range []string{"napitune-device@.service", "napitune-settle.service"} {
+		var after []string
+		for _, line := range directives(unitText(t, name)) {
+			if list, ok := strings.CutPrefix(line, "After="); ok {
+				after = append(after, strings.Fields(list)...)
+			}
+		}
+		for _, unit := range []string{"irqbalance.service", "tuned.service"} {
+			if !slices.Contains(after, unit) {
+				t.Errorf("%s is ordered after %v and not after %s", name, after, unit)
+			}
+		}
 	}
 }
