@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"time"
 
 	"github.com/napitune/napitune/detect/knob"
 	"github.com/napitune/napitune/rules/plan"
@@ -18,6 +19,8 @@ type Word struct {
 	State State
 	// Profile is what its plan was made for.
 	Profile string
+	// At is when the transaction began.
+	At time.Time
 	// Value is what the transaction left or, if it was rolled back, put back.
 	Value string
 }
@@ -49,7 +52,7 @@ func words(all []*transaction, now plan.Origin) map[knob.Ref]Word {
 		}
 		u := undoing{t: t, names: map[string]string{}}
 		u.rename(now)
-		word := Word{ID: t.id, State: t.state}
+		word := Word{ID: t.id, State: t.state, At: t.at}
 		if t.plan != nil {
 			word.Profile = t.plan.Profile
 		}

@@ -165,6 +165,8 @@ func (k *Keeper) End(now time.Time, cost time.Duration) {
 type Around struct {
 	// Words are the journals' last words; see apply.Applier.Words.
 	Words map[knob.Ref]apply.Word
+	// Loaded is when the profile in force was read.
+	Loaded time.Time
 	// Owners gives those who write settings as well.
 	Owners func() []owner.Owner
 	// Blind: writes of other programs cannot be watched.
@@ -236,7 +238,7 @@ func (k *Keeper) differs(begun, now time.Time, c plan.Change, around Around, d *
 		// Somebody is at it; what they decide is looked at afterwards.
 		k.further("transaction", now.Add(waitLongest))
 		return
-	case k.decidedOtherwise(now, a, c, word, d), !k.judged(now, a, c, around, d):
+	case k.decidedOtherwise(now, a, c, word, around.Loaded, d), !k.judged(now, a, c, around, d):
 		return
 	}
 	if wait := a.spend(now); wait > 0 {
@@ -254,7 +256,7 @@ func (k *Keeper) differs(begun, now time.Time, c plan.Change, around Around, d *
 }
 
 // decidedOtherwise leaves what people did with napitune itself.
-func (k *Keeper) decidedOtherwise(now time.Time, a *account, c plan.Change, word apply.Word, d *Decision) bool {
+func (k *Keeper) decidedOtherwise(now time.Time, a *account, c plan.Change, word apply.Word, loaded time.Time, d *Decision) bool {
 	profile, reason := k.report.Profile, ""
 	switch word.State {
 	case apply.RolledBack:
@@ -262,9 +264,14 @@ func (k *Keeper) decidedOtherwise(now time.Time, a *account, c plan.Change, word
 	case apply.Dirty, apply.Forgotten:
 		reason = fmt.Sprintf("somebody began to roll transaction %s back", word.ID)
 	case apply.Confirmed:
-		// Another value for the same profile is that of its older edition.
-		if word.Value != c.After && word.Value == c.Before && word.Profile != profile {
+		// Another value for the same profile is that of another edition: of an
+		// older one, or of one that was set after this one was read.
+		switch {
+		case word.Value == c.After || word.Value != c.Before:
+		case word.Profile != profile:
 			reason = fmt.Sprintf("transaction %s set it", word.ID)
+		case word.At.After(loaded):
+			reason = fmt.Sprintf("transaction %s set it for an edition of the profile that the guard has not read", word.ID)
 		}
 	}
 	if reason == "" {

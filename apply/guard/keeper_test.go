@@ -76,7 +76,7 @@ func (s *scene) look(differing ...string) Decision {
 			p.Kept = append(p.Kept, plan.Kept{Ref: ref(s.t, text), Value: "2"})
 		}
 	}
-	d := s.k.Decide(s.now, s.now, p, Around{Words: s.words, Owners: func() []owner.Owner { return s.running }, Blind: s.blind})
+	d := s.k.Decide(s.now, s.now, p, Around{Words: s.words, Owners: func() []owner.Owner { return s.running }, Blind: s.blind, Loaded: start})
 	s.k.End(s.now, 0)
 	return d
 }
@@ -317,7 +317,9 @@ func TestPeopleDecide(t *testing.T) {
 		{"rolled back", apply.Word{ID: "A-1", State: apply.RolledBack, Value: "1"}, "1", []string{"left " + rps + `: transaction A-1 was rolled back, by "napitune"`}},
 		{"half rolled back", apply.Word{ID: "A-1", State: apply.Dirty, Value: "2"}, "1", []string{"left " + rps + `: somebody began to roll transaction A-1 back, by "napitune"`}},
 		{"set otherwise", apply.Word{ID: "A-2", State: apply.Confirmed, Value: "1"}, "1", []string{"left " + rps + `: transaction A-2 set it, by "napitune"`}},
-		{"an older edition", apply.Word{ID: "A-2", State: apply.Confirmed, Value: "1", Profile: "web"}, "1", []string{rps + ": link change of eth0"}},
+		{"an older edition", apply.Word{ID: "A-2", State: apply.Confirmed, Value: "1", Profile: "web", At: start.Add(-time.Minute)}, "1", []string{rps + ": link change of eth0"}},
+		{"a newer edition", apply.Word{ID: "A-2", State: apply.Confirmed, Value: "1", Profile: "web", At: start.Add(time.Minute)}, "1",
+			[]string{"left " + rps + `: transaction A-2 set it for an edition of the profile that the guard has not read, by "napitune"`}},
 		{"being decided", apply.Word{ID: "A-2", State: apply.Unconfirmed, Value: "1"}, "1", nil},
 		{"it stands", apply.Word{ID: "A-1", State: apply.Confirmed, Value: "2"}, "1", []string{rps + ": link change of eth0"}},
 	} {

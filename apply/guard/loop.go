@@ -28,6 +28,8 @@ type Loop struct {
 	// are as wanted, Changes those that are not, each with its present value. An
 	// error means that the host could not be read; it is asked again later.
 	Plan func(ctx context.Context) (plan.Plan, knob.View, error)
+	// Loaded is when the profile in force was read; nil means when the loop began.
+	Loaded func() time.Time
 	// Owners lists who else writes settings, to suspect of writes that nobody saw;
 	// nil for nobody.
 	Owners func() ([]owner.Owner, error)
@@ -274,7 +276,10 @@ func (l *Loop) watch(p plan.Plan, view knob.View) (fresh bool) {
 // around reads what is needed to decide. Journals are read only if something
 // differs.
 func (l *Loop) around(p plan.Plan) (Around, error) {
-	out := Around{Blind: l.blind != nil, Owners: sync.OnceValue(l.owners)}
+	out := Around{Blind: l.blind != nil, Owners: sync.OnceValue(l.owners), Loaded: l.keeper.report.Since}
+	if l.Loaded != nil {
+		out.Loaded = l.Loaded()
+	}
 	if len(p.Changes) == 0 && !out.Blind && !l.keeper.yields() {
 		return out, nil
 	}
