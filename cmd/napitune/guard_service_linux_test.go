@@ -67,7 +67,7 @@ func (s serviced) entries(action string, since time.Time) []map[string]string {
 // hangup has the guard read its profile anew and take up what it left.
 func (s serviced) hangup() {
 	s.t.Helper()
-	shell(s.t, "systemctl kill -s HUP "+guardUnit)
+	shell(s.t, "systemctl reload "+guardUnit)
 	until(s.t, "what was left is taken up", 30*time.Second, func() bool { return len(s.left()) == 0 })
 }
 

@@ -52,7 +52,7 @@ func directives(text string) []string {
 	return out
 }
 
-// No unit changes anything when it stops, all are confined alike, and each
+// No unit changes anything when it stops or is reloaded, all are confined alike, and each
 // runs a verb that there is, with options that it has.
 func TestUnits(t *testing.T) {
 	var confined string
@@ -72,7 +72,7 @@ func TestUnits(t *testing.T) {
 		}
 		for _, line := range directives(text) {
 			key, value, _ := strings.Cut(line, "=")
-			if strings.HasPrefix(key, "ExecStop") || key == "ExecReload" || key == "ExecStartPost" {
+			if strings.HasPrefix(key, "ExecStop") || key == "ExecStartPost" || key == "ExecReload" && line != "ExecReload=/bin/kill -HUP $MAINPID" {
 				t.Errorf("%s: %s", name, line)
 			}
 			if key == "ExecStart" && name != guardUnit {
@@ -85,19 +85,28 @@ func TestUnits(t *testing.T) {
 	}
 }
 
+// README promises systemctl reload for the guard.
+func TestGuardUnitReloads(t *testing.T) {
+	if lines := directives(unitText(t, guardUnit)); !slices.Contains(lines, "ExecReload=/bin/kill -HUP $MAINPID") {
+		t.Error("systemctl reload does nothing: the unit has no ExecReload=")
+	}
+}
+
 // systemd finds nothing to say about the units and rates each below 3.0, "OK"
 // being what it calls everything below 5 (systemd-analyze(1), security).
 func TestUnitsBySystemd(t *testing.T) {
 	tool, err := exec.LookPath("systemd-analyze")
 	needs(t, err == nil, "systemd-analyze")
 	root := t.TempDir()
-	for _, dir := range []string{"usr/bin", "etc/systemd/system", "usr/lib/systemd"} {
+	for _, dir := range []string{"usr/bin", "bin", "etc/systemd/system", "usr/lib/systemd"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := os.WriteFile(filepath.Join(root, packagedProgram), []byte("#!/bin/sh\n"), 0o755); err != nil {
-		t.Fatal(err)
+	for _, program := range []string{packagedProgram, "/bin/kill"} {
+		if err := os.WriteFile(filepath.Join(root, program), []byte("#!/bin/sh\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
 	// The targets that the units order themselves by are systemd's own.
 	theirs := "/usr/lib/systemd/system"
