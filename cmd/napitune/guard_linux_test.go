@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -393,4 +395,85 @@ func TestGuardOfProfile(t *testing.T) {
 		mustEnd(t, exitDone, command("rollback"))
 	}
 	same(t, "rolled back", before)
+}
+
+// Another edition of the profile under a running guard: the installation has it
+// read anew, and where systemd is left alone, what a boot sets of it stays.
+func TestReinstallUnderGuard(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	for _, dir := range []string{"/etc", packagedUnits} {
+		if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(packagedUnits, bootUnits[0]), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var g *guarded
+	var ran []string
+	e := bootEnv()
+	e.Command = func(_ context.Context, name string, args ...string) ([]byte, error) {
+		line := strings.Join(append([]string{name}, args...), " ")
+		ran = append(ran, line)
+		switch {
+		case line == "systemctl is-active --quiet "+guardUnit && g == nil:
+			return nil, errors.New("inactive")
+		case line == "systemctl reload "+guardUnit: // as ExecReload= says
+			return nil, g.cmd.Process.Signal(syscall.SIGHUP)
+		}
+		return nil, nil
+	}
+	install := func(flush int, args ...string) string {
+		t.Helper()
+		ran = nil
+		file := bootFile(t, fmt.Sprintf("devices:\n  - match: {name: v0}\n    settings: {gro_flush_timeout: %d}\n", flush))
+		code, stdout, stderr := invoke(context.Background(), t, e, append([]string{"profile", "install", file}, args...)...)
+		if code != exitDone || stderr != "" {
+			t.Fatalf("install: %d, %s%s", code, stdout, stderr)
+		}
+		return stdout
+	}
+	boot := func(want string) {
+		t.Helper()
+		if code, stdout, stderr := invoke(context.Background(), t, e, "boot"); code != exitDone || !strings.Contains(stdout, want) {
+			t.Errorf("boot: %d, %s%s\nwant %s", code, stdout, stderr, want)
+		}
+	}
+	const flush, ref = "/sys/class/net/v0/gro_flush_timeout", "v0/gro_flush_timeout"
+	reloads := func() bool { return slices.Contains(ran, "systemctl reload "+guardUnit) }
+
+	if text := install(20000); reloads() || !strings.Contains(text, "in force from the next boot on") {
+		t.Errorf("without a guard: %q, %s", ran, text)
+	}
+	g = runGuard(t)
+	g.until("the first edition", 5*time.Second, func() bool { return content(flush) == "20000" })
+
+	if text := install(30000); !reloads() || !strings.Contains(text, guardUnit+" has read it") {
+		t.Errorf("under a guard: %q, %s", ran, text)
+	}
+	g.until("the second edition", 5*time.Second, func() bool { return content(flush) == "30000" })
+	boot("1 setting stood, 0 set")
+	if install(30000); reloads() {
+		t.Errorf("the same edition again: %q", ran)
+	}
+
+	install(40000, "--no-units")
+	for range 2 {
+		boot("boot profile p: ")
+		time.Sleep(1500 * time.Millisecond)
+		if got := content(flush); got != "40000" {
+			t.Errorf("the third edition was undone: %s", got)
+		}
+	}
+	left := g.report().Left
+	if len(left) != 1 || left[0].Ref.String() != ref || left[0].Contested || !strings.Contains(left[0].Reason, "for an edition of the profile that the guard has not read") {
+		t.Errorf("left: %+v", left)
+	}
+	if err := g.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	g.until("the third edition is kept", 5*time.Second, func() bool { return len(g.report().Left) == 0 })
+	g.stop()
 }

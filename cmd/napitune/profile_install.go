@@ -99,9 +99,11 @@ func installProfile(c *cli.Context, e env, value string) error {
 			return err
 		}
 	}
+	before := i.steps
 	if err := i.write(installedProfile, data); err != nil {
 		return err
 	}
+	another := i.steps > before
 	if i.withUnits {
 		units := bootUnits
 		if c.Bool("guard") {
@@ -111,10 +113,29 @@ func installProfile(c *cli.Context, e env, value string) error {
 			return err
 		}
 	}
-	if i.dry {
+	// Told of the same profile again, a guard would take up what it left.
+	guarded := i.withUnits && another && i.guardRuns()
+	if guarded {
+		if err := i.run("systemctl", "reload", guardUnit); err != nil {
+			return err
+		}
+	}
+	switch {
+	case i.dry:
 		return nil
+	case guarded:
+		return i.say("boot profile %s is in force: %s has read it and sets it now", p.Name, guardUnit)
 	}
 	return i.say("boot profile %s is in force from the next boot on; napitune boot sets it now", p.Name)
+}
+
+// guardRuns reports whether a guard keeps the profile of this system now.
+func (i *installation) guardRuns() bool {
+	if i.root != "" || i.e.Command == nil {
+		return false
+	}
+	_, err := i.e.Command(i.ctx, "systemctl", "is-active", "--quiet", guardUnit)
+	return err == nil
 }
 
 // find reads a profile, by the name under which it was saved or from a file.
