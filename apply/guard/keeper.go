@@ -299,7 +299,9 @@ func (k *Keeper) judged(now time.Time, a *account, c plan.Change, around Around,
 	cause, explained := k.cause(c.Ref, from)
 	seen := a.written.After(a.right)
 	switch {
-	case seen && a.told, seen && !explained, k.setByTool(c.Ref, a.right):
+	// Own writes are taken in before right is set, so that one that is seen after it
+	// is somebody else's, whatever a driver may have done beside it.
+	case seen, k.setByTool(c.Ref, a.right):
 	case explained:
 		a.counted, a.cause, a.writer, a.told = true, cause, "", false
 		return true

@@ -279,6 +279,57 @@ func TestWriteDuringFlap(t *testing.T) {
 	}
 }
 
+// Without its name, somebody who writes beside a link flap, or some seconds after
+// it, is somebody all the same; what the guard wrote itself is nobody's.
+func TestUntoldWriteBesideFlap(t *testing.T) {
+	untold := host.Event{Kind: host.FileWritten, Path: "irq"}
+	left := "left " + irq + `: written 2 times by somebody else within 1m0s, by ""`
+	for name, write := range map[string]func(*scene){
+		"before the flap": func(s *scene) { s.event(untold); flap(s) },
+		"after the flap":  func(s *scene) { flap(s); s.event(untold); s.pass(quiet) },
+		"when the guard had looked": func(s *scene) {
+			flap(s)
+			s.want("kept", s.made())
+			s.pass(5 * time.Second)
+			s.event(untold)
+			s.pass(quiet)
+		},
+		"when the guard had mended it": func(s *scene) {
+			flap(s)
+			s.want("mended", s.made(irq+"=1"), irq+": link change of eth0")
+			s.pass(20 * time.Millisecond)
+			s.event(untold)
+			s.pass(quiet)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(t)
+			s.look()
+			for _, want := range []string{irq + ": written by somebody else", left} {
+				s.pass(30 * time.Second)
+				begin := s.now
+				write(s)
+				s.want("written", s.made(irq+"=1"), want)
+				s.pass(30*time.Second - s.now.Sub(begin))
+			}
+		})
+	}
+	s := newScene(t)
+	s.look()
+	for range 20 {
+		s.pass(30 * time.Second)
+		flap(s)
+		d := s.look(irq + "=1")
+		s.event(untold) // its own, taken in before the outcome
+		for _, c := range d.Set {
+			s.k.Made(s.now, d.Causes[c.Ref], apply.Outcome{Ref: c.Ref, Observed: c.After, Verdict: apply.VerdictApplied})
+		}
+	}
+	if r := s.k.Report(); len(r.Left) > 0 || r.Restorations != 20 {
+		t.Errorf("its own writes are held against others: %+v", r)
+	}
+}
+
 // Rewrites further apart than the memory are no fight.
 func TestRareRewrites(t *testing.T) {
 	s := newScene(t)

@@ -194,8 +194,8 @@ func (l *Loop) recover(ctx context.Context) error {
 // round reads, decides and writes once. Again says that another round should
 // follow.
 func (l *Loop) round(ctx context.Context, since time.Time) (again bool, err error) {
-	begun := l.Now()
 	l.take()
+	begun := l.Now()
 	p, view, err := l.Plan(ctx)
 	if err != nil {
 		return false, fmt.Errorf("compare the host with the profile: %w", err)

@@ -55,7 +55,29 @@ func startGuard(t *testing.T, want [][2]string) *guarded {
 
 func runGuard(t *testing.T, args ...string) *guarded {
 	t.Helper()
-	g := &guarded{t: t, cmd: command(append([]string{"guard"}, args...)...)}
+	return beginGuard(t, command(append([]string{"guard"}, args...)...))
+}
+
+// runUntold runs a guard with the capabilities that its unit gives it, to which
+// the kernel does not say who wrote a file.
+func runUntold(t *testing.T) *guarded {
+	t.Helper()
+	tool, err := exec.LookPath("setpriv")
+	needs(t, err == nil, "setpriv")
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(t.TempDir(), "napitune")
+	if err := os.Symlink(program, name); err != nil {
+		t.Fatal(err)
+	}
+	return beginGuard(t, exec.Command(tool, "--bounding-set=-all,+net_admin", "--inh-caps=-all", name, "guard"))
+}
+
+func beginGuard(t *testing.T, cmd *exec.Cmd) *guarded {
+	t.Helper()
+	g := &guarded{t: t, cmd: cmd}
 	g.cmd.Stderr = g
 	if err := g.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -326,6 +348,37 @@ func TestGuardLeavesToOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	g.until("taken up again", 10*time.Second, func() bool { return content(mask) == want && len(g.report().Left) == 0 })
+	g.stop()
+}
+
+// Without being told who writes, the guard sees that somebody does, though each
+// time the link goes down and up a moment before.
+func TestGuardLeavesToUntold(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	mustEnd(t, exitDone, command("apply", "--yes", writePlan(t, vethChanges())))
+	g := runUntold(t)
+	const flush, ref = "/sys/class/net/v0/gro_flush_timeout", "v0/gro_flush_timeout"
+	want := content(flush)
+	link := linkNamed(t, "v0")
+	hook := func() {
+		t.Helper()
+		for _, set := range []func(netlink.Link) error{netlink.LinkSetDown, netlink.LinkSetUp} {
+			if err := set(link); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(300 * time.Millisecond)
+		put(t, "v0", "gro_flush_timeout", "7")
+	}
+	hook()
+	g.until("the first write is undone", 10*time.Second, func() bool { return content(flush) == want })
+	hook()
+	g.until("the setting is left", 10*time.Second, func() bool { return len(g.report().Left) > 0 })
+	if left := g.report().Left; content(flush) != "7" || left[0].Ref.String() != ref || !left[0].Contested || left[0].By != "" {
+		t.Errorf("%s, left: %+v", content(flush), left)
+	}
 	g.stop()
 }
 
