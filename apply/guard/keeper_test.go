@@ -436,6 +436,67 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// What was refused while the link was down is tried when it comes up, at once, and
+// after longer and longer waits where that does not help.
+func TestRefusedUntilSomethingHappens(t *testing.T) {
+	c := plan.Change{Ref: ref(t, irq), Before: "1", After: "2"}
+	leftBy := func() *scene {
+		s := newScene(t)
+		s.look()
+		for range tooManyRefusals {
+			s.pass(time.Hour)
+			s.look(irq + "=1")
+			s.k.Refuse(s.now, c, "ENETDOWN")
+		}
+		if got := s.k.Report().Left; len(got) != 1 {
+			t.Fatalf("left: %+v", got)
+		}
+		s.pass(time.Hour)
+		s.want("nothing happened", s.made(irq+"=1"))
+		return s
+	}
+	s := leftBy()
+	s.event(host.Event{Kind: host.LinkChanged, Dev: "eth1"})
+	s.pass(quiet)
+	s.want("another device", s.made(irq+"=1"))
+	flap(s)
+	took := "took up " + irq + `: it was refused before this link change of eth0, by ""`
+	s.want("up", s.made(irq+"=1"), irq+": written by somebody else", took)
+	if got := s.k.Report().Left; len(got) > 0 {
+		t.Errorf("left: %+v", got)
+	}
+
+	// A driver that takes its link down and up at each attempt.
+	s = leftBy()
+	attempts := 0
+	begin := s.now
+	flap(s)
+	for s.now.Sub(begin) < 4*time.Hour {
+		if d := s.look(irq + "=1"); len(d.Set) > 0 {
+			attempts++
+			s.k.Refuse(s.now, c, "EIO")
+			s.pass(time.Second)
+			flap(s)
+		}
+		at, ok := s.k.Next()
+		if !ok {
+			break
+		}
+		s.now = latest(at, s.now.Add(time.Second))
+	}
+	// At 0, 30 s, 1, 2, 4, 8, 16, 32 minutes, and each hour.
+	if attempts < 6 || attempts > 13 {
+		t.Errorf("%d attempts in four hours", attempts)
+	}
+
+	// What is right by itself is kept again.
+	s = leftBy()
+	s.want("right", s.made())
+	s.pass(time.Hour)
+	flap(s)
+	s.want("kept", s.made(irq+"=1"), irq+": link change of eth0")
+}
+
 // A value that the kernel rounds is not wanted again and again.
 func TestRounded(t *testing.T) {
 	s := newScene(t)
@@ -465,7 +526,7 @@ func TestWhen(t *testing.T) {
 	}
 	s.pass(time.Second)
 	s.look()
-	s.pass(time.Second)
+	s.pass(lateFollowUp)
 	s.look()
 	if _, ok := s.k.Next(); ok {
 		t.Error("a timer is set though all is quiet")
@@ -486,8 +547,48 @@ func TestWhen(t *testing.T) {
 			break
 		}
 	}
-	if diff := cmp.Diff([]time.Duration{followUp}, gaps); diff != "" {
+	if diff := cmp.Diff([]time.Duration{followUp, lateFollowUp - followUp}, gaps); diff != "" {
 		t.Errorf("looks after the last event:\n%s", diff)
+	}
+	// Of what is not kept, such as the devices of containers, there is no late one.
+	s.event(host.Event{Kind: host.DeviceChanged, Dev: "veth7"})
+	s.pass(quiet)
+	s.look()
+	s.pass(followUp)
+	s.look()
+	if at, ok := s.k.Next(); ok {
+		t.Errorf("a look is due in %s because of a device that is not kept", at.Sub(s.now))
+	}
+}
+
+// What a driver undoes long after the event is found: the kernel tells nothing
+// then.
+func TestUndoneLate(t *testing.T) {
+	s := newScene(t)
+	s.look()
+	s.pass(time.Hour)
+	flap(s)
+	s.want("at once", s.made())
+	for s.now.Before(start.Add(time.Hour + 10*time.Second)) {
+		at, ok := s.k.Next()
+		if !ok {
+			t.Fatal("there is no late look")
+		}
+		if at.After(start.Add(time.Hour + 10*time.Second)) {
+			break
+		}
+		s.now = at
+		s.want("soon after", s.made())
+	}
+	at, ok := s.k.Next() // meanwhile the firmware is back
+	if !ok || at.After(start.Add(time.Hour+lateFollowUp+time.Second)) {
+		t.Fatalf("late look: %v %v", at, ok)
+	}
+	s.now = at
+	s.made(irq + "=1")
+	s.pass(grace)
+	if got := s.made(irq + "=1"); len(got) > 1 || s.k.Report().Restorations != 1 {
+		t.Errorf("%v, %+v", got, s.k.Report())
 	}
 }
 
