@@ -187,7 +187,7 @@ func (b *standing) stand(ctx context.Context, wait time.Duration) ([]boot.Proble
 	end := time.Now().Add(wait)
 	for {
 		problems, err := b.once(ctx)
-		if err != nil || !slices.ContainsFunc(problems, waits) || !time.Now().Before(end) {
+		if err != nil || !slices.ContainsFunc(problems, b.waits) || !time.Now().Before(end) {
 			return problems, err
 		}
 		if err := pause(ctx, min(recheck, time.Until(end))); err != nil {
@@ -196,7 +196,11 @@ func (b *standing) stand(ctx context.Context, wait time.Duration) ([]boot.Proble
 	}
 }
 
-func waits(p boot.Problem) bool { return p.Kind != boot.Impossible }
+// waits reports whether waiting may mend a problem. A port that is not in use keeps
+// only the run for itself waiting, which nobody waits for.
+func (b *standing) waits(p boot.Problem) bool {
+	return p.Kind != boot.Impossible && (b.scope.Device != "" || !p.Excused())
+}
 
 func pause(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
@@ -466,6 +470,10 @@ func (b *standing) take(problems []boot.Problem) {
 		line += ": " + p.Subject + ": " + p.Reason
 		if dev, _, ok := strings.Cut(p.Subject, "/"); ok && p.Kind == boot.Down {
 			line += "; " + onceUp(dev)
+		}
+		if p.Excused() {
+			b.warn(line)
+			continue
 		}
 		b.doc.Problems = append(b.doc.Problems, line)
 	}

@@ -181,6 +181,7 @@ func (i *installation) suits(p boot.Profile, value string, force bool) error {
 		return err
 	}
 	_, problems, err := profilePlan(m, p, boot.Scope{})
+	problems = slices.DeleteFunc(problems, boot.Problem.Excused)
 	if err != nil || len(problems) == 0 {
 		return err
 	}
