@@ -154,6 +154,12 @@ func testServiceBegun(t *testing.T) {
 			t.Errorf("%s is %q, want %q", name, got, wants)
 		}
 	}
+	// In its sandbox a device can be written and a CPU cannot be taken away.
+	inside := fmt.Sprintf("nsenter -t %s -m -- sh -c ", s.property("MainPID"))
+	shell(t, inside+"'read old </sys/class/net/eth1/gro_flush_timeout; echo $old >/sys/class/net/eth1/gro_flush_timeout'")
+	if out := shell(t, inside+"'echo 1 >/sys/devices/system/cpu/cpu2/online; true' 2>&1"); !strings.Contains(out, "Read-only file system") {
+		t.Errorf("the guard may take CPUs away: %s", out)
+	}
 	if failed := shell(t, "systemctl --failed --no-legend"); failed != "" {
 		t.Errorf("failed units:\n%s", failed)
 	}

@@ -12,6 +12,9 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/napitune/napitune/detect/host/hosttest"
+	"github.com/napitune/napitune/detect/knob"
 )
 
 func unitText(t *testing.T, name string) string {
@@ -207,6 +210,39 @@ func TestRule(t *testing.T) {
 	}
 	if _, err := unitFiles.ReadFile("units/napitune-device@.service"); err != nil {
 		t.Error(err)
+	}
+}
+
+// Devices are writable for the units, and the CPUs among them are not: no setting
+// is written there.
+func TestUnitsCannotUnplugCPUs(t *testing.T) {
+	const system = "/sys/devices/system"
+	samples, err := hosttest.Generate(hosttest.Spec{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	memory, err := hosttest.NewMemory(samples)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := 0
+	for _, kind := range knob.All() {
+		for _, ref := range kind.Refs(memory.View()) {
+			for _, name := range kind.Files(memory.View(), ref) {
+				if files++; strings.HasPrefix("/"+name, system) {
+					t.Errorf("%s is written through %s", ref, name)
+				}
+			}
+		}
+	}
+	if files == 0 {
+		t.Error("no setting is written through a file: nothing was tested")
+	}
+	for _, name := range unitNames(t) {
+		lines := directives(unitText(t, name))
+		if i := slices.IndexFunc(lines, func(line string) bool { return strings.HasPrefix(line, "ReadOnlyPaths=") }); i < 0 || !slices.Contains(strings.Fields(lines[i]), system) {
+			t.Errorf("%s may write below %s", name, system)
+		}
 	}
 }
 
