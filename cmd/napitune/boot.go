@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -19,6 +20,7 @@ import (
 	"github.com/napitune/napitune/cmd/napitune/report"
 	"github.com/napitune/napitune/detect"
 	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/detect/owner"
 	"github.com/napitune/napitune/profiles/boot"
 	"github.com/napitune/napitune/profiles/strict"
 	"github.com/napitune/napitune/rules/plan"
@@ -290,6 +292,9 @@ func tells(ref knob.Ref) bool {
 // holdOff adds to a plan what keeps others off the settings that stand. Those off
 // whom a change must be kept are told by Apply, of all that the plan names.
 func (b *standing) holdOff(p *plan.Plan) error {
+	// Apply asks the same moments later, and reading all their files takes some
+	// milliseconds.
+	b.a.Owners = sync.OnceValues(func() ([]owner.Owner, error) { return findOwners(b.m) })
 	owners, err := b.a.Owners()
 	if err != nil {
 		return fmt.Errorf("find out who else writes these settings: %w", err)

@@ -213,9 +213,14 @@ func bootProfileOf(queues int) string {
 	return b.String()
 }
 
+// bareStarts bounds what setting sixty settings may cost, in bare starts of the
+// program: those are measured on the same machine at the same time, so that others
+// at work there slow both down. Where a start takes 12 ms, as on two CPUs of a virtual
+// machine, that is less than the 100 ms that a boot may spend.
+const bareStarts = 8
+
 // Sixty settings are set in well under the 100 ms that a boot may spend on
-// them, as a whole process. The bound leaves room for others at work on the
-// machine.
+// them, as a whole process.
 func TestBootIsFast(t *testing.T) {
 	if !inNamespace(t) {
 		return
@@ -224,13 +229,21 @@ func TestBootIsFast(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	file := bootFile(t, bootProfileOf(30))
-	fastest := time.Hour
-	for range 5 {
+	// Under this name the test binary is the command. One thread at a time, as in
+	// the units.
+	timed := func(fastest *time.Duration, args ...string) ([]byte, error) {
+		cmd := &exec.Cmd{Path: "/proc/self/exe", Args: append([]string{"napitune"}, args...), Env: append(os.Environ(), "GOMAXPROCS=1")}
 		start := time.Now()
-		// Under this name the test binary is the command.
-		cmd := &exec.Cmd{Path: "/proc/self/exe", Args: []string{"napitune", "boot", file}}
 		out, err := cmd.CombinedOutput()
-		fastest = min(fastest, time.Since(start))
+		*fastest = min(*fastest, time.Since(start))
+		return out, err
+	}
+	fastest, bare := time.Hour, time.Hour
+	for range 8 {
+		if out, err := timed(&bare, "version"); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		out, err := timed(&fastest, "boot", file)
 		if err != nil || !strings.Contains(string(out), " 60 ") {
 			t.Fatalf("%v: %s", err, out)
 		}
@@ -238,8 +251,8 @@ func TestBootIsFast(t *testing.T) {
 			t.Fatal(stderr)
 		}
 	}
-	t.Logf("60 settings in %s, the fastest of 5 processes", fastest)
-	if fastest > time.Second {
-		t.Errorf("60 settings took %s", fastest)
+	t.Logf("60 settings in %s, the fastest of 8 processes; a bare start takes %s", fastest, bare)
+	if fastest > bareStarts*bare {
+		t.Errorf("60 settings took %s, %.1f times a bare start of %s, allowed are %d", fastest, fastest.Seconds()/bare.Seconds(), bare, bareStarts)
 	}
 }

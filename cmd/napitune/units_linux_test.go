@@ -196,7 +196,8 @@ func TestInstallAsks(t *testing.T) {
 	}
 }
 
-// udev accepts the rule, and it asks for a unit that there is.
+// The rule asks for a unit that there is, for devices of an enabled profile only.
+// That udev takes it, testServiceRule sees in a guest.
 func TestRule(t *testing.T) {
 	text := unitText(t, ruleFile)
 	lines := directives(text)
