@@ -47,6 +47,8 @@ func bootCommand(e env) *cli.Command {
 		Description: "This is what the units of \"napitune profile install\" run. FILE is a boot profile, " + installedProfile + " if none\n" +
 			"is given. Nothing is measured. What the host cannot take is told, one line each, and all the rest is set; the changes\n" +
 			"are a transaction that napitune rollback undoes. Doing it again changes nothing.\n" +
+			"irqbalance is told to leave the interrupts of the profile alone. What another program that runs would undo is not set,\n" +
+			"and told. What a device does not take while it is down is only a warning where its entry is optional.\n" +
 			"A device that is plugged in later is set by udev's rule. For one that is there and brought up later there is no event\n" +
 			"that could start a unit: the guard sets what it takes only then, or systemctl start napitune-device@NAME.service.\n" +
 			"Ends with 0 if every setting stands and 1 if one does not.\n\n" +
@@ -173,8 +175,10 @@ func profilePlan(m *machine, p boot.Profile, scope boot.Scope) (plan.Plan, []boo
 
 const (
 	// patience is how long to wait for another transaction, at boot there is one
-	// unit for each device, and for a host where devices come and go.
-	patience = 30 * time.Second
+	// unit for each device, and then for a host that changes while plans are made of
+	// it: at least fewestPlans of them, where one takes seconds.
+	patience    = 30 * time.Second
+	fewestPlans = 10
 	// settling is how long a setting is tried that others change meanwhile, or
 	// whose owner does not answer: irqbalance listens some moments after its start.
 	settling = 5 * time.Second
@@ -219,6 +223,8 @@ func pause(ctx context.Context, d time.Duration) error {
 // time: then it plans anew.
 func (b *standing) once(ctx context.Context) ([]boot.Problem, error) {
 	begun, contention := time.Now(), shortestPause
+	var refusedAt time.Time // the first time
+	plans := 0
 	for {
 		p, problems, err := profilePlan(b.m, b.profile, b.scope)
 		if err != nil {
@@ -243,17 +249,20 @@ func (b *standing) once(ctx context.Context) ([]boot.Problem, error) {
 		case err == nil:
 			return b.left()
 		}
-		waited := time.Since(begun)
 		var refused *apply.Refused
 		switch {
 		case errors.As(err, &refused):
+			if plans++; plans == 1 {
+				refusedAt = time.Now()
+			}
+			waited := time.Since(refusedAt)
 			if b.giveUp(refused, waited) {
 				continue
 			}
-			if !mayPass(refused) || waited > patience {
+			if !mayPass(refused) || waited > patience && plans >= fewestPlans {
 				return problems, err
 			}
-		case !errors.Is(err, apply.ErrLocked) || waited > patience:
+		case !errors.Is(err, apply.ErrLocked) || time.Since(begun) > patience:
 			return problems, err
 		}
 		if err := pause(ctx, contention); err != nil {

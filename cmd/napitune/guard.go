@@ -61,8 +61,8 @@ func guardCommand(e env) *cli.Command {
 			"A setting that a link flap, other queues or CPU hotplug reset is brought back at once. One that another program\n" +
 			"writes a second time is left to it and reported, here, in napitune status and in the journal of the system, where\n" +
 			"entries have the fields NAPITUNE_ACTION, NAPITUNE_KNOB, NAPITUNE_DEVICE, NAPITUNE_BEFORE, NAPITUNE_AFTER,\n" +
-			"NAPITUNE_CAUSE, NAPITUNE_BY, NAPITUNE_REASON and NAPITUNE_TOOK_USEC. SIGHUP reads the profile anew and takes up what\n" +
-			"was left; SIGTERM ends it. Ending changes no setting.",
+			"NAPITUNE_CAUSE, NAPITUNE_BY, NAPITUNE_REASON and NAPITUNE_TOOK_USEC. SIGHUP (systemctl reload napitune-guard) reads the\n" +
+			"profile anew and takes up what was left; SIGTERM ends it. Ending changes no setting.",
 		Flags:  transactionFlags(),
 		Action: func(c *cli.Context) error { return keepWatch(c, e) },
 	}
