@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -231,8 +230,18 @@ func (b *standing) once(ctx context.Context) ([]boot.Problem, error) {
 			return nil, err
 		}
 		b.kept = len(p.Kept)
-		if err := b.holdOff(&p); err != nil {
+		silent, err := b.holdOff(&p)
+		if err != nil {
 			return problems, err
+		}
+		if silent != "" && time.Since(begun) < settling {
+			if err := pause(ctx, recheck); err != nil {
+				return problems, err
+			}
+			continue
+		}
+		if silent != "" {
+			b.warn(silent)
 		}
 		if len(p.Changes) == 0 {
 			return problems, nil
@@ -299,14 +308,15 @@ func tells(ref knob.Ref) bool {
 }
 
 // holdOff adds to a plan what keeps others off the settings that stand. Those off
-// whom a change must be kept are told by Apply, of all that the plan names.
-func (b *standing) holdOff(p *plan.Plan) error {
+// whom a change must be kept are told by Apply, of all that the plan names. Of one
+// that does not answer silent says what that means.
+func (b *standing) holdOff(p *plan.Plan) (silent string, err error) {
 	// Apply asks the same moments later, and reading all their files takes some
 	// milliseconds.
 	b.a.Owners = sync.OnceValues(func() ([]owner.Owner, error) { return findOwners(b.m) })
 	owners, err := b.a.Owners()
 	if err != nil {
-		return fmt.Errorf("find out who else writes these settings: %w", err)
+		return "", fmt.Errorf("find out who else writes these settings: %w", err)
 	}
 	for _, o := range owners {
 		kind, ok := knob.Lookup(o.Exceptions)
@@ -324,13 +334,18 @@ func (b *standing) holdOff(p *plan.Plan) error {
 		}
 		view, err := b.a.View()
 		if err != nil {
-			return err
+			return "", err
 		}
 		ref := knob.Global(kind.Name)
 		state := kind.Read(view, ref)
+		means := fmt.Sprintf("%s writes %s as well, %s, and cannot be told to leave it: ", o.Name, stand[0], o.When)
+		if state.Status != knob.Known {
+			silent = means + state.Reason
+			continue
+		}
 		after, err := kind.Except(view, state.Value, stand)
-		if state.Status != knob.Known || err != nil {
-			b.warn(fmt.Sprintf("%s writes %s as well, %s, and cannot be told to leave it: %s", o.Name, stand[0], o.When, cmp.Or(state.Reason, fmt.Sprint(err))))
+		if err != nil {
+			b.warn(means + err.Error())
 			continue
 		}
 		if after != state.Value {
@@ -339,7 +354,7 @@ func (b *standing) holdOff(p *plan.Plan) error {
 			}), true
 		}
 	}
-	return nil
+	return silent, nil
 }
 
 // warn tells something once.
