@@ -78,6 +78,14 @@ func (i *inspection) refuse(subject, format string, args ...any) {
 	i.reasons = append(i.reasons, Refusal{Subject: subject, Reason: fmt.Sprintf(format, args...)})
 }
 
+// refuseFor refuses settings because of somebody else who writes them.
+func (i *inspection) refuseFor(o owner.Owner, held []knob.Ref, format string, args ...any) *Refusal {
+	i.refuse(o.Name, format, args...)
+	last := &i.reasons[len(i.reasons)-1]
+	last.Refs = held
+	return last
+}
+
 // stale refuses what was right when the plan was made.
 func (i *inspection) stale(subject, format string, args ...any) {
 	i.refuse(subject, format, args...)
@@ -157,6 +165,14 @@ func (i *inspection) whole(origin plan.Origin, p plan.Plan) {
 
 // one judges one change.
 func (i *inspection) one(c plan.Change) {
+	before := len(i.reasons)
+	i.judge(c)
+	for n := range i.reasons[before:] {
+		i.reasons[before+n].Refs = []knob.Ref{c.Ref}
+	}
+}
+
+func (i *inspection) judge(c plan.Change) {
 	subject := c.Ref.String()
 	// An address from Go code has not been through the parser.
 	parsed, err := knob.ParseRef(subject)

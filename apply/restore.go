@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"time"
 
 	"github.com/napitune/napitune/detect/knob"
 	"github.com/napitune/napitune/rules/plan"
@@ -18,6 +19,8 @@ type Word struct {
 	State State
 	// Profile is what its plan was made for.
 	Profile string
+	// At is when the transaction began.
+	At time.Time
 	// Value is what the transaction left or, if it was rolled back, put back.
 	Value string
 }
@@ -48,7 +51,7 @@ func words(all []*transaction, now plan.Origin) map[knob.Ref]Word {
 			continue // an apply that failed says nothing
 		}
 		where := devices{was: t.origin, now: now}
-		word := Word{ID: t.id, State: t.state, Profile: t.profile}
+		word := Word{ID: t.id, State: t.state, Profile: t.profile, At: t.at}
 		for _, e := range t.entries {
 			if e.verdict == VerdictRefused {
 				continue // left out: it says nothing
@@ -122,7 +125,7 @@ func uncovered(p plan.Plan, words map[knob.Ref]Word) error {
 	var reasons []Refusal
 	for _, c := range p.Changes {
 		if !words[c.Ref].Covers(c.After) {
-			reasons = append(reasons, Refusal{Subject: c.Ref.String(), Reason: fmt.Sprintf("no transaction of this boot set it to %q", c.After), Stale: true})
+			reasons = append(reasons, Refusal{Subject: c.Ref.String(), Reason: fmt.Sprintf("no transaction of this boot set it to %q", c.After), Refs: []knob.Ref{c.Ref}, Stale: true})
 		}
 	}
 	if len(reasons) == 0 {

@@ -152,10 +152,13 @@ func (r Result) RollbackExitCode() int {
 
 // Refusal is one reason why a plan is not applied.
 type Refusal struct {
-	Subject string `json:"subject"` // a setting, "plan" or "host"
+	Subject string `json:"subject"` // a setting, who else writes it, "plan" or "host"
 	Reason  string `json:"reason"`
-	// Stale: the host has changed since the plan was made, and another plan may
-	// do; the setting itself was not refused.
+	// Refs are the settings that it is about; none if it is about the plan or the
+	// host.
+	Refs []knob.Ref `json:"-"`
+	// Stale: the host has changed since the plan was made, or somebody does not
+	// answer yet, and another plan may do; the setting itself was not refused.
 	Stale bool `json:"-"`
 }
 
