@@ -139,10 +139,11 @@ func (o *object) climb(l loader, hooks []hook) error {
 	return o.detachAll()
 }
 
+// createMaps leaves variables to the maps that hold them: asked for variables,
+// the library maps those into memory, and the kernel keeps a closed one until
+// the garbage collector comes by.
 func createMaps(spec *ebpf.CollectionSpec) (map[string]*ebpf.Map, error) {
-	only := &ebpf.CollectionSpec{
-		Maps: spec.Maps, Variables: spec.Variables, Types: spec.Types, ByteOrder: spec.ByteOrder,
-	}
+	only := &ebpf.CollectionSpec{Maps: spec.Maps, Types: spec.Types, ByteOrder: spec.ByteOrder}
 	coll, err := ebpf.NewCollection(only)
 	if err != nil {
 		return nil, fmt.Errorf("create maps: %w", err)

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -1148,7 +1149,12 @@ func TestNoLeaks(t *testing.T) {
 	if diff := cmp.Diff(fdsBefore, openFDs(t)); diff != "" {
 		t.Errorf("file descriptors:\n%s", diff)
 	}
-	// The kernel frees programs and maps after grace periods.
+	waitFreed(t, programs, maps)
+}
+
+// waitFreed: the kernel frees programs and maps after grace periods.
+func waitFreed(t testing.TB, programs []ebpf.ProgramID, maps []ebpf.MapID) {
+	t.Helper()
 	var leaked []string
 	for range 250 {
 		if leaked = alive(programs, maps); len(leaked) == 0 {
@@ -1158,6 +1164,25 @@ func TestNoLeaks(t *testing.T) {
 		time.Sleep(20 * time.Millisecond)
 	}
 	t.Errorf("left behind: %q", leaked)
+}
+
+// TestCloseFrees: what a session loaded goes when it is closed, and does not
+// wait for the garbage collector.
+func TestCloseFrees(t *testing.T) {
+	needRoot(t)
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	s, err := Open(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	programs, maps := loadedIDs(t, s)
+	if len(programs) == 0 || len(maps) == 0 {
+		t.Fatalf("%d programs and %d maps: nothing was loaded", len(programs), len(maps))
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	waitFreed(t, programs, maps)
 }
 
 // traffic is a thread that sends bursts to one pair.
