@@ -2,6 +2,8 @@ package probes
 
 import (
 	"errors"
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -86,5 +88,44 @@ func TestReadDeviceStatistics(t *testing.T) {
 		if err := readDeviceStatistics(name); err == nil {
 			t.Errorf("statistics of %s were read", name)
 		}
+	}
+}
+
+// TestVirtioControl changes how many queues a virtio NIC uses, which the driver
+// tells the device through the control queue. It runs in guests only:
+//
+//	lab test --kernel 6.1 --nic virtio,queues=4 ./probes -- -test.v -test.run TestVirtioControl
+func TestVirtioControl(t *testing.T) {
+	needRoot(t)
+	if os.Getenv("NAPITUNE_GUEST") == "" {
+		t.Skip("skipped: this is no guest of the lab, so its NIC is not ours to change")
+	}
+	devices := virtioDevices(t)
+	if len(devices) == 0 {
+		t.Skip("skipped: this guest has no virtio-net device")
+	}
+	s := openSession(t, Options{Probes: []string{"virtio-control"}})
+	requireAttached(t, s, "virtio-control")
+	t.Cleanup(func() { setChannels(t, devices[0], "4") })
+	setChannels(t, devices[0], "2")
+	c, err := s.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var took counters.Hist
+	for _, row := range c.Control {
+		took = took.Merge(row.CommandNs)
+	}
+	if took.Count() == 0 || took.Sum == 0 {
+		t.Fatalf("no command of the control queue was seen: %+v", c.Control)
+	}
+	mean, _ := took.Mean()
+	t.Logf("%d commands, %.0f ns each: %v", took.Count(), mean, s.objects["control"].find("command_end").rung)
+}
+
+func setChannels(t testing.TB, device, combined string) {
+	t.Helper()
+	if out, err := exec.Command("ethtool", "-L", device, "combined", combined).CombinedOutput(); err != nil {
+		t.Fatalf("set %s combined channels of %s: %v\n%s", combined, device, err, out)
 	}
 }

@@ -121,6 +121,8 @@ type coreNapiSlot struct {
 	Empty       uint64
 	TimeNs      uint64
 	TimedWeight uint64
+	LongNs      uint64
+	LongWeight  uint64
 	Outside     uint64
 	WorkPerPoll [10]uint64
 }
@@ -174,6 +176,7 @@ const (
 	coreVarExactPerJiffy     = "exact_per_jiffy"
 	coreVarSampleMask        = "sample_mask"
 	coreVarSoftnetDistance   = "softnet_distance"
+	coreVarTickShift         = "tick_shift"
 	coreVarWithBacklog       = "with_backlog"
 	coreVarWithNapi          = "with_napi"
 	coreVarWithRaise         = "with_raise"
@@ -261,6 +264,7 @@ type coreVariableSpecs struct {
 	ExactPerJiffy   *ebpf.VariableSpec `ebpf:"exact_per_jiffy"`
 	SampleMask      *ebpf.VariableSpec `ebpf:"sample_mask"`
 	SoftnetDistance *ebpf.VariableSpec `ebpf:"softnet_distance"`
+	TickShift       *ebpf.VariableSpec `ebpf:"tick_shift"`
 	WithBacklog     *ebpf.VariableSpec `ebpf:"with_backlog"`
 	WithNapi        *ebpf.VariableSpec `ebpf:"with_napi"`
 	WithRaise       *ebpf.VariableSpec `ebpf:"with_raise"`
@@ -314,6 +318,7 @@ type coreVariables struct {
 	ExactPerJiffy   *ebpf.Variable `ebpf:"exact_per_jiffy"`
 	SampleMask      *ebpf.Variable `ebpf:"sample_mask"`
 	SoftnetDistance *ebpf.Variable `ebpf:"softnet_distance"`
+	TickShift       *ebpf.Variable `ebpf:"tick_shift"`
 	WithBacklog     *ebpf.Variable `ebpf:"with_backlog"`
 	WithNapi        *ebpf.Variable `ebpf:"with_napi"`
 	WithRaise       *ebpf.Variable `ebpf:"with_raise"`

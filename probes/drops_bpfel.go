@@ -40,6 +40,7 @@ const (
 	dropsVarLimitPerJiffy  = "limit_per_jiffy"
 	dropsVarRpsTriggerAddr = "rps_trigger_addr"
 	dropsVarSwitchedOff    = "switched_off"
+	dropsVarTickShift      = "tick_shift"
 )
 
 // loadDrops returns the embedded CollectionSpec for drops.
@@ -103,6 +104,7 @@ type dropsVariableSpecs struct {
 	LimitPerJiffy  *ebpf.VariableSpec `ebpf:"limit_per_jiffy"`
 	RpsTriggerAddr *ebpf.VariableSpec `ebpf:"rps_trigger_addr"`
 	SwitchedOff    *ebpf.VariableSpec `ebpf:"switched_off"`
+	TickShift      *ebpf.VariableSpec `ebpf:"tick_shift"`
 }
 
 // dropsObjects contains all objects after they have been loaded into the kernel.
@@ -141,6 +143,7 @@ type dropsVariables struct {
 	LimitPerJiffy  *ebpf.Variable `ebpf:"limit_per_jiffy"`
 	RpsTriggerAddr *ebpf.Variable `ebpf:"rps_trigger_addr"`
 	SwitchedOff    *ebpf.Variable `ebpf:"switched_off"`
+	TickShift      *ebpf.Variable `ebpf:"tick_shift"`
 }
 
 // dropsPrograms contains all programs after they have been loaded into the kernel.

@@ -65,6 +65,7 @@ const (
 	groProgRawReceiveSkb      = "raw_receive_skb"
 	groVarLimitPerJiffy       = "limit_per_jiffy"
 	groVarSwitchedOff         = "switched_off"
+	groVarTickShift           = "tick_shift"
 )
 
 // loadGro returns the embedded CollectionSpec for gro.
@@ -135,6 +136,7 @@ type groMapSpecs struct {
 type groVariableSpecs struct {
 	LimitPerJiffy *ebpf.VariableSpec `ebpf:"limit_per_jiffy"`
 	SwitchedOff   *ebpf.VariableSpec `ebpf:"switched_off"`
+	TickShift     *ebpf.VariableSpec `ebpf:"tick_shift"`
 }
 
 // groObjects contains all objects after they have been loaded into the kernel.
@@ -174,6 +176,7 @@ func (m *groMaps) Close() error {
 type groVariables struct {
 	LimitPerJiffy *ebpf.Variable `ebpf:"limit_per_jiffy"`
 	SwitchedOff   *ebpf.Variable `ebpf:"switched_off"`
+	TickShift     *ebpf.Variable `ebpf:"tick_shift"`
 }
 
 // groPrograms contains all programs after they have been loaded into the kernel.

@@ -14,6 +14,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 
 	"github.com/napitune/napitune/probes/counters"
@@ -29,6 +30,7 @@ type object struct {
 	// broken is why nothing of this object could be loaded.
 	broken *refusal
 	spec   *ebpf.CollectionSpec
+	types  kernelTypes
 	// attachNs and detachNs are the CPU time that attaching and detaching all
 	// programs took last.
 	attachNs, detachNs float64
@@ -40,6 +42,8 @@ type program struct {
 	rung rung
 	prog *ebpf.Program
 	link link.Link
+	// better is the error of the best rung, if this is a lower one.
+	better error
 	// cost is what it cost while statistics of ours were on, before they came
 	// on last, when the kernel had counted costSince. Others may turn them on
 	// too.
@@ -95,7 +99,11 @@ func openObject(d objectDecl, hooks []hook, tune func(*ebpf.CollectionSpec) erro
 		return fail(err)
 	}
 	o.maps = created
-	loader := loader{spec: spec, maps: created, cache: cache, modules: moduleTypes(d.modules, cache)}
+	modules := moduleTypes(d.modules, cache)
+	if kernel, err := cache.Kernel(); err == nil {
+		o.types = append(kernelTypes{kernel}, modules...)
+	}
+	loader := loader{spec: spec, maps: created, cache: cache, modules: modules}
 	if err := o.climb(loader, hooks); err != nil {
 		return fail(err)
 	}
@@ -131,10 +139,11 @@ func (o *object) climb(l loader, hooks []hook) error {
 	return o.detachAll()
 }
 
+// createMaps leaves variables to the maps that hold them: asked for variables,
+// the library maps those into memory, and the kernel keeps a closed one until
+// the garbage collector comes by.
 func createMaps(spec *ebpf.CollectionSpec) (map[string]*ebpf.Map, error) {
-	only := &ebpf.CollectionSpec{
-		Maps: spec.Maps, Variables: spec.Variables, Types: spec.Types, ByteOrder: spec.ByteOrder,
-	}
+	only := &ebpf.CollectionSpec{Maps: spec.Maps, Types: spec.Types, ByteOrder: spec.ByteOrder}
 	coll, err := ebpf.NewCollection(only)
 	if err != nil {
 		return nil, fmt.Errorf("create maps: %w", err)
@@ -156,6 +165,37 @@ func moduleTypes(names []string, cache *btf.Cache) []*btf.Spec {
 		}
 	}
 	return out
+}
+
+// kernelTypes are those of the kernel, and of modules after it; none without BTF.
+type kernelTypes []*btf.Spec
+
+// has tells whether a structure is known.
+func (k kernelTypes) has(name string) bool {
+	return slices.ContainsFunc(k, func(types *btf.Spec) bool {
+		var found *btf.Struct
+		return types.TypeByName(name, &found) == nil
+	})
+}
+
+// hasValue tells whether an enumeration has a value of that name.
+func (k kernelTypes) hasValue(enum, name string) bool {
+	return slices.ContainsFunc(k, func(types *btf.Spec) bool {
+		var found *btf.Enum
+		return types.TypeByName(enum, &found) == nil &&
+			slices.ContainsFunc(found.Values, func(v btf.EnumValue) bool { return v.Name == name })
+	})
+}
+
+// missing says what a probe lacks that needs certain types, "" if nothing.
+func (k kernelTypes) missing(p probe) string {
+	switch {
+	case !slices.ContainsFunc(p.types, func(name string) bool { return !k.has(name) }):
+		return ""
+	case len(k) == 0:
+		return noBTF
+	}
+	return p.without
 }
 
 // loader loads single programs into one set of maps, so that one refused
@@ -188,7 +228,7 @@ func (c *ladder) load(l loader) {
 			c.refuse(fmt.Errorf("load %s/%s: %w", r.how, r.target, err))
 			continue
 		}
-		c.program = &program{hook: c.hook.name, rung: r, prog: prog}
+		c.program = &program{hook: c.hook.name, rung: r, prog: prog, better: c.refused}
 	}
 }
 
@@ -400,7 +440,17 @@ func (s *Session) notes(probe string) []string {
 		if exit := s.objects["core"].find("softirq_exit"); exit.rung.loss == "" && !s.knowsKernelCounters() {
 			out = append(out, "squeezes are inferred until a packet passes a backlog: the one sent over loopback did not")
 		}
+		if s.ticks.byClock {
+			out = append(out, "this kernel has no bpf_jiffies64 (Linux 5.6): a run counts as squeezed by time only if it took the whole of netdev_budget_usecs, and is missed up to one tick before")
+		}
+	case "irq":
+		if n := s.uncounted; n > 0 {
+			out = append(out, fmt.Sprintf("%d interrupt lines are not counted: only %d are, up to number %d", n, maxIRQs, maxIRQNumber))
+		}
 	case "drops":
+		if !s.objects["drops"].tellsBacklog() {
+			out = append(out, "backlog drops are not told from others: this kernel has no SKB_DROP_REASON_CPU_BACKLOG (Linux 5.18)")
+		}
 		if s.objects["drops"].find("csd_function_entry") != nil && s.rpsTrigger == 0 {
 			out = append(out, "RPS interrupts unknown: /proc/kallsyms hides rps_trigger_softirq (CAP_SYSLOG shows it)")
 		}
@@ -424,6 +474,10 @@ func (o *object) judge(p probe, st *counters.Status) {
 			return
 		}
 	}
+	if lacks := o.types.missing(p); lacks != "" {
+		refusal{state: counters.Unsupported, reason: lacks}.fill(st)
+		return
+	}
 	st.State = counters.Attached
 	for _, name := range slices.Concat(p.needs, p.uses) {
 		if r, refused := o.refusals[name]; refused {
@@ -433,11 +487,19 @@ func (o *object) judge(p probe, st *counters.Status) {
 		prog := o.find(name)
 		hooks = append(hooks, string(prog.rung.how)+"/"+prog.rung.target)
 		if prog.rung.loss != "" {
-			notes = append(notes, prog.rung.loss)
+			notes = append(notes, prog.rung.loss+": "+o.compromise(prog))
 		}
 	}
 	st.Hook = strings.Join(hooks, " ")
 	st.Reason = joinNotes(notes...)
+}
+
+// compromise says why a program is not the best for its hook.
+func (o *object) compromise(p *program) string {
+	if len(o.types) == 0 {
+		return noBTF // then the refusals speak of details of that
+	}
+	return classify(p.better).reason
 }
 
 func (r refusal) fill(st *counters.Status) {
@@ -474,6 +536,11 @@ func verdict(err error, v *ebpf.VerifierError) string {
 // privileges is what this process may do, as far as BPF is concerned.
 type privileges struct {
 	bpf, perfmon, admin bool
+	// adminOnly: this kernel has no capabilities for BPF alone.
+	adminOnly bool
+	// memlock: memory of programs and maps counts against RLIMIT_MEMLOCK
+	// (before 5.11), which cannot be raised.
+	memlock bool
 	// nested is true in a user namespace, where capabilities do not count.
 	nested bool
 }
@@ -504,6 +571,11 @@ func readPrivileges() privileges {
 		p.perfmon = caps>>capPerfmon&1 == 1
 		p.bpf = caps>>capBPF&1 == 1
 	}
+	if last, err := os.ReadFile("/proc/sys/kernel/cap_last_cap"); err == nil {
+		n, err := strconv.Atoi(strings.TrimSpace(string(last)))
+		p.adminOnly = err == nil && n < capBPF
+	}
+	p.memlock = rlimit.RemoveMemlock() != nil
 	uids, err := os.ReadFile("/proc/self/uid_map")
 	p.nested = err == nil && !slices.Equal(strings.Fields(string(uids)), []string{"0", "0", "4294967295"})
 	return p
@@ -512,20 +584,29 @@ func readPrivileges() privileges {
 // denial names the capability that is missing. If none is, the kernel refuses
 // this kind of program to everybody (lockdown, or tracing compiled out).
 func denial(err error, p privileges) refusal {
-	if p.nested {
-		return refusal{state: counters.Denied, reason: err.Error() + " (in a user namespace)",
-			capability: "CAP_BPF and CAP_PERFMON in the initial user namespace"}
+	r := refusal{state: counters.Denied, reason: err.Error()}
+	wanted := map[string]bool{"CAP_BPF": p.admin || p.bpf, "CAP_PERFMON": p.admin || p.perfmon}
+	if p.adminOnly {
+		wanted = map[string]bool{"CAP_SYS_ADMIN": p.admin}
 	}
 	var missing []string
-	if !p.admin && !p.bpf {
-		missing = append(missing, "CAP_BPF")
+	for _, capability := range slices.Sorted(maps.Keys(wanted)) {
+		if p.nested || !wanted[capability] {
+			missing = append(missing, capability)
+		}
 	}
-	if !p.admin && !p.perfmon {
-		missing = append(missing, "CAP_PERFMON")
+	r.capability = strings.Join(missing, " and ")
+	switch {
+	case p.nested:
+		r.reason += " (in a user namespace)"
+		r.capability += " in the initial user namespace"
+	case len(missing) > 0:
+	case p.memlock:
+		r.reason += " (before Linux 5.11 memory of eBPF counts against RLIMIT_MEMLOCK, which cannot be raised)"
+		r.capability = "CAP_SYS_RESOURCE"
+	default:
+		r.state = counters.Unsupported
+		r.reason += " although the capabilities are there: this kernel refuses it to everybody"
 	}
-	if len(missing) == 0 {
-		return refusal{state: counters.Unsupported,
-			reason: err.Error() + " although the capabilities are there: this kernel refuses it to everybody"}
-	}
-	return refusal{state: counters.Denied, reason: err.Error(), capability: strings.Join(missing, " and ")}
+	return r
 }

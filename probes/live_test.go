@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -279,10 +280,17 @@ func attachEgress(t testing.TB, device int, prog *ebpf.Program) {
 // start sends one burst and does not wait for anything.
 func (b burster) start(t testing.TB) {
 	t.Helper()
-	// The program drops the packet it is called for, and the socket is told so.
-	if err := unix.Sendto(b.socket, udpFrame(), 0, &b.to); err != nil && !errors.Is(err, unix.ENOBUFS) {
+	if err := b.sendOnce(); err != nil {
 		t.Fatalf("send burst: %v", err)
 	}
+}
+
+func (b burster) sendOnce() error {
+	// The program drops the packet it is called for, and the socket is told so.
+	if err := unix.Sendto(b.socket, udpFrame(), 0, &b.to); err != nil && !errors.Is(err, unix.ENOBUFS) {
+		return err
+	}
+	return nil
 }
 
 // send sends one burst and waits until this CPU has received it: the kernel
@@ -795,6 +803,142 @@ func TestCountsEqualKernel(t *testing.T) {
 		t.Error("no softirq or no interrupt in the whole test: nothing was compared")
 	}
 	noMisses(t, s)
+}
+
+// TestKsoftirqd sends bursts that take longer than softirqs may run where they
+// are raised (2 ms, MAX_SOFTIRQ_TIME in kernel/softirq.c): the rest runs in the
+// thread, as often as the witness saw it there, and takes the time that the
+// scheduler charges it.
+func TestKsoftirqd(t *testing.T) {
+	needRoot(t)
+	inNamespace(t, lastCPU())
+	p := makePair(t, 0)
+	attachXDP(t, p.in, 100*time.Microsecond)
+	b := newBurster(t, 200, []pair{p})
+	b.send(t)
+	thread, spent := ksoftirqd(t, lastCPU())
+	w := startWitness(t)
+	if w == nil {
+		t.Skip("skipped: without tracefs nobody else tells where softirqs ran")
+	}
+	s := openSession(t, Options{SampleOneIn: 1})
+	requireAttached(t, s, "softirq")
+	first, began := quietEdge(t, s, netRxStill), spent()
+	for range 20 {
+		b.send(t)
+	}
+	last := quietEdge(t, s, netRxStill)
+	charged := spent() - began
+	var got counters.NetSoftirq
+	var all counters.Softirq
+	for _, row := range between(t, first, last).CPUs {
+		if row.CPU == lastCPU() {
+			got, all = row.Rx, row.Softirq["NET_RX"]
+		}
+	}
+	var want uint64
+	hidden := w.hidden(t, first.at, last.at, func(e hiddenEvent) bool { return e.thread == thread && e.vector == vectorRx })
+	for _, e := range w.events {
+		if at := uint64(e.at * 1e9); at > first.at && at <= last.at && e.thread == thread && e.vector == vectorRx {
+			want++
+		}
+	}
+	want -= hidden[lastCPU()]
+	t.Logf("%d of %d NET_RX runs in ksoftirqd, %v of %v; the scheduler charged it %v", got.KsoftirqdRuns, all.Runs,
+		time.Duration(got.KsoftirqdTimeNs), time.Duration(all.TimeNs), time.Duration(charged))
+	if got.KsoftirqdRuns != want || want == 0 {
+		t.Errorf("%d runs in ksoftirqd, the witness saw %d", got.KsoftirqdRuns, want)
+	}
+	// Its other work is little beside packets of 100 µs, and what the hypervisor
+	// takes is part of the one time and not of the other.
+	if got.KsoftirqdTimeNs < charged/2 || got.KsoftirqdTimeNs > all.TimeNs {
+		t.Errorf("NET_RX took %d ns in ksoftirqd and %d in all, the scheduler charged %d", got.KsoftirqdTimeNs, all.TimeNs, charged)
+	}
+}
+
+// ksoftirqd is the thread of a CPU, and what tells how long it has run, in ns.
+func ksoftirqd(t testing.TB, cpu int) (thread uint32, spent func() uint64) {
+	t.Helper()
+	names, err := filepath.Glob("/proc/[0-9]*/comm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		comm, err := os.ReadFile(name)
+		if err != nil || strings.TrimSpace(string(comm)) != fmt.Sprintf("ksoftirqd/%d", cpu) {
+			continue // another thread, or one that is gone
+		}
+		dir := filepath.Dir(name)
+		return parse(t, filepath.Base(dir), 10), func() uint64 {
+			text, err := os.ReadFile(dir + "/schedstat")
+			if err != nil {
+				t.Fatal(err)
+			}
+			ns, err := strconv.ParseUint(strings.Fields(string(text))[0], 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return ns
+		}
+	}
+	t.Fatalf("CPU %d has no ksoftirqd", cpu)
+	return 0, nil
+}
+
+// TestIRQTime: every handler is timed where nothing is sampled, and none takes
+// longer than the test.
+func TestIRQTime(t *testing.T) {
+	needRoot(t)
+	inNamespace(t, lastCPU())
+	var lines []int
+	for irq := range readKernel(t).interrupts {
+		lines = append(lines, irq)
+	}
+	s := openSession(t, Options{IRQs: lines, SampleOneIn: 1})
+	requireAttached(t, s, "irq")
+	first, err := s.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := monotonicNs()
+	file, err := os.Create(t.TempDir() + "/interrupts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	for range 50 {
+		if _, err := file.Write(make([]byte, 4096)); err != nil {
+			t.Fatal(err)
+		}
+		if err := file.Sync(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	provokeAnswers() // a guest without a disk has no interrupts but its NIC's
+	last, err := s.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	elapsed := monotonicNs() - began
+	d, err := last.Sub(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var timed uint64
+	for _, row := range d.IRQs {
+		// At either edge one handler may be under way.
+		if row.TimedIRQs+1 < row.Count || row.TimedIRQs > row.Count+1 {
+			t.Errorf("line %d on CPU %d: %d of %d handlers timed", row.IRQ, row.CPU, row.TimedIRQs, row.Count)
+		}
+		if row.TimeNs < row.TimedIRQs || row.TimeNs > elapsed {
+			t.Errorf("line %d on CPU %d: %d handlers took %d ns of %d", row.IRQ, row.CPU, row.TimedIRQs, row.TimeNs, elapsed)
+		}
+		timed += row.TimedIRQs
+	}
+	if timed == 0 {
+		t.Error("no interrupt in the whole test: nothing was timed")
+	}
+	t.Logf("%d handlers timed", timed)
 }
 
 // noMisses: a program that is interrupted by an event of its own hook does not

@@ -136,7 +136,10 @@ func (s *Session) readDrops(out *counters.Counters) error {
 		if st.Backlog+st.Other+st.RpsInterrupts == 0 {
 			continue
 		}
-		row := counters.Drop{CPU: cpu, Backlog: st.Backlog, Other: st.Other}
+		row := counters.Drop{CPU: cpu, Other: st.Other}
+		if obj.tellsBacklog() {
+			row.Backlog = &states[cpu].Backlog
+		}
 		if s.rpsTrigger != 0 && obj.find("csd_function_entry") != nil {
 			row.RPSInterrupts = &states[cpu].RpsInterrupts
 		}
@@ -144,6 +147,11 @@ func (s *Session) readDrops(out *counters.Counters) error {
 	}
 	addWindow(out, w)
 	return nil
+}
+
+// tellsBacklog: this kernel gives the reason of a drop, and that one among them.
+func (o *object) tellsBacklog() bool {
+	return o.types.hasValue("skb_drop_reason", "SKB_DROP_REASON_CPU_BACKLOG")
 }
 
 func (s *Session) readLatency(out *counters.Counters) error {

@@ -43,7 +43,8 @@ type Options struct {
 	// non-nil list attaches none, and Status then explains what exists.
 	Probes []string
 	// IRQs are the interrupt lines to count: those of network queues. Others
-	// cost one array lookup and are not counted. At most 512 are counted.
+	// cost one array lookup and are not counted. At most 512 are counted; the
+	// Status of the probe says if some are not.
 	IRQs []int
 	// VirtioFeatures are the negotiated feature bits of every virtio-net device
 	// of this network namespace by its name, as
@@ -84,7 +85,10 @@ type Session struct {
 	objects  map[string]*object
 	statuses []counters.Status
 	irqs     []int // interrupt number of each slot
-	budget   limits
+	// uncounted is how many lines that were asked for have none.
+	uncounted int
+	budget    limits
+	ticks     ticks
 	// rpsTrigger is the address of the function by which RPS interrupts other
 	// CPUs, 0 if the kernel does not tell.
 	rpsTrigger uint64
@@ -123,15 +127,16 @@ func Open(o Options) (*Session, error) {
 		started:  monotonicNs(),
 		options:  o,
 		objects:  make(map[string]*object),
-		irqs:     chosenIRQs(o.IRQs),
 		windowNs: make(map[string]uint64), countedNs: make(map[string]uint64),
 		eventNs: eventCostNs,
 		account: account{share: o.MaxCostPercent / 100, atNs: monotonicNs()},
 	}
+	s.irqs, s.uncounted = chosenIRQs(o.IRQs)
 	s.budget = s.readLimits()
 	// Before 5.11 maps count against RLIMIT_MEMLOCK. If it cannot be raised,
-	// creating the maps says so better than this would.
+	// what needs more of it says so (denial).
 	_ = rlimit.RemoveMemlock()
+	s.ticks = findTicks(o.HZ)
 	cache := btf.NewCache()
 	// The core object comes first in the table and last here: it runs from now on.
 	for _, d := range slices.Backward(objectTable()) {
@@ -213,12 +218,12 @@ func (o Options) withDefaults() (Options, error) {
 	return o, nil
 }
 
-// chosenIRQs are at most maxIRQs distinct numbers in order.
-func chosenIRQs(irqs []int) []int {
-	out := slices.DeleteFunc(slices.Clone(irqs), func(n int) bool { return n < 0 || n > maxIRQNumber })
-	slices.Sort(out)
-	out = slices.Compact(out)
-	return out[:min(len(out), maxIRQs)]
+// chosenIRQs are at most maxIRQs distinct numbers in order, and how many are left out.
+func chosenIRQs(irqs []int) (chosen []int, left int) {
+	all := slices.Compact(slices.Sorted(slices.Values(irqs)))
+	chosen = slices.DeleteFunc(slices.Clone(all), func(n int) bool { return n < 0 || n > maxIRQNumber })
+	chosen = chosen[:min(len(chosen), maxIRQs)]
+	return chosen, len(all) - len(chosen)
 }
 
 const (
@@ -257,7 +262,7 @@ func (s *Session) tune(spec *ebpf.CollectionSpec) error {
 		"with_backlog":    flag(s.wants("backlog")),
 		"with_virtio":     flag(s.wants("virtio")),
 		"budget_packets":  s.budget.packets,
-		"budget_jiffies":  s.budget.jiffies,
+		"budget_jiffies":  s.ticks.limit(s.budget.jiffies),
 		"limit_per_jiffy": uint32(s.options.PacketsPerJiffy),
 		"latency_one_in":  latencyOneIn,
 	}
@@ -275,6 +280,9 @@ func (s *Session) tune(spec *ebpf.CollectionSpec) error {
 		if err := v.Set(value); err != nil {
 			return fmt.Errorf("set %s to %d: %w", name, value, err)
 		}
+	}
+	if err := s.ticks.prepare(spec); err != nil {
+		return err
 	}
 	if m := spec.Maps["irq_filter"]; m != nil {
 		m.MaxEntries = 1
@@ -343,7 +351,6 @@ func (s *Session) Window(ctx context.Context, name string, length time.Duration)
 	if obj == nil || !obj.loaded() {
 		return nil
 	}
-	began := monotonicNs()
 	before, err := packets(obj)
 	if err == nil {
 		// What an earlier window switched off counts again.
@@ -355,16 +362,16 @@ func (s *Session) Window(ctx context.Context, name string, length time.Duration)
 	if err != nil {
 		return fmt.Errorf("open window of probe %q: %w", name, err)
 	}
+	attached := monotonicNs()
 	var cost float64
 	waitUnless(ctx, length, func() bool {
 		now, err := packets(obj)
 		cost = float64(busiest(before, now)) * s.eachCosts(packetCostNs)
 		return err != nil || cost > s.account.share*float64(creditLength) || obj.switchedOff()
 	})
+	s.windowNs[p.object] += monotonicNs() - attached
 	err = obj.detachAll()
-	now := monotonicNs()
-	s.account.charge(now, cost+obj.attachNs+obj.detachNs)
-	s.windowNs[p.object] += now - began
+	s.account.charge(monotonicNs(), cost+obj.attachNs+obj.detachNs)
 	if err != nil {
 		return fmt.Errorf("close window of probe %q: %w", name, err)
 	}
@@ -515,13 +522,12 @@ func readSysctl(name string, fallback int) (value int, known bool) {
 }
 
 // usecsToJiffies rounds up, as the kernel does (__usecs_to_jiffies in
-// kernel/time/time.c, for HZ up to 1000).
+// kernel/time/time.c); a tick need not be a whole number of microseconds.
 func usecsToJiffies(usecs, hz int) uint32 {
 	if usecs <= 0 {
 		return 0
 	}
-	tick := 1_000_000 / hz
-	return uint32((usecs + tick - 1) / tick)
+	return uint32((int64(usecs)*int64(hz) + 999_999) / 1_000_000)
 }
 
 // kernelHZ: the coarse clock advances once per tick, and says so.

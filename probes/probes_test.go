@@ -3,6 +3,7 @@ package probes
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -39,6 +40,8 @@ func TestUsecsToJiffies(t *testing.T) {
 	}{
 		{2000, 1000, 2}, {8000, 250, 2}, {20000, 100, 2}, {8001, 250, 3},
 		{2000, 250, 1}, {1, 1000, 1}, {0, 250, 0}, {-5, 250, 0},
+		{20000, 250, 5}, {20000, 300, 6}, {20001, 300, 7}, {6666, 300, 2}, {20000, 1000, 20},
+		{math.MaxInt32, 1000, 2_147_484}, {9999, 100, 1}, {10001, 100, 2},
 	} {
 		if got := usecsToJiffies(tt.usecs, tt.hz); got != tt.want {
 			t.Errorf("%d µs at HZ=%d = %d jiffies, want %d", tt.usecs, tt.hz, got, tt.want)
@@ -67,6 +70,12 @@ func TestClassify(t *testing.T) {
 		"both":           {privileges{bpf: true, perfmon: true}, counters.Unsupported, ""},
 		"admin":          {privileges{admin: true}, counters.Unsupported, ""},
 		"user namespace": {privileges{admin: true, nested: true}, counters.Denied, "CAP_BPF and CAP_PERFMON in the initial user namespace"},
+		// Before 5.8 there is CAP_SYS_ADMIN only.
+		"old and nothing":        {privileges{adminOnly: true}, counters.Denied, "CAP_SYS_ADMIN"},
+		"old and admin":          {privileges{adminOnly: true, admin: true}, counters.Unsupported, ""},
+		"old and user namespace": {privileges{adminOnly: true, admin: true, nested: true}, counters.Denied, "CAP_SYS_ADMIN in the initial user namespace"},
+		"memory":                 {privileges{admin: true, memlock: true}, counters.Denied, "CAP_SYS_RESOURCE"},
+		"nothing, so no memory":  {privileges{memlock: true}, counters.Denied, "CAP_BPF and CAP_PERFMON"},
 	} {
 		if got := denial(refused, tt.p); got.state != tt.state || got.capability != tt.capability {
 			t.Errorf("%s = %+v, want %s %q", name, got, tt.state, tt.capability)
@@ -150,11 +159,24 @@ func TestChosenIRQs(t *testing.T) {
 	for i := range many {
 		many[i] = i
 	}
-	if got := chosenIRQs([]int{9, -1, 4, 9, 1 << 20}); !slices.Equal(got, []int{4, 9}) {
-		t.Errorf("chosen = %v", got)
+	for _, tt := range []struct {
+		asked        []int
+		chosen, left int
+	}{{[]int{9, -1, 4, 9, 1 << 20}, 2, 2}, {many, maxIRQs, 600 - maxIRQs}, {nil, 0, 0}} {
+		chosen, left := chosenIRQs(tt.asked)
+		if len(chosen) != tt.chosen || left != tt.left || !slices.IsSorted(chosen) {
+			t.Errorf("of %v chosen are %v, left out %d, want %d and %d", tt.asked, chosen, left, tt.chosen, tt.left)
+		}
 	}
-	if got := len(chosenIRQs(many)); got != maxIRQs {
-		t.Errorf("%d lines chosen, want %d", got, maxIRQs)
+}
+
+// TestUncountedIRQs: lines that are left out are no silent ones.
+func TestUncountedIRQs(t *testing.T) {
+	for uncounted, want := range map[int]string{0: "", 88: "88 interrupt lines are not counted"} {
+		s := &Session{uncounted: uncounted}
+		if got := joinNotes(s.notes("irq")...); !strings.HasPrefix(got, want) || want == "" && got != "" {
+			t.Errorf("%d lines left out: note %q, want %q", uncounted, got, want)
+		}
 	}
 }
 

@@ -70,15 +70,17 @@ func newRig(t *testing.T, o Options, change ...func(*ebpf.CollectionSpec) error)
 		}
 		r.programs[name] = p
 	}
-	t.Cleanup(func() {
-		for _, p := range r.programs {
-			_ = p.Close()
-		}
-		for _, m := range r.maps {
-			_ = m.Close()
-		}
-	})
+	t.Cleanup(r.free)
 	return r
+}
+
+func (r *rig) free() {
+	for _, p := range r.programs {
+		_ = p.Close()
+	}
+	for _, m := range r.maps {
+		_ = m.Close()
+	}
 }
 
 func (r *rig) event(t *testing.T, program string, arguments ...uint64) {
@@ -113,17 +115,8 @@ func TestBuckets(t *testing.T) {
 		r.event(t, "raw_softirq_exit", vectorRx)
 		want[min(counters.Bucket(work), len(want)-1)]++
 	}
-	var got []uint64
-	m := r.maps["napi_slots"]
-	for slot := range m.MaxEntries() {
-		var rows []coreNapiSlot
-		if err := m.Lookup(slot, &rows); err != nil {
-			t.Fatal(err)
-		}
-		if rows[r.cpu].Napi != 0 {
-			got = rows[r.cpu].WorkPerPoll[:]
-		}
-	}
+	counted := r.napi(t)
+	got := counted.WorkPerPoll[:]
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("buckets (-Go +program):\n%s", diff)
 	}
@@ -257,6 +250,25 @@ func TestKernelCounterProgram(t *testing.T) {
 	}
 }
 
+// TestKernelCounterGone: where the kernel's own counter cannot be read any more
+// nothing was squeezed, least of all as often as it had counted before.
+func TestKernelCounterGone(t *testing.T) {
+	r := newRig(t, Options{}, counterInScratch)
+	little := []poll{{work: 1, budget: 64}}
+	r.squeeze(t, 7)
+	r.replay(t, little, 0, 0)
+	for range undisturbed {
+		r.event(t, "raw_softirq_entry", vectorRx)
+		r.event(t, "bare_napi_poll", 0xffff888000002000, 1, 64)
+		r.change(t, func(s *coreCpuState) { s.Softnet = 4096 }) // no kernel keeps anything there
+		r.event(t, "raw_softirq_exit", vectorRx)
+	}
+	got := r.budget(t)
+	if got.Squeezes() != 0 || got.Runs != undisturbed+1 || got.InferredRuns == 0 {
+		t.Errorf("%+v, want %d runs, no squeeze, and runs that are inferred", got, undisturbed+1)
+	}
+}
+
 // counterInScratch lets the programs find softnet_data.time_squeeze in a spare
 // field of their own state.
 func counterInScratch(spec *ebpf.CollectionSpec) error {
@@ -292,6 +304,20 @@ func (r *rig) change(t *testing.T, do func(*coreCpuState)) {
 func (r *rig) reset(t *testing.T) {
 	t.Helper()
 	r.change(t, func(s *coreCpuState) { *s = coreCpuState{} })
+	m := r.maps["napi_slots"]
+	for slot := range m.MaxEntries() {
+		var rows []coreNapiSlot
+		if err := m.Lookup(slot, &rows); err != nil {
+			t.Fatal(err)
+		}
+		if rows[r.cpu].Napi == 0 {
+			continue
+		}
+		clear(rows)
+		if err := m.Put(slot, rows); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 func (r *rig) squeeze(t *testing.T, n uint32) {
@@ -400,6 +426,50 @@ func TestPauseOrder(t *testing.T) {
 	}
 }
 
+// TestLongPollProgram: a poll that lost its CPU is counted apart, and adds
+// nothing to the time that the others took.
+func TestLongPollProgram(t *testing.T) {
+	r := newRig(t, Options{SampleOneIn: 1})
+	const short = 5
+	for attempt := 0; ; attempt++ {
+		r.reset(t)
+		for range short {
+			r.replay(t, []poll{{work: 1, budget: 64}}, 0, 0)
+		}
+		r.replay(t, []poll{{work: 1, budget: 64, sleep: longSleep}}, 0, 0)
+		n := r.napi(t)
+		if n.Polls != short+1 || n.TimedWeight+n.LongWeight != short+1 {
+			t.Fatalf("%d polls, %d timed and %d long, want %d", n.Polls, n.TimedWeight, n.LongWeight, short+1)
+		}
+		if n.LongWeight == 1 {
+			if n.LongNs < uint64(longSleep) || n.TimeNs == 0 || n.TimeNs > short*uint64(10*time.Millisecond) {
+				t.Errorf("%d ns of a poll of %v, %d ns of %d short ones", n.LongNs, longSleep, n.TimeNs, short)
+			}
+			return
+		}
+		if attempt == undisturbed {
+			t.Fatalf("%d of %d polls were long in each of %d attempts, want 1", n.LongWeight, n.Polls, undisturbed)
+		}
+	}
+}
+
+// napi is the one NAPI that was polled.
+func (r *rig) napi(t *testing.T) coreNapiSlot {
+	t.Helper()
+	m := r.maps["napi_slots"]
+	for slot := range m.MaxEntries() {
+		var rows []coreNapiSlot
+		if err := m.Lookup(slot, &rows); err != nil {
+			t.Fatal(err)
+		}
+		if rows[r.cpu].Napi != 0 {
+			return rows[r.cpu]
+		}
+	}
+	t.Fatal("no NAPI was seen")
+	return coreNapiSlot{}
+}
+
 // TestSampling: sampled sums stand for all events.
 func TestSampling(t *testing.T) {
 	for _, tt := range []struct {
@@ -459,6 +529,17 @@ func TestIRQProgram(t *testing.T) {
 	if got.Count != 2 || got.Unhandled != 2 || got.TimedWeight != 2 {
 		t.Errorf("line 7: %d runs, %d refused, %d timed, want 2 of each", got.Count, got.Unhandled, got.TimedWeight)
 	}
+	const handled = 3 * time.Millisecond
+	before := got.TimeNs
+	r.event(t, "bare_irq_entry", 7, 0)
+	time.Sleep(handled)
+	r.event(t, "raw_irq_exit", 7, 0, 1)
+	if err := r.maps["irq_slots"].Lookup(uint32(0), &rows); err != nil {
+		t.Fatal(err)
+	}
+	if took := rows[r.cpu].TimeNs - before; took < uint64(handled) || took > 100*uint64(handled) {
+		t.Errorf("a handler of %v took %d ns", handled, took)
+	}
 }
 
 // TestNAPITableOverflow: what does not fit is counted, not lost.
@@ -483,4 +564,75 @@ func TestNAPITableOverflow(t *testing.T) {
 	if kept+row.NAPIOverflow != napis || kept < 100 || row.Budget.Work != napis {
 		t.Errorf("%d polls kept, %d overflowed, work %d of %d", kept, row.NAPIOverflow, row.Budget.Work, napis)
 	}
+}
+
+// TestWaitingProgram: a wait begins when a socket is first told, and ends when
+// it is read; what is left of a socket that was never read is not the wait of
+// the next one at its address.
+func TestWaitingProgram(t *testing.T) {
+	needRoot(t)
+	spec, err := loadLatency()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := spec.Variables["latency_one_in"].Set(uint32(1)); err != nil {
+		t.Fatal(err)
+	}
+	created, err := createMaps(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{object: &object{maps: created, spec: spec}, programs: map[string]*ebpf.Program{}}
+	t.Cleanup(r.free)
+	l := loader{spec: spec, maps: created, cache: btf.NewCache()}
+	for _, name := range []string{"raw_sk_data_ready", "raw_sock_recv"} {
+		if r.programs[name], err = l.load(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const socket, pause = 0xffff888000005000, 3 * time.Millisecond
+	tests := []struct {
+		name    string
+		left    time.Duration // how long ago another socket was told there
+		told    int
+		samples uint64
+	}{
+		{name: "told and read", told: 1, samples: 1},
+		{name: "told twice", told: 2, samples: 1},
+		{name: "read and never told"},
+		{name: "another socket was told", left: 2 * time.Second},
+		{name: "another socket was told, then this one", left: 2 * time.Second, told: 1, samples: 1},
+	}
+	for _, tt := range tests {
+		before := r.waits(t)
+		if tt.left > 0 {
+			if err := created["waiting"].Put(uint64(socket), monotonicNs()-uint64(tt.left)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range tt.told {
+			r.event(t, "raw_sk_data_ready", socket)
+			time.Sleep(pause)
+		}
+		r.event(t, "raw_sock_recv", socket, 1)
+		after := r.waits(t)
+		low, high := uint64(tt.told)*uint64(pause), uint64(time.Second)
+		if n, ns := after.Count()-before.Count(), after.Sum-before.Sum; n != tt.samples || n > 0 && (ns < low || ns > high) {
+			t.Errorf("%s: %d waits of %d ns in all, want %d of %d ns or more", tt.name, n, ns, tt.samples, low)
+		}
+	}
+}
+
+// waits are those of all CPUs: the test's thread may move.
+func (r *rig) waits(t *testing.T) counters.Hist {
+	t.Helper()
+	var states []latencyLatencyState
+	if err := r.maps["latency_states"].Lookup(uint32(0), &states); err != nil {
+		t.Fatal(err)
+	}
+	var out counters.Hist
+	for _, st := range states {
+		out = out.Merge(counters.NewHist(st.SocketToRead.Bucket[:], st.SocketToRead.SumNs))
+	}
+	return out
 }

@@ -65,7 +65,7 @@ func (s *Session) refreshBudget() error {
 	if err := core.setVariable("budget_packets", now.packets); err != nil {
 		return err
 	}
-	return core.setVariable("budget_jiffies", now.jiffies)
+	return core.setVariable("budget_jiffies", s.ticks.limit(now.jiffies))
 }
 
 func (s *Session) readCore(out *counters.Counters) error {
@@ -242,7 +242,7 @@ func (s *Session) napiRow(cpu int, slot uint32, n *coreNapiSlot, queues []uint32
 		NetNS: n.Netns, IfIndex: n.Ifindex, Device: text(n.Device[:]), ID: n.NapiId, Slot: slot,
 		Kind: "unknown", Queue: -1, CPU: cpu,
 		Polls: n.Polls, Work: uint64(n.Work), Full: n.Full, Empty: n.Empty, Outside: n.Outside,
-		TimeNs: n.TimeNs, TimedPolls: n.TimedWeight,
+		TimeNs: n.TimeNs, TimedPolls: n.TimedWeight, LongPolls: n.LongWeight, LongNs: n.LongNs,
 		WorkPerPoll: counters.NewHist(n.WorkPerPoll[:], uint64(n.Work)),
 	}
 	if p := s.objects["core"].find("napi_poll"); p != nil && p.rung.loss == "" && int(n.Kind) < len(napiKinds) {

@@ -79,11 +79,11 @@ func (c *Case) timedLoad() (pairLoad, bool) {
 	l := pairLoad{timed: true, pairs: map[*path]map[int]float64{}, other: map[int]float64{}}
 	around := c.aroundPolls()
 	for _, n := range c.Probes.NAPIs {
-		if p := c.pathOf(n); p != nil && n.TimeNs > 0 {
+		if p := c.pathOf(n); p != nil && n.SoftirqNs() > 0 {
 			if l.pairs[p] == nil {
 				l.pairs[p] = map[int]float64{}
 			}
-			l.pairs[p][n.CPU] += float64(n.TimeNs) * around[n.CPU] / float64(c.Probes.AttachedNs)
+			l.pairs[p][n.CPU] += n.SoftirqNs() * around[n.CPU] / float64(c.Probes.AttachedNs)
 		}
 	}
 	claimed := map[int]float64{}
@@ -102,15 +102,18 @@ func (c *Case) timedLoad() (pairLoad, bool) {
 // aroundPolls is, by CPU, how much longer its receive softirqs ran than the
 // polls in them, 1 where that is not known. Entering and leaving the softirq,
 // finishing GRO and waking readers belong to the queues polled, in proportion,
-// and move with them.
+// and move with them. Time in which the hypervisor had the CPU does not.
 func (c *Case) aroundPolls() map[int]float64 {
-	polls, out := map[int]uint64{}, map[int]float64{}
+	polls, lost, out := map[int]uint64{}, map[int]uint64{}, map[int]float64{}
 	for _, n := range c.Probes.NAPIs {
 		polls[n.CPU] += n.TimeNs
+		lost[n.CPU] += n.LongNs
 		out[n.CPU] = 1
 	}
 	for _, cpu := range c.Probes.CPUs {
-		if runs := cpu.Softirq["NET_RX"].TimeNs; polls[cpu.CPU] > 0 && runs > polls[cpu.CPU] {
+		runs := cpu.Softirq["NET_RX"].TimeNs
+		runs -= min(runs, lost[cpu.CPU])
+		if polls[cpu.CPU] > 0 && runs > polls[cpu.CPU] {
 			out[cpu.CPU] = float64(runs) / float64(polls[cpu.CPU])
 		}
 	}

@@ -27,8 +27,9 @@ func (c *Case) probedCPU(cpu int) (counters.CPU, bool) {
 
 // polling is what all receive NAPIs of a device did, or those of one CPU.
 type polling struct {
-	polls, work, full, empty, timeNs, timed uint64
-	napis                                   int
+	polls, work, full, empty uint64
+	softirqNs                float64
+	napis                    int
 }
 
 func (p *polling) add(n counters.NAPI) {
@@ -36,8 +37,7 @@ func (p *polling) add(n counters.NAPI) {
 	p.work += n.Work
 	p.full += n.Full
 	p.empty += n.Empty
-	p.timeNs += n.TimeNs
-	p.timed += n.TimedPolls
+	p.softirqNs += n.SoftirqNs()
 	p.napis++
 }
 
@@ -61,10 +61,10 @@ func (p *polling) fullShare() float64 {
 
 // nsPerPacket is the softirq time per unit of work.
 func (p *polling) nsPerPacket() float64 {
-	if p.work == 0 || p.timed == 0 {
+	if p.work == 0 {
 		return 0
 	}
-	return float64(p.timeNs) / float64(p.work)
+	return p.softirqNs / float64(p.work)
 }
 
 // isDevice reports whether a row of the probes that has d's name is about d: a

@@ -12,6 +12,7 @@
  * and histograms of weights are unbiased estimates.
  */
 #include "hist.h"
+#include "ticks.h"
 
 char _license[] SEC("license") = "Dual MIT/GPL";
 
@@ -20,12 +21,22 @@ char _license[] SEC("license") = "Dual MIT/GPL";
 #define NET_RX_SOFTIRQ 3
 #define NAPI_SLOTS 128
 #define NAPI_PROBES 8
-#define VIRTIO_SLOTS 16
+#define VIRTIO_SLOTS 64 /* half of NAPI_SLOTS: each comes with a transmit queue, which has a NAPI too */
 #define IRQ_SLOTS 512
 #define WORK_BUCKETS 10	 /* 0, 1, 2-3 … 128-255, more */
 #define POLL_BUCKETS 16	 /* exact numbers 0 … 14, more */
 #define QUEUE_BUCKETS 16 /* 0, 1, 2-3 … 8192-16383, more */
 #define RING_BUCKETS 9	 /* eighths of the ring; the ninth is "all of it" */
+
+/*
+ * What lasts longer is no cost of packets but a CPU that the hypervisor took
+ * away, and one of these outweighs thousands of polls. A poll handles at most 64
+ * packets (NAPI_POLL_WEIGHT in include/linux/netdevice.h), so these would take
+ * 156 us each, where the dearest path seen takes some 10; and a whole run of
+ * net_rx_action ends by default after two ticks, 8 ms at HZ=250 (netdev_budget_usecs).
+ * QEMU emulating CPUs in turn takes one away for 100 ms (TCG_KICK_PERIOD).
+ */
+#define LONG_POLL_NS 10000000ull
 
 /* Who runs: told by the name of the current task. */
 #define TASK_OTHER 0
@@ -51,7 +62,7 @@ const volatile __u32 with_napi = 1;
 const volatile __u32 with_backlog = 1;
 const volatile __u32 with_virtio = 1;
 
-/* Set by user space at any time: the sysctls in force. */
+/* Set by user space at any time: the sysctls in force; the second in ns where there are no jiffies. */
 volatile __u32 budget_packets = 300;
 volatile __u32 budget_jiffies = 2;
 
@@ -178,6 +189,8 @@ struct napi_slot {
 	__u64 empty;
 	__u64 time_ns;
 	__u64 timed_weight;
+	__u64 long_ns; /* polls longer than LONG_POLL_NS, apart from the others */
+	__u64 long_weight;
 	__u64 outside; /* polls not in a NET_RX softirq */
 	__u64 work_per_poll[WORK_BUCKETS];
 };
@@ -251,6 +264,7 @@ static __always_inline struct cpu_state *this_cpu(void)
 /* Weight of the next timed event, 0 = do not time it. */
 static __always_inline __u32 choose(struct cpu_state *s, __u64 now_jiffies)
 {
+	now_jiffies = to_ticks(now_jiffies);
 	if (s->timed_jiffies != now_jiffies) {
 		s->timed_jiffies = now_jiffies;
 		s->timed = 0;
@@ -422,8 +436,11 @@ static __always_inline __u32 squeezes(struct cpu_state *s)
 {
 	__u32 before = s->squeezed;
 
-	if (!read_squeezed(s, &s->squeezed))
-		s->squeezed_known = 0; /* the memory is gone: never seen */
+	if (!read_squeezed(s, &s->squeezed)) {
+		/* The memory is gone: never seen. What was to be read is 0 now. */
+		s->squeezed_known = 0;
+		return 0;
+	}
 	return s->squeezed - before;
 }
 
@@ -590,6 +607,18 @@ static __always_inline void ring_form(struct virtio_slot *v, struct vring_virtqu
 	core_read(&v->ring_size, &vr->split.vring.num);
 }
 
+/*
+ * False where no kernel or module in memory has virtqueues: hosts on metal, or
+ * with another maker's NIC. The loader's answer is a number in the program, by
+ * which every verifier leaves out what could not be relocated; of numbers in
+ * read-only maps, like with_virtio, verifiers know since 5.5.
+ */
+static __always_inline int reads_virtio(void)
+{
+	return with_virtio && core_type_exists(struct vring_virtqueue) &&
+	       core_type_exists(struct virtqueue) && core_type_exists(struct virtio_device);
+}
+
 static __always_inline void adopt_virtio(struct cpu_state *s, struct napi_slot *slot,
 					 struct napi_struct *napi)
 {
@@ -602,6 +631,7 @@ static __always_inline void adopt_virtio(struct cpu_state *s, struct napi_slot *
 	core_read(&index, &vq->index);
 	if (index & 1)
 		return; /* a transmit queue: virtio-net numbers receive queues evenly */
+	slot->kind = NAPI_VIRTIO;
 	slot_nr = s->virtio_used;
 	v = bpf_map_lookup_elem(&virtio_slots, &slot_nr);
 	if (!v) {
@@ -614,7 +644,6 @@ static __always_inline void adopt_virtio(struct cpu_state *s, struct napi_slot *
 	v->netns = slot->netns;
 	v->queue = index / 2;
 	ring_form(v, (void *)vq - core_field_offset(struct vring_virtqueue, vq));
-	slot->kind = NAPI_VIRTIO;
 	slot->virtio_slot = 1 + slot_nr;
 }
 
@@ -649,7 +678,7 @@ claimed:
 	if (mode == READ_NONE)
 		return slot; /* no BTF: the pointer is all there is */
 	identify(slot, (void *)key);
-	if (with_virtio)
+	if (reads_virtio())
 		adopt_virtio(s, slot, (void *)key);
 	return slot;
 }
@@ -742,7 +771,7 @@ static __always_inline void poll_virtio(struct cpu_state *s, struct napi_slot *s
 
 	v = bpf_map_lookup_elem(&virtio_slots, &at);
 	if (!v)
-		return; /* cannot happen: the slot was given by adopt_virtio */
+		return; /* adopt_virtio found no free one, and counted that */
 	if (work < budget)
 		interrupted(s, v);
 	ring_state(v);
@@ -791,13 +820,16 @@ static __always_inline void poll_slot(struct cpu_state *s, struct napi_slot *slo
 		slot->empty++;
 	if (!s->in_rx)
 		slot->outside++;
-	if (spent) {
+	if (spent > LONG_POLL_NS) {
+		slot->long_ns += spent * s->weight;
+		slot->long_weight += s->weight;
+	} else if (spent) {
 		slot->time_ns += spent * s->weight;
 		slot->timed_weight += s->weight;
-		if (mode != READ_NONE && with_backlog && slot->kind == NAPI_BACKLOG)
-			backlog_length(s, napi, work);
 	}
-	if (mode != READ_NONE && with_virtio && slot->kind == NAPI_VIRTIO)
+	if (spent && mode != READ_NONE && with_backlog && slot->kind == NAPI_BACKLOG)
+		backlog_length(s, napi, work);
+	if (mode != READ_NONE && reads_virtio() && slot->kind == NAPI_VIRTIO)
 		poll_virtio(s, slot, work, budget);
 }
 

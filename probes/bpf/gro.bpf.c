@@ -181,14 +181,19 @@ static __always_inline __u32 segments(unsigned char *head, __u32 end, __u32 len)
 	return (len - 52 + size - 1) / size;
 }
 
-static __always_inline int is_tcp(unsigned char *head, __u32 network, __u16 protocol)
+/*
+ * The event comes before skb_reset_network_header (__netif_receive_skb_core in
+ * net/core/dev.c), and only GRO has set that header before; the data begins
+ * with it either way.
+ */
+static __always_inline int is_tcp(unsigned char *data, __u16 protocol)
 {
 	__u8 proto = 0;
 
 	if (protocol == ETH_P_IP_BE)
-		bpf_probe_read_kernel(&proto, 1, head + network + 9);
+		bpf_probe_read_kernel(&proto, 1, data + 9);
 	else if (protocol == ETH_P_IPV6_BE)
-		bpf_probe_read_kernel(&proto, 1, head + network + 6);
+		bpf_probe_read_kernel(&proto, 1, data + 6);
 	return proto == IPPROTO_TCP;
 }
 
@@ -197,9 +202,9 @@ static __always_inline int delivered(struct sk_buff *skb, int mode)
 	struct gro_state *s = this_cpu();
 	struct net_device *dev = NULL;
 	struct gro_slot *slot;
-	unsigned char *head = NULL;
+	unsigned char *head = NULL, *data = NULL;
 	__u32 ifindex = 0, number = 0, end = 0, len = 0;
-	__u16 network = 0, protocol = 0;
+	__u16 protocol = 0;
 	__u64 segs, b;
 
 	if (!s || !allowed(&s->brake))
@@ -211,7 +216,7 @@ static __always_inline int delivered(struct sk_buff *skb, int mode)
 		head = skb->head;
 		end = skb->end;
 		len = skb->len;
-		network = skb->network_header;
+		data = skb->data;
 		protocol = skb->protocol;
 	} else {
 		core_read(&dev, &skb->dev);
@@ -220,7 +225,7 @@ static __always_inline int delivered(struct sk_buff *skb, int mode)
 		core_read(&head, &skb->head);
 		core_read(&end, &skb->end);
 		core_read(&len, &skb->len);
-		core_read(&network, &skb->network_header);
+		core_read(&data, &skb->data);
 		core_read(&protocol, &skb->protocol);
 	}
 	if (!dev)
@@ -231,7 +236,7 @@ static __always_inline int delivered(struct sk_buff *skb, int mode)
 	segs = segments(head, end, len);
 	slot->delivered++;
 	slot->segments += segs;
-	if (is_tcp(head, network, protocol))
+	if (is_tcp(data, protocol))
 		slot->tcp_segments += segs;
 	b = log2_bucket(segs, SEGMENT_BUCKETS - 1);
 	if (b < SEGMENT_BUCKETS)

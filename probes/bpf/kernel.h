@@ -29,7 +29,6 @@ typedef long long __s64;
 #define BPF_MAP_TYPE_PERCPU_ARRAY 6
 #define BPF_MAP_TYPE_LRU_HASH 9
 #define BPF_ANY 0
-#define BPF_NOEXIST 1
 
 static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
 static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value,
@@ -163,7 +162,6 @@ struct sk_buff {
 	unsigned char *head;
 	unsigned char *data;
 	__u16 protocol;
-	__u16 network_header;
 };
 
 struct skb_shared_info {

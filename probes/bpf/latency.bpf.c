@@ -12,6 +12,14 @@ char _license[] SEC("license") = "Dual MIT/GPL";
 /* One softirq run, and one untold socket, in so many is followed. Set before loading. */
 const volatile __u32 latency_one_in = 16;
 
+/*
+ * Nobody says when a socket goes, and its memory is soon that of another one;
+ * what is told and never read (listeners, closed sockets) would lend it its
+ * age. So no wait is believed that is longer than a second, which is far beyond
+ * what the histogram tells apart (67 ms, TIME_BUCKETS).
+ */
+#define LONGEST_WAIT_NS 1000000000ull
+
 /* Key: 0. Value: one CPU's totals and scratch. */
 struct latency_state {
 	__u64 mark_ns; /* scratch: end of the previous poll, 0 = this run is not followed */
@@ -91,7 +99,7 @@ static __always_inline int polled(void)
 static __always_inline int told(__u64 sk)
 {
 	struct latency_state *s = this_cpu();
-	__u64 now;
+	__u64 *since, now;
 
 	if (!s)
 		return 0; /* cannot happen: an array has its only element */
@@ -104,8 +112,10 @@ static __always_inline int told(__u64 sk)
 		now = bpf_ktime_get_ns();
 	}
 	s->wakes = 0;
-	/* A socket told again before it was read waits since the first time. */
-	bpf_map_update_elem(&waiting, &sk, &now, BPF_NOEXIST);
+	since = bpf_map_lookup_elem(&waiting, &sk);
+	if (since && now - *since < LONGEST_WAIT_NS)
+		return 0; /* told again before it was read: it waits since the first time */
+	bpf_map_update_elem(&waiting, &sk, &now, BPF_ANY);
 	return 0;
 }
 
@@ -121,7 +131,8 @@ static __always_inline int was_read(__u64 sk, int ret)
 		return 0; /* not followed */
 	now = bpf_ktime_get_ns();
 	s = this_cpu();
-	if (s && now > *since) /* else: told again on another CPU a moment ago */
+	/* Else: told again on another CPU a moment ago, or another socket was. */
+	if (s && now > *since && now - *since < LONGEST_WAIT_NS)
 		time_hist_add(&s->socket_to_read, now - *since, 1);
 	bpf_map_delete_elem(&waiting, &sk);
 	return 0;

@@ -6,7 +6,7 @@
 #ifndef NAPITUNE_PACKETS_H
 #define NAPITUNE_PACKETS_H
 
-#include "kernel.h"
+#include "ticks.h"
 
 /* Events per CPU and jiffy. Set before loading. */
 const volatile __u32 limit_per_jiffy = 2000;
@@ -26,7 +26,7 @@ struct brake {
 /* True if the event is to be counted. */
 static __always_inline int allowed(struct brake *b)
 {
-	__u64 now = bpf_jiffies64();
+	__u64 now = to_ticks(bpf_jiffies64());
 
 	if (switched_off) {
 		b->skipped++;

@@ -233,9 +233,24 @@ type NAPI struct {
 	Outside uint64 `json:"outside_softirq"` // polls by threads or busy polling: no time is known of them
 	// TimeNs is time in softirq from the end of the previous poll (or the start
 	// of the run) to the end of this one, TimedPolls the polls it stands for.
-	TimeNs      uint64 `json:"time_ns"`
-	TimedPolls  uint64 `json:"timed_polls"`
+	TimeNs     uint64 `json:"time_ns"`
+	TimedPolls uint64 `json:"timed_polls"`
+	// LongPolls took more than 10 ms each, LongNs together, weighted like the
+	// two above and no part of them: no packets cost that, a virtual CPU was
+	// taken away in the middle (bpf/core.bpf.c, LONG_POLL_NS).
+	LongPolls   uint64 `json:"long_polls,omitempty"`
+	LongNs      uint64 `json:"long_ns,omitempty"`
 	WorkPerPoll Hist   `json:"work_per_poll,omitzero"`
+}
+
+// SoftirqNs is what the polls of a NAPI take of softirqs: the mean of the timed
+// ones, for all polls in softirqs. A poll that lost its CPU counts as the
+// others. 0 if none was timed.
+func (n NAPI) SoftirqNs() float64 {
+	if n.TimedPolls == 0 {
+		return 0
+	}
+	return float64(n.TimeNs) / float64(n.TimedPolls) * float64(n.Polls-min(n.Outside, n.Polls))
 }
 
 // IRQ is one interrupt line on one CPU.

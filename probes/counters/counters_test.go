@@ -34,13 +34,13 @@ func reading(session, taken, scale uint64) *Counters {
 			Backlog: Backlog{QueuePackets: hist(0, 0, 1)},
 		}},
 		NAPIs: []NAPI{{NetNS: 1, IfIndex: 2, Device: "eth0", ID: 8193, Slot: 5, Kind: "device", Queue: -1, CPU: 3,
-			Polls: 20 * scale, Work: 30 * scale, Full: scale, Empty: scale, TimeNs: 500 * scale, TimedPolls: 18 * scale,
+			Polls: 20 * scale, Work: 30 * scale, Full: scale, Empty: scale, TimeNs: 500 * scale, TimedPolls: 18 * scale, LongPolls: scale, LongNs: 200 * scale,
 			WorkPerPoll: hist(0, 7)}},
 		IRQs:    []IRQ{{IRQ: 38, CPU: 3, Count: 7 * scale, Unhandled: scale, TimeNs: 70 * scale, TimedIRQs: 7 * scale}},
 		Virtio:  []Virtio{{IfIndex: 2, CPU: 3, IRQ: 38, RingSize: 256, ArmedPolls: 6 * scale, UnarmedPolls: scale, RingReads: 7 * scale, PendingEighths: []uint64{7 * scale}, MaxPending: 4}},
 		GRO:     []GRO{{IfIndex: 2, Device: "eth0", In: 40 * scale, Merged: 30 * scale, Held: 10 * scale, Delivered: 10 * scale, Segments: 40 * scale, TCPSegments: 40 * scale, SegmentsPerSKB: hist(0, 0, 0, 10)}},
 		Windows: []Window{{Probe: "gro", AttachedNs: 5 * scale, Events: 50 * scale, LimitPerJiffy: 2000}},
-		Drops:   []Drop{{CPU: 3, Backlog: scale, Other: scale, RPSInterrupts: &scale}},
+		Drops:   []Drop{{CPU: 3, Backlog: &scale, Other: scale, RPSInterrupts: &scale}},
 		Latency: []Latency{{CPU: 3, PollToSocketNs: hist(1), SocketToReadNs: hist(2)}},
 		Control: []Control{{CPU: 3, CommandNs: hist(3)}}, ControlReads: []ControlRead{{Device: "eth0", Reads: 5, MedianNs: 12_000, MostNs: 20_000}},
 		Cost:   []ProgCost{{Program: "btf_napi_poll", Hook: "tp_btf/napi_poll", Runs: 20 * scale, TimeNs: 800 * scale, AttachedNs: 50 * scale, CountedNs: 9 * scale}},
@@ -119,6 +119,25 @@ func TestJSON(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("after a round trip (-want +got):\n%s", diff)
+	}
+}
+
+func TestSoftirqNs(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		n    NAPI
+		want float64
+	}{
+		{"nothing timed", NAPI{Polls: 10}, 0},
+		{"all timed", NAPI{Polls: 10, TimedPolls: 10, TimeNs: 500}, 500},
+		{"sampled", NAPI{Polls: 12, TimedPolls: 16, TimeNs: 800}, 600},
+		{"one lost its CPU", NAPI{Polls: 10, TimedPolls: 9, TimeNs: 450, LongPolls: 1, LongNs: 100e6}, 500},
+		{"some in threads", NAPI{Polls: 10, Outside: 4, TimedPolls: 6, TimeNs: 300}, 300},
+		{"impossible", NAPI{Polls: 1, Outside: 2, TimedPolls: 1, TimeNs: 50}, 0},
+	} {
+		if got := tt.n.SoftirqNs(); got != tt.want {
+			t.Errorf("%s: %v ns, want %v", tt.name, got, tt.want)
+		}
 	}
 }
 

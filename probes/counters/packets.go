@@ -79,8 +79,10 @@ type Window struct {
 type Drop struct {
 	CPU int `json:"cpu"`
 	// Backlog is packets this CPU could not put into some CPU's backlog. The
-	// kernel's own counter charges the target; this charges the sender.
-	Backlog uint64 `json:"backlog,omitzero"`
+	// kernel's own counter charges the target; this charges the sender. Nil if
+	// this kernel does not tell them from other drops (before 5.18): not known,
+	// and part of Other.
+	Backlog *uint64 `json:"backlog,omitempty"`
 	// Other is all other drops seen by skb:kfree_skb on this CPU.
 	Other uint64 `json:"other"`
 	// RPSInterrupts is inter-processor interrupts of RPS handled by this CPU:
@@ -95,7 +97,8 @@ type Latency struct {
 	// PollToSocketNs is from the start of the poll (or of the softirq run) to
 	// the socket being told, on the CPU that does protocol work.
 	PollToSocketNs Hist `json:"poll_to_socket_ns,omitzero"`
-	// SocketToReadNs is from the socket being told to a reader having data.
+	// SocketToReadNs is from the socket being told to a reader having data. Waits
+	// of a second and more are left out: by then it may be another socket.
 	SocketToReadNs Hist `json:"socket_to_read_ns,omitzero"`
 }
 

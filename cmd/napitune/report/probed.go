@@ -52,9 +52,10 @@ type DropWindow struct {
 type DropCPU struct {
 	CPU int `json:"cpu"`
 	// Backlog is packets that this CPU could not put into a backlog, its own or
-	// another's; Other all other packets dropped here.
-	Backlog uint64 `json:"backlog"`
-	Other   uint64 `json:"other"`
+	// another's; absent = the kernel does not tell them from the others. Other is all
+	// other packets dropped here.
+	Backlog *uint64 `json:"backlog,omitempty"`
+	Other   uint64  `json:"other"`
 	// RPSInterrupts is those of RPS that this CPU took; absent = not known.
 	RPSInterrupts *uint64 `json:"rps_interrupts,omitempty"`
 }
@@ -197,7 +198,8 @@ func drops(c *counters.Counters) *DropWindow {
 	}
 	out := &DropWindow{Seconds: float64(c.Windows[at].AttachedNs) / 1e9, CPUs: []DropCPU{}}
 	for _, d := range c.Drops {
-		if d.Backlog+d.Other > 0 || d.RPSInterrupts != nil && *d.RPSInterrupts > 0 {
+		some := func(n *uint64) bool { return n != nil && *n > 0 }
+		if d.Other > 0 || some(d.Backlog) || some(d.RPSInterrupts) {
 			out.CPUs = append(out.CPUs, DropCPU{CPU: d.CPU, Backlog: d.Backlog, Other: d.Other, RPSInterrupts: d.RPSInterrupts})
 		}
 	}
@@ -239,13 +241,17 @@ func (p *page) drops(w *DropWindow) {
 	p.line("  dropped in " + seconds + ", by the CPU that did it:")
 	t := table{heads: []string{"CPU", "NO ROOM IN A BACKLOG", "OTHER", "RPS INTERRUPTS TAKEN"}, right: map[int]bool{0: true, 1: true, 2: true}, limit: 20}
 	for _, d := range w.CPUs {
-		interrupts := "not known"
-		if d.RPSInterrupts != nil {
-			interrupts = count(*d.RPSInterrupts)
-		}
-		t.add(strconv.Itoa(d.CPU), count(d.Backlog), count(d.Other), interrupts)
+		t.add(strconv.Itoa(d.CPU), known(d.Backlog), count(d.Other), known(d.RPSInterrupts))
 	}
 	t.render(p, 2)
+}
+
+// known is a count that not every kernel tells.
+func known(n *uint64) string {
+	if n == nil {
+		return "not known"
+	}
+	return count(*n)
 }
 
 func inMicroseconds(ns uint64) string { return number(float64(ns) / 1e3) }

@@ -29,7 +29,7 @@ func probedObservation() *detect.Observation {
 		}
 		return out
 	}
-	three := uint64(3)
+	three, nine := uint64(3), uint64(9)
 	hist := func(bucket int, n uint64) counters.Hist {
 		buckets := make([]uint64, bucket+1)
 		buckets[bucket] = n
@@ -61,7 +61,7 @@ func probedObservation() *detect.Observation {
 			{CPU: 5, PollToSocketNs: hist(13, 7)},
 		},
 		Windows: []counters.Window{{Probe: "drops", AttachedNs: 300e6, Events: 12, LimitPerJiffy: 2000}},
-		Drops:   []counters.Drop{{CPU: 0, Backlog: 9, Other: 2}, {CPU: 1, RPSInterrupts: &three}, {CPU: 2}},
+		Drops:   []counters.Drop{{CPU: 0, Backlog: &nine, Other: 2}, {CPU: 1, RPSInterrupts: &three}, {CPU: 2}},
 	}
 	return o
 }
