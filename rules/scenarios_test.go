@@ -104,8 +104,12 @@ var scenarios = []scenario{
 		s.heat(2, 1)
 		s.squeezed(2, 900, "packets", 0.95, 4)
 	}), []string{"cpu-saturated", "irq-stacked"}, []string{"irq.affinity"}, neverBudget},
-	{29, "a tuner drove the time limit to 300 ms", scene4(func(s *scene) { budgets(s); s.set(knob.Global(usecsKnob), "300000") }),
-		[]string{"budget-oversized"}, []string{usecsKnob}, []string{"/" + budgetKnob}},
+	{29, "a tuner drove the time limit to 300 ms, and bursts overrun the backlog of veths", scene4(func(s *scene) {
+		budgets(s)
+		s.set(knob.Global(usecsKnob), "300000")
+		s.set(knob.Global(backlog), "1000")
+		s.obs.Softnet[1] = detect.SoftnetDelta{Processed: 90_000, Dropped: 400}
+	}), []string{"budget-oversized", "backlog-drops"}, []string{usecsKnob, backlog}, []string{budgetKnob}},
 	{31, "backlog drops with a thousand containers", scene4(func(s *scene) {
 		budgets(s)
 		s.set(knob.Global(backlog), "1000")
