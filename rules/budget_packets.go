@@ -53,8 +53,8 @@ func (c *Case) budgetPackets(s squeeze) plan.Finding {
 	f := plan.Finding{
 		Severity: plan.Advice,
 		Subject:  cpuName(s.cpu),
-		Claim: fmt.Sprintf("CPU %d ended %d receive runs at the packet budget, with up to %d polls in one run and %s of the polls full",
-			s.cpu, s.count, s.maxPolls, percent(s.polling.fullShare())),
+		Claim: fmt.Sprintf("CPU %d ended %d receive runs at the packet budget, of %d that ended early, with up to %d polls in one run and %s of the polls full",
+			s.cpu, s.packets, s.causes, s.maxPolls, percent(s.polling.fullShare())),
 		Evidence: c.squeezeEvidence(s),
 		Because:  c.stackedAt(s.cpu),
 	}
@@ -71,9 +71,13 @@ func (c *Case) budgetPackets(s squeeze) plan.Finding {
 		f.Claim += fmt.Sprintf("; fewer than %d cannot use up %d packets, so raising it would change nothing", fullNAPIs(now), now)
 	case c.CPU[s.cpu].Idle < c.At(roomIdle):
 		f.Claim += "; the CPU has little idle time left, so a longer run would only delay other work"
-	case float64(2*now) <= c.At(budgetPacketLimit):
+	case c.keptFree(s.cpu) != "":
+		f.Claim += "; " + c.keptFree(s.cpu)
+	case float64(2*now) > c.At(budgetPacketLimit):
+		f.Claim += fmt.Sprintf("; the budget is %d already, and twice of it would serve more queues than one CPU should: give some of them to other CPUs", now)
+	default:
 		f.Wants = []plan.Want{{Ref: ref, Value: strconv.FormatInt(2*now, 10), Mode: plan.Raise,
-			Why:    fmt.Sprintf("%d runs on CPU %d ended at %d packets", s.count, s.cpu, now),
+			Why:    fmt.Sprintf("%d runs on CPU %d ended at %d packets", s.packets, s.cpu, now),
 			Expect: expect("squeezed_by_packets", "down", c.rate(s.packets)/2, "1/s")}}
 	}
 	return f

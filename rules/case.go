@@ -31,6 +31,7 @@ type Case struct {
 	firstRows map[int]*detect.IRQ
 	diagnosis *diagnosis
 	roles     map[string]cpuset.Set // by device
+	bootIRQs  cpuset.Set            // irqaffinity= of the kernel command line; empty for none
 }
 
 // Evaluate runs the whole catalogue and returns the findings, worst first,
@@ -113,6 +114,9 @@ func newCase(o *detect.Observation, policy profiles.Policy) *Case {
 	for _, d := range o.Last.Devices {
 		c.roles[d.Name] = policy.DeviceRoles(o.Last.AllowedCPUs(), d.Name, d.Driver)
 	}
+	if set, err := cpuset.ParseList(o.Last.Cmdline["irqaffinity"]); err == nil {
+		c.bootIRQs = set
+	}
 	c.rows, c.firstRows = rowsByNumber(&o.Last.IRQs), rowsByNumber(&o.First.IRQs)
 	c.Paths = c.buildPaths()
 	c.loads = cpuLoads(c.Paths)
@@ -132,6 +136,26 @@ func (c *Case) of(d *detect.Device) *Case {
 
 // allowed are the CPUs that may serve a device.
 func (c *Case) allowed(d *detect.Device) cpuset.Set { return c.roles[d.Name] }
+
+// interruptible are the CPUs that may take a device's interrupts: those that may
+// serve it and are in irqaffinity= of the kernel command line. A policy that names
+// network CPUs is the later word.
+func (c *Case) interruptible(d *detect.Device) cpuset.Set {
+	own := c.allowed(d)
+	if boot := own.Intersect(c.bootIRQs); !boot.IsEmpty() && !c.Policy.NamesCPUs(d.Name, d.Driver) {
+		return boot
+	}
+	return own
+}
+
+// interruptibleAny are the CPUs that may take interrupts of some device.
+func (c *Case) interruptibleAny() cpuset.Set {
+	var out cpuset.Set
+	for _, p := range c.Paths {
+		out = out.Union(c.interruptible(p.dev))
+	}
+	return out
+}
 
 // allowedAny are the CPUs that may serve some device.
 func (c *Case) allowedAny() cpuset.Set {

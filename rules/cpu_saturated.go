@@ -2,7 +2,11 @@ package rules
 
 import (
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 
+	"github.com/napitune/napitune/detect"
 	"github.com/napitune/napitune/rules/plan"
 )
 
@@ -10,44 +14,79 @@ var _ = register(Rule{
 	ID:    "cpu-saturated",
 	Title: "a CPU spends its time in receive softirqs and cannot keep up",
 	Page: Page{
-		Meaning: "One CPU is busy with network work for most of the window, and work is left over when its softirq run ends. No limit or queue length changes that: " +
+		Meaning: "One CPU is busy with network work for most of the window, and bursts find no room there. No limit or queue length changes that: " +
 			"only giving part of the work to other CPUs does.",
-		Evidence:    "Softirq time of the CPU (/proc/stat), its squeezes and drops (softnet_stat), and how full its polls are (probes).",
+		Evidence: "Softirq and interrupt time of the CPU (/proc/stat); beside it its drops and squeezes (softnet_stat), the time of its ksoftirqd, and how full its polls are (probes). " +
+			"One busy queue saturates a CPU without a single squeeze: a run asks it once for 64 packets, and the budget is 300. A squeeze is counted also when nothing was left to do, " +
+			"so that squeezes alone prove no work left over; full polls, drops and a busy ksoftirqd do.",
 		Cause:       "More packets than one CPU can process: stacked interrupts, one queue, or one flow.",
 		Remedy:      "Spread: queues and interrupts first (irq-stacked, queues-unused, rss-skew), then RPS. Raising netdev_budget only makes everything else on the CPU wait longer.",
 		SideEffects: "Those of the spreading.",
-		NotWhen:     "The CPU is dedicated to this and nothing is lost.",
+		NotWhen:     "The CPU is dedicated to this and nothing is lost. Its softirq time is not the network's (/proc/softirqs tells).",
 		Source:      "net/core/dev.c net_rx_action; kernel/softirq.c handle_softirqs (ksoftirqd)",
-		Thresholds:  describe(hotSoftirq, squeezeRate, fullPolls),
+		Thresholds:  describe(saturatedSoftirq, hotSoftirq, squeezeRate, fullPolls, ksoftirqdShare, lossCount, lossShare),
 	},
 	Eval: func(c *Case) []plan.Finding {
-		var out []plan.Finding
+		if c.Basis != detect.BasisWindow {
+			return nil
+		}
+		squeezed := map[int]squeeze{}
 		for _, s := range c.squeezes() {
-			if !c.hot(s.cpu) || s.polled && s.polling.fullShare() < c.At(fullPolls) {
-				continue
+			squeezed[s.cpu] = s
+		}
+		overflow := c.ksoftirqds()
+		var out []plan.Finding
+		for _, cpu := range slices.Sorted(maps.Keys(c.CPU)) {
+			if s, often := squeezed[cpu]; c.softirq(cpu) >= c.At(saturatedSoftirq) || often && c.hot(cpu) && (!s.polled || s.polling.fullShare() >= c.At(fullPolls)) {
+				out = append(out, c.saturated(cpu, s, overflow[cpu]))
 			}
-			share := c.CPU[s.cpu]
-			f := plan.Finding{
-				Severity: plan.Problem,
-				Subject:  cpuName(s.cpu),
-				Claim: fmt.Sprintf("CPU %d spends %s of its time in softirqs and left work over %d times: spreading helps, no budget does",
-					s.cpu, percent(share.Softirq+share.IRQ), s.count),
-				Evidence: c.squeezeEvidence(s),
-				Because:  c.stackedAt(s.cpu),
-			}
-			if now, tooSmall := c.budgetTooSmall(); tooSmall {
-				f.Claim = fmt.Sprintf("CPU %d spends %s of its time in softirqs and left work over %d times: spreading helps, and a budget above %d",
-					s.cpu, percent(share.Softirq+share.IRQ), s.count, now)
-			}
-			if c.Last.Topo.Online.Len() == 1 {
-				f.Claim = fmt.Sprintf("the only CPU spends %s of its time in softirqs and left work over %d times: no budget helps", percent(share.Softirq+share.IRQ), s.count)
-				f.Operator = "this machine has one CPU and nothing to spread to: fewer packets (GRO, larger ones) or a larger machine"
-			}
-			if !s.polled {
-				f.Missing = append(f.Missing, "probes: how full the polls are, and why the runs ended")
-			}
-			out = append(out, f)
 		}
 		return out
 	},
 })
+
+// saturated says what a CPU without time left does, and what shows that work waits:
+// measured harm makes a problem of it.
+func (c *Case) saturated(cpu int, s squeeze, overflow float64) plan.Finding {
+	f := plan.Finding{
+		Severity: plan.Advice,
+		Subject:  cpuName(cpu),
+		Because:  c.stackedAt(cpu),
+		Evidence: c.cpuEvidence(cpu),
+	}
+	var signs []string
+	if s.count > 0 {
+		f.Evidence = c.squeezeEvidence(s)
+		if s.polled && s.polling.fullShare() >= c.At(fullPolls) {
+			f.Severity = plan.Problem
+			signs = append(signs, fmt.Sprintf("%d receive runs ended at a limit with %s of the polls full", s.count, percent(s.polling.fullShare())))
+		} else {
+			signs = append(signs, fmt.Sprintf("%d receive runs ended at a limit, which alone does not prove that work was left", s.count))
+		}
+	}
+	if d := c.Softnet[cpu]; c.lossy(cpu) {
+		f.Severity = plan.Problem
+		signs = append(signs, fmt.Sprintf("%d packets were dropped from its backlog", d.Dropped))
+		f.Evidence = append(f.Evidence, plan.Evidence{Metric: "backlog_dropped", Value: float64(d.Dropped), Unit: "packets", Threshold: c.At(lossCount), Source: "/proc/net/softnet_stat column 2"})
+	}
+	if overflow >= c.At(ksoftirqdShare) {
+		f.Severity = plan.Problem
+		signs = append(signs, fmt.Sprintf("ksoftirqd runs there for %s of it", percent(overflow)))
+		f.Evidence = append(f.Evidence, plan.Evidence{Metric: "ksoftirqd_share", Value: overflow, Unit: "of the CPU's time", Threshold: c.At(ksoftirqdShare), Source: "/proc/PID/stat"})
+	}
+	who := cpuName(cpu)
+	remedy := "spreading helps, no budget does"
+	if now, tooSmall := c.budgetTooSmall(); tooSmall && s.count > 0 {
+		remedy = fmt.Sprintf("spreading helps, and a budget above %d", now)
+	}
+	if c.Last.Topo.Online.Len() == 1 {
+		who, remedy = "the only CPU", "no budget helps"
+		f.Operator = "this machine has one CPU and nothing to spread to: fewer packets (GRO, larger ones) or a larger machine"
+	}
+	spends := fmt.Sprintf("%s spends %s of its time in softirqs", who, percent(c.softirq(cpu)))
+	f.Claim = strings.Join(append([]string{spends}, signs...), "; ") + ": " + remedy
+	if !s.polled {
+		f.Missing = append(f.Missing, "probes: how full the polls are, and why the runs ended")
+	}
+	return f
+}

@@ -3,7 +3,6 @@ package rules
 import (
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/napitune/napitune/detect"
 	"github.com/napitune/napitune/detect/host"
@@ -243,15 +242,4 @@ func (c *Case) udpShare() (float64, bool) {
 		return 0, false
 	}
 	return min(1, float64(udp)/float64(all)), true
-}
-
-// tunnels lists the tunnel devices of the host.
-func (c *Case) tunnels() []string {
-	var out []string
-	for _, d := range c.Last.Devices {
-		if d.Kind == "tunnel" || strings.HasPrefix(d.Name, "ppp") {
-			out = append(out, d.Name)
-		}
-	}
-	return out
 }

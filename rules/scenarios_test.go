@@ -65,6 +65,7 @@ var scenarios = []scenario{
 	{5, "queues spread over both nodes of a two-node host", sceneN(16, func(s *scene) {
 		s.nodes()
 		s.nic("eth0", "physical", even(16, 50_000)[:12], nil)
+		s.warm(12, 0.3)
 	}), []string{"irq-remote-node"}, []string{"rx-8/irq.affinity"}, []string{"rx-0/irq.affinity"}},
 	{6, "the APIC delivers every queue to every CPU", scene4(func(s *scene) {
 		s.nic("eth0", "physical", []fire{{0: 20_000, 1: 20_000, 2: 20_000, 3: 20_000}, {0: 20_000, 1: 20_000, 2: 20_000, 3: 20_000}}, nil)
@@ -86,6 +87,7 @@ var scenarios = []scenario{
 	{20, "a tuner cut 16 queues to 2", sceneN(16, func(s *scene) {
 		s.nic("eth0", "physical", even(2, 90_000), nil).Channels.MaxCombined = 16
 		s.set(knob.Device("eth0", "channels.combined"), "2")
+		s.warm(2, 0.4)
 	}), []string{"queues-unused"}, []string{"channels.combined"}, nil},
 	{26, "a few squeezes an hour and nothing else", scene4(func(s *scene) {
 		budgets(s)
@@ -128,7 +130,8 @@ var scenarios = []scenario{
 		nil, nil, []string{"channels.combined", "rps.cpus"}},
 	{37, "guest with one queue of one, saturated", scene4(func(s *scene) { s.nic("eth0", "virtio", even(1, 90_000), nil); s.heat(0, 0.9) }),
 		[]string{"virtio-host-single-queue", "rps-needed"}, []string{"rps.cpus"}, []string{"channels.combined"}},
-	{38, "one vCPU", sceneN(1, func(s *scene) { s.nic("eth0", "virtio", even(1, 90_000), nil); s.heat(0, 0.9) }), nil, nil, []string{"channels.combined", "rps.cpus"}},
+	{38, "one vCPU", sceneN(1, func(s *scene) { s.nic("eth0", "virtio", even(1, 90_000), nil); s.heat(0, 0.9) }),
+		[]string{"cpu-saturated"}, nil, []string{"channels.combined", "rps.cpus"}},
 	{39, "eight queues, one gets 90 %: UDP hashed on addresses", sceneN(8, func(s *scene) {
 		spread(s, 900_000, 10_000, 10_000, 10_000, 10_000, 10_000, 10_000, 10_000).HashFields = map[string]string{"udp4": "sd"}
 		s.set(knob.Device("eth0", "rss.hash.udp4"), "sd")

@@ -237,15 +237,23 @@ type Writer struct {
 }
 
 // Watched reports whether a process of this name matters to packet
-// processing: softirq, NAPI, backlog and vhost threads, and the daemons that
-// write the same settings as napitune. The order of the list is of no meaning.
+// processing: softirq, NAPI, backlog and vhost threads, the daemons that write
+// the same settings as napitune, and sensors. The order of the list is of no meaning.
 func Watched(comm string) bool {
 	for _, prefix := range watchedPrefixes {
 		if len(comm) >= len(prefix) && comm[:len(prefix)] == prefix {
 			return true
 		}
 	}
-	return watchedNames[comm]
+	return watchedNames[comm] || Sensor(comm)
+}
+
+// Sensor reports whether a process of this name looks at packets as they were
+// sent: an intrusion detection or capture program that runs for good.
+func Sensor(comm string) bool { return sensors[comm] }
+
+var sensors = map[string]bool{
+	"suricata": true, "Suricata-Main": true, "zeek": true, "snort": true, "snort3": true, "arkime-capture": true, "stenotype": true,
 }
 
 // Thread name forms: kernel/softirq.c (ksoftirqd/N), net/core/dev.c
