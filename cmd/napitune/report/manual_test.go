@@ -119,7 +119,7 @@ func TestExplainWords(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := Manual{Rules: rules.All(), Terms: terms}
-	for id, want := range map[string]string{"budget-packets": "NAPI, poll, weight, squeeze, full poll", "cpu-steal": "steal", "irq-churn": ""} {
+	for id, want := range map[string]string{"budget-packets": "NAPI, poll, weight, squeeze, full poll", "cpu-steal": "steal", "rss-udp-hash": ""} {
 		r, _ := rules.Lookup(id)
 		var got []string
 		for _, term := range m.words(r) {
