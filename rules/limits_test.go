@@ -64,7 +64,7 @@ func impossible(s *detect.Snapshot, policy profiles.Policy, ref knob.Ref, value 
 		if n&(n-1) != 0 {
 			return "no power of two"
 		}
-		return number(0, 1<<20)
+		return number(0, 1<<29) // rps_sock_flow_sysctl refuses more
 	case "napi_defer_hard_irqs":
 		return number(0, 100)
 	case "gro_flush_timeout":

@@ -207,6 +207,35 @@ var boundaries = []boundary{
 		s.heat(0, 0.9)
 		return s
 	}},
+	{"sensor-tx-share", "sensor-packets", 0.0099, 0.0101, at(4, func(s *scene, x float64) {
+		s.sensor("suricata")
+		s.sent("eth0", uint64(2_000_000*x))
+	})},
+	{"loss-packets", "backlog-drops", 9, 10, at(4, func(s *scene, x float64) {
+		s.set(knob.Global(backlog), "1000")
+		s.obs.Softnet[1] = detect.SoftnetDelta{Processed: 1000, Dropped: uint64(x)}
+	})},
+	{"loss-share", "backlog-drops", 0.000099, 0.000101, at(4, func(s *scene, x float64) {
+		s.set(knob.Global(backlog), "1000")
+		s.obs.Softnet[1] = detect.SoftnetDelta{Processed: 10_000_000, Dropped: uint64(math.Round(10_000_000 * x / (1 - x)))}
+	})},
+	{"latency-packet-rate", "coalescing-for-wrong-load", 99, 101, at(4, func(s *scene, x float64) {
+		moderation(busyNIC(s, "physical", 100), false, 50)
+		s.receive("eth0", uint64(10*x))
+		s.latency = true
+	})},
+	{"rfs-proportion", "rfs-size", 1.98, 2.02, at(8, func(s *scene, x float64) { rfs(s, 2, 1000, int(500*x)) })},
+	{"tunnel-share", "tunnel-hash", 0.495, 0.505, at(4, func(s *scene, x float64) {
+		oneFlow(s)
+		s.receive("eth0", 1_000_000)
+		s.tunnel("gre1", "", uint64(1_000_000*x))
+	})},
+	{"rps-call-rate", "rps-unneeded", 4_950, 5_050, at(4, func(s *scene, x float64) { s.calledRPS(uint64(x), 0.1, 0.05) })},
+	{"rps-small-host", "rps-unneeded", 4, 5, func(x float64) *scene {
+		s := newScene(int(x))
+		s.calledRPS(9_000, 0.1, 0.05)
+		return s
+	}},
 	{"saturated-softirq-share", "rps-needed", 0.845, 0.855, at(16, func(s *scene, x float64) {
 		s.nic("eth0", "physical", even(4, 400_000), nil)
 		for i := range 4 {
