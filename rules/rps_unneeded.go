@@ -11,7 +11,7 @@ import (
 
 var (
 	rpsCalls = threshold("rps-call-rate", 5_000, "calls/s to one CPU",
-		"each call interrupts another CPU and costs some microseconds on both, more where the other one sleeps (20 to 150 µs were measured): 5,000 a second are a few per cent of a slow CPU, and five packets in a millisecond that wait for one",
+		"each call interrupts another CPU and costs some microseconds on both, more where the other one sleeps (20 to 150 µs were measured): 5,000 a second are a few per cent of a slow CPU",
 		"a measured cost per call")
 	smallHost = threshold("rps-small-host", 4, "CPUs",
 		"field reports of RPS that cost more than it brought are of routers with two to four slow CPUs; with more, CPUs that would idle take part",
