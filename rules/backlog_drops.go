@@ -68,7 +68,7 @@ func evalBacklog(c *Case) []plan.Finding {
 		return []plan.Finding{f}
 	}
 	if !c.losesMany(dropped, handled) {
-		f.Claim += "; too few to act on"
+		f.Claim += "; too few, or too small a part, to act on"
 		return []plan.Finding{f}
 	}
 	f.Severity = plan.Problem

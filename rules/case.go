@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"iter"
 	"slices"
+	"strings"
 
 	"github.com/napitune/napitune/detect"
 	"github.com/napitune/napitune/detect/cpuset"
@@ -89,13 +90,22 @@ func (c *Case) blame(findings []plan.Finding) {
 // keepsBusy reports whether a device's queue is served by this hot CPU.
 func (c *Case) keepsBusy(device, cpu string) bool {
 	if d := c.Last.Device(device); d != nil {
-		if serving := c.servingCPU(d); serving >= 0 && cpuName(serving) == cpu && c.hot(serving) {
+		if serving := c.servingCPU(d); serving >= 0 && names(cpu, serving) && c.hot(serving) {
 			return true
 		}
 	}
 	return slices.ContainsFunc(c.Paths, func(p *path) bool {
-		return p.dev.Name == device && cpuName(p.home()) == cpu && c.hot(p.home())
+		return p.dev.Name == device && names(cpu, p.home()) && c.hot(p.home())
 	})
+}
+
+// names reports whether a finding's subject is a CPU, or several with it among them.
+func names(subject string, cpu int) bool {
+	if list, several := strings.CutPrefix(subject, "CPUs "); several {
+		set, err := cpuset.ParseList(list)
+		return err == nil && cpu >= 0 && set.Has(cpu)
+	}
+	return subject == cpuName(cpu)
 }
 
 // follows is 1 for a finding that names another as its cause.
@@ -114,9 +124,7 @@ func newCase(o *detect.Observation, policy profiles.Policy) *Case {
 	for _, d := range o.Last.Devices {
 		c.roles[d.Name] = policy.DeviceRoles(o.Last.AllowedCPUs(), d.Name, d.Driver)
 	}
-	if set, err := cpuset.ParseList(o.Last.Cmdline["irqaffinity"]); err == nil {
-		c.bootIRQs = set
-	}
+	c.bootIRQs = o.Last.BootIRQs()
 	c.rows, c.firstRows = rowsByNumber(&o.Last.IRQs), rowsByNumber(&o.First.IRQs)
 	c.Paths = c.buildPaths()
 	c.loads = cpuLoads(c.Paths)

@@ -1151,6 +1151,15 @@ func TestReasons(t *testing.T) {
 			s.set(knob.Global(budgetKnob), "2400")
 			s.squeezed(1, 500, "packets", 0.9, 60)
 		}},
+		"units that the hardware merged": {"budget-time", "whether packets are dear is not known", func(s *scene) {
+			timeOver(s, 8).Features["rx-gro-hw"] = host.Feature{On: true}
+		}},
+		"a tickless CPU": {"budget-packets", "the CPU is isolated", func(s *scene) {
+			budgets(s)
+			s.squeezed(1, 500, "packets", 0.9, 6)
+			s.snap.Topo.NohzFull = cpuset.Of(1)
+		}},
+		"moderation is on": {"gro-short-polls", "moderates its interrupts already", func(s *scene) { moderation(shortTCP(s, "physical"), true, 8) }},
 		"time limit at its end": {"budget-time", "the limit is 4 ticks", func(s *scene) {
 			budgets(s)
 			s.set(knob.Global(usecsKnob), "16000")
@@ -1198,4 +1207,44 @@ func TestRPSArithmetic(t *testing.T) {
 		return
 	}
 	t.Error("no rps-needed")
+}
+
+// TestSaturatedTogether: many CPUs alike are one finding, which does not send work
+// to CPUs that have no time either.
+func TestSaturatedTogether(t *testing.T) {
+	for name, tc := range map[string]struct {
+		make        func(s *scene)
+		claim, want string
+		findings    int
+	}{
+		"all eight":      {func(s *scene) { s.warm(8, 0.95) }, "CPUs 0-7 each spend 95 %", "no other CPU is half idle", 1},
+		"four of eight":  {func(s *scene) { s.warm(4, 0.95) }, "CPUs 0-3 each spend 95 %", "giving part of it to other CPUs does", 1},
+		"three of eight": {func(s *scene) { s.warm(3, 0.95) }, "CPU 0 spends 95 %", "giving part of it to other CPUs does", 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(8)
+			tc.make(s)
+			var claims []string
+			for _, f := range rules.Evaluate(s.obs, profiles.Balanced()) {
+				if f.ID == "cpu-saturated" {
+					claims = append(claims, f.Claim)
+				}
+			}
+			if len(claims) != tc.findings || !strings.Contains(claims[0], tc.claim) || !strings.Contains(claims[0], tc.want) {
+				t.Errorf("%d claims %q, want %d with %q and %q", len(claims), claims, tc.findings, tc.claim, tc.want)
+			}
+		})
+	}
+}
+
+// TestSaturatedCause: CPUs told together refer to the device that keeps them busy.
+func TestSaturatedCause(t *testing.T) {
+	s := newScene(16)
+	s.nic("eth0", "physical", even(4, 400_000), nil)
+	s.warm(4, 0.95)
+	for _, f := range rules.Evaluate(s.obs, profiles.Balanced()) {
+		if f.ID == "cpu-saturated" && (f.Subject != "CPUs 0-3" || f.Because != "rps-needed/eth0") {
+			t.Errorf("%s is because of %q", f.Subject, f.Because)
+		}
+	}
 }

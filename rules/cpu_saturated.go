@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/napitune/napitune/detect"
+	"github.com/napitune/napitune/detect/cpuset"
 	"github.com/napitune/napitune/rules/plan"
 )
 
@@ -41,9 +42,46 @@ var _ = register(Rule{
 				out = append(out, c.saturated(cpu, s, overflow[cpu]))
 			}
 		}
-		return out
+		return c.joinSaturated(out)
 	},
 })
+
+// joinSaturated makes one finding of more than three CPUs that are alike: busy, with
+// nothing lost and no other cause named. Which they are is what people want to read.
+func (c *Case) joinSaturated(findings []plan.Finding) []plan.Finding {
+	const separate = 3
+	var out []plan.Finding
+	var cpus []int
+	for _, f := range findings {
+		var cpu int
+		if _, err := fmt.Sscanf(f.Subject, "CPU %d", &cpu); err != nil || f.Severity > plan.Advice || f.Because != "" || len(f.Evidence) != 1 {
+			out = append(out, f)
+			continue
+		}
+		cpus = append(cpus, cpu)
+	}
+	if len(cpus) <= separate {
+		return findings
+	}
+	set, least := cpuset.Of(cpus...), 1.0
+	for _, cpu := range cpus {
+		least = min(least, c.softirq(cpu))
+	}
+	joined := c.saturated(set.Min(), squeeze{}, 0)
+	joined.Subject = "CPUs " + set.String()
+	joined.Claim = fmt.Sprintf("CPUs %s each spend %s of their time or more in softirqs: %s", set, percent(least), c.relieves(set))
+	return append(out, joined)
+}
+
+// relieves says what would take work off saturated CPUs.
+func (c *Case) relieves(cpus cpuset.Set) string {
+	for cpu := range c.Allowed.Minus(cpus).All() {
+		if share, known := c.CPU[cpu]; known && share.Idle >= 0.5 {
+			return "no budget helps, giving part of it to other CPUs does"
+		}
+	}
+	return "no budget helps, and no other CPU is half idle: less work per packet (GRO, moderation, fewer filters), fewer packets or more CPUs do"
+}
 
 // saturated says what a CPU without time left does, and what shows that work waits:
 // measured harm makes a problem of it.
@@ -53,6 +91,9 @@ func (c *Case) saturated(cpu int, s squeeze, overflow float64) plan.Finding {
 		Subject:  cpuName(cpu),
 		Because:  c.stackedAt(cpu),
 		Evidence: c.cpuEvidence(cpu),
+	}
+	for i := range f.Evidence {
+		f.Evidence[i].Threshold = c.At(saturatedSoftirq)
 	}
 	var signs []string
 	if s.count > 0 {
@@ -74,10 +115,15 @@ func (c *Case) saturated(cpu int, s squeeze, overflow float64) plan.Finding {
 		signs = append(signs, fmt.Sprintf("ksoftirqd runs there for %s of it", percent(overflow)))
 		f.Evidence = append(f.Evidence, plan.Evidence{Metric: "ksoftirqd_share", Value: overflow, Unit: "of the CPU's time", Threshold: c.At(ksoftirqdShare), Source: "/proc/PID/stat"})
 	}
+	p, probed := c.cpuPolling(cpu)
+	if probed && s.count == 0 && p.fullShare() >= c.At(fullPolls) {
+		signs = append(signs, fmt.Sprintf("%s of its polls are full, so that more is always waiting", percent(p.fullShare())))
+		f.Evidence = append(f.Evidence, plan.Evidence{Metric: "full_polls", Value: p.fullShare(), Unit: "of polls with work", Threshold: c.At(fullPolls), Source: "probe napi"})
+	}
 	who := cpuName(cpu)
-	remedy := "spreading helps, no budget does"
+	remedy := c.relieves(cpuset.Of(cpu))
 	if now, tooSmall := c.budgetTooSmall(); tooSmall && s.count > 0 {
-		remedy = fmt.Sprintf("spreading helps, and a budget above %d", now)
+		remedy = fmt.Sprintf("giving part of it to other CPUs helps, and a budget above %d", now)
 	}
 	if c.Last.Topo.Online.Len() == 1 {
 		who, remedy = "the only CPU", "no budget helps"
@@ -85,7 +131,7 @@ func (c *Case) saturated(cpu int, s squeeze, overflow float64) plan.Finding {
 	}
 	spends := fmt.Sprintf("%s spends %s of its time in softirqs", who, percent(c.softirq(cpu)))
 	f.Claim = strings.Join(append([]string{spends}, signs...), "; ") + ": " + remedy
-	if !s.polled {
+	if !probed && !s.polled {
 		f.Missing = append(f.Missing, "probes: how full the polls are, and why the runs ended")
 	}
 	return f
