@@ -15,14 +15,18 @@ var _ = register(Rule{
 	ID:    "budget-time",
 	Title: "receive runs end because their time is up",
 	Page: Page{
-		Meaning: "Linux takes received packets in short runs (the receive softirq), during which programs on that CPU wait. One run may last netdev_budget_usecs (two timer ticks by default). " +
-			"On this CPU the runs end at that limit, before the packet budget is used up.",
-		Evidence:    "Squeezes with less work than netdev_budget and at least the limit in ticks between the start of the run and its last poll; the causes add up to time_squeeze.",
-		Cause:       "Each packet is dear (filters, connection tracking, tunnels, no GRO), or the virtual CPU was not running (steal). The time limit is only where it shows.",
-		Remedy:      "Look at steal, at GRO and at the cost per packet first. Only if packets are cheap, the CPU has idle time and polls are full: raise the limit by two ticks, at most to four.",
-		SideEffects: "Everything else on that CPU waits up to the new limit.",
+		Meaning: "Linux takes received packets in short runs (the receive softirq), during which programs on that CPU wait. One run may last netdev_budget_usecs. " +
+			"On this CPU the runs end at that limit, before the packet limit (netdev_budget) is reached. The rest is taken in the next run, mostly at once; budget-packets says when it has to wait.",
+		Evidence: "Runs that took less than netdev_budget and whose last poll ended when the limit had passed, counted in ticks of the kernel's clock (jiffies) as the kernel does; the causes add up to time_squeeze. " +
+			"The default is two ticks: 2 ms where the clock ticks 1,000 times a second (HZ=1000), 8 ms at HZ=250, 20 ms at HZ=100. " +
+			"From Linux 4.12 on it was a fixed 2 ms, until that was mended before 5.10; RHEL 8 had it up to 8.3. Where a tick is longer than 1 ms, that is a single tick, and runs end early for no reason.",
+		Cause: "Each packet is dear (filters, connection tracking, tunnels, no GRO), or the virtual CPU was not running (steal). The time limit is only where it shows.",
+		Remedy: "Look at steal, at GRO and at the cost per packet first. Only if packets are cheap, the CPU has idle time and polls are full: raise the limit by two ticks, at most to four ticks and never above 16 ms. " +
+			"With ticks of 10 ms (HZ=100) that is never: the default of two ticks is 20 ms already, and one step up would let a run hold the CPU for 40 ms. " +
+			"A limit of less than two ticks is put right first.",
+		SideEffects: "Programs, other softirqs and ordinary timers of that CPU wait for a run up to the new limit, and one poll beyond it: the clock is looked at after a poll.",
 		NotWhen:     "On isolated or real-time CPUs, on a saturated CPU, or under steal.",
-		Source:      "net/core/dev.c net_rx_action; include/linux/jiffies.h (the limit is rounded up to ticks)",
+		Source:      "net/core/dev.c net_rx_action and netdev_budget_usecs; include/linux/jiffies.h (the limit is rounded up to ticks)",
 		Thresholds:  describe(squeezeRate, squeezeExplained, packetCost, stealShare, roomIdle, budgetTimeLimit),
 	},
 	Eval: func(c *Case) []plan.Finding {

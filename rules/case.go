@@ -45,7 +45,7 @@ func Evaluate(o *detect.Observation, policy profiles.Policy) []plan.Finding {
 // Judge is Evaluate, with what the interrupt placement behind the findings is
 // predicted to do to each CPU.
 func Judge(o *detect.Observation, policy profiles.Policy) ([]plan.Finding, []plan.Placement) {
-	c := newCase(o, policy)
+	c := newCase(ordered(o), policy)
 	var out []plan.Finding
 	for _, r := range All() {
 		for _, f := range r.Eval(c) {

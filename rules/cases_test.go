@@ -762,6 +762,37 @@ var ruleCases = []ruleCase{
 		s.set(knob.Device("eth0", "ring.rx"), "4096")
 		lose(s, "eth0", 9000)
 	}), problem, []string{}},
+	{"sensor-packets", "fires", "GRO on below a sensor's mirror port", scene4(func(s *scene) { s.sensor("suricata") }), advice, []string{"eth0/feature.rx-gro off"}},
+	{"sensor-packets", "fires", "nothing merged, and a hash by direction: a note", scene4(func(s *scene) {
+		s.sensor("zeek")
+		s.snap.Devices[0].Features["rx-gro"] = host.Feature{}
+	}), note, []string{}},
+	{"sensor-packets", "must not", "nothing merged, and a symmetric key", scene4(func(s *scene) {
+		s.sensor("zeek")
+		s.snap.Devices[0].Features["rx-gro"] = host.Feature{}
+		s.snap.Devices[0].RSS.Key = []byte{0x6d, 0x5a, 0x6d, 0x5a, 0x6d, 0x5a}
+	}), silent, []string{}},
+	{"sensor-packets", "must not", "the port carries connections of this host", scene4(func(s *scene) {
+		s.sensor("suricata")
+		s.sent("eth0", 900_000)
+	}), silent, []string{}},
+	{"sensor-packets", "must not", "no sensor", scene4(func(s *scene) { s.sensor("nginx") }), silent, []string{}},
+	{"sensor-packets", "missing", "packets unknown", scene4(func(s *scene) { s.sensor("suricata"); s.obs.Device["eth0"] = detect.DeviceDelta{} }), silent, []string{}},
+
+	{"rps-unneeded", "fires", "four CPUs, a quarter of one is all the work", scene4(func(s *scene) { s.calledRPS(9_000, 0.1, 0.05) }), advice, []string{"eth0/rx-0/rps.cpus "}},
+	{"rps-unneeded", "fires", "latency on eight CPUs, more than one should take alone: a word, no change", sceneN(8, func(s *scene) { s.calledRPS(9_000, 0.3, 0.2); s.latency = true }), advice, []string{}},
+	{"rps-unneeded", "must not", "eight CPUs under the balanced policy", sceneN(8, func(s *scene) { s.calledRPS(9_000, 0.1, 0.02) }), silent, []string{}},
+	{"rps-unneeded", "must not", "hardly any calls", scene4(func(s *scene) { s.calledRPS(400, 0.1, 0.05) }), silent, []string{}},
+	{"rps-unneeded", "must not", "without RPS it would saturate", scene4(func(s *scene) { s.calledRPS(9_000, 0.3, 0.15) }), silent, []string{}},
+	{"rps-unneeded", "must not", "RFS steers to the readers", scene4(func(s *scene) {
+		s.calledRPS(9_000, 0.1, 0.05)
+		s.set(knob.Global("net.core.rps_sock_flow_entries"), "32768")
+		s.set(knob.Rx("eth0", 0, "rps.flow_cnt"), "32768")
+	}), silent, nil},
+	{"rps-unneeded", "missing", "time of a CPU unknown", scene4(func(s *scene) { s.calledRPS(9_000, 0.1, 0.05); delete(s.obs.CPU, 2) }), silent, []string{}},
+	{"rps-unneeded", "missing", "no softnet_stat", scene4(func(s *scene) { s.calledRPS(9_000, 0.1, 0.05); s.obs.Softnet = nil }), silent, []string{}},
+	{"rps-unneeded", "missing", "totals since boot", scene4(func(s *scene) { s.calledRPS(9_000, 0.1, 0.05); s.sinceBoot() }), silent, nil},
+
 	{"rfs-size", "fires", "queue tables without the global one", scene4(func(s *scene) {
 		s.nic("eth0", "physical", even(2, 9000), nil)
 		s.set(knob.Global("net.core.rps_sock_flow_entries"), "0")

@@ -85,6 +85,13 @@ func (s *scene) receive(dev string, packets uint64) {
 	s.obs.Device[dev] = d
 }
 
+// sent sets a device's sent packets in the window.
+func (s *scene) sent(dev string, packets uint64) {
+	d := s.obs.Device[dev]
+	d.Counters.TxPackets = packets
+	s.obs.Device[dev] = d
+}
+
 func budgets(s *scene) {
 	s.set(knob.Global("net.core.netdev_budget"), "300")
 	s.set(knob.Global("net.core.netdev_budget_usecs"), "8000")

@@ -79,7 +79,7 @@ func (c *Case) usefulQueues(d *detect.Device) (want int, bounded bool) {
 	if d.Kind != "virtio" {
 		cpus = c.Last.Topo.Cores(c.local(d))
 	}
-	if cpus > 0 {
+	if !c.Last.Topo.Online.IsEmpty() { // known; none of them may be left for network work
 		return min(want, cpus), true
 	}
 	return want, false
