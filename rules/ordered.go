@@ -28,7 +28,7 @@ func ordered(o *detect.Observation) *detect.Observation {
 				cmp.Compare(a.ID, b.ID), cmp.Compare(a.Slot, b.Slot), cmp.Compare(a.Queue, b.Queue), cmp.Compare(a.CPU, b.CPU))
 		})
 		p.GRO = sorted(p.GRO, func(a, b counters.GRO) int {
-			return cmp.Or(cmp.Compare(a.IfIndex, b.IfIndex), cmp.Compare(a.Device, b.Device))
+			return cmp.Or(cmp.Compare(a.NetNS, b.NetNS), cmp.Compare(a.IfIndex, b.IfIndex), cmp.Compare(a.Device, b.Device))
 		})
 		p.ControlReads = sorted(p.ControlReads, func(a, b counters.ControlRead) int { return cmp.Compare(a.Device, b.Device) })
 		out.Probes = &p
