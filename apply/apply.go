@@ -94,9 +94,11 @@ type Options struct {
 	// Owners says by name what to do about those who write the same settings;
 	// "" is for all who are not named.
 	Owners map[string]Choice
-	// ConfirmWithin, if positive, leaves the transaction unconfirmed with a
-	// deadline: it must be confirmed until then or be rolled back by
-	// Applier.ConfirmWithin or by a timer that calls RollbackUnconfirmed.
+	// ConfirmWithin, if positive, gives the transaction a deadline, counted from
+	// its first record. An apply that is not done by then, with Verify and Replan,
+	// is rolled back with ErrUnconfirmed; one that is done is left unconfirmed, and
+	// must be confirmed until then or be rolled back by Applier.ConfirmBy or by a
+	// timer that calls RollbackUnconfirmed.
 	ConfirmWithin time.Duration
 	// Arm is called with the transaction's ID before the first write, so that a
 	// timer outside this process is running should the process or the
@@ -105,7 +107,7 @@ type Options struct {
 	// Verify is called after the last write, for measuring; an error rolls back.
 	Verify func(ctx context.Context) error
 	// Replan makes a new plan of what had to wait for earlier changes, while
-	// a plan is not complete; at most maxRounds plans are carried out. nil
+	// a plan is not complete; at most MaxRounds plans are carried out. nil
 	// leaves the rest undone.
 	Replan func(ctx context.Context) (plan.Plan, error)
 	// LeaveOut, if set, is told of every change that the host does not take, and
@@ -118,10 +120,10 @@ type Options struct {
 	restores bool // see Applier.Restore
 }
 
-// maxRounds bounds how often the rest of a plan is planned again. Queues first,
+// MaxRounds bounds how often the rest of a plan is planned again. Queues first,
 // then what hangs on them, makes two; the third is for drivers that change more
 // than was asked.
-const maxRounds = 3
+const MaxRounds = 3
 
 func (a *Applier) clock() func() time.Time {
 	if a.Now == nil {
@@ -194,6 +196,13 @@ func (a *Applier) apply(ctx context.Context, dir string, origin plan.Origin, all
 		return Result{}, fmt.Errorf("apply: %w", err)
 	}
 	r.result.Skipped, r.result.Warnings = checked.skipped, checked.warnings
+	if o.ConfirmWithin > 0 {
+		// Whoever waits for an answer under the lock keeps everybody else from
+		// rolling back.
+		var stop context.CancelFunc
+		ctx, stop = context.WithTimeoutCause(ctx, r.t.deadline.Sub(a.clock()()), ErrUnconfirmed)
+		defer stop()
+	}
 	cause := r.carryOut(ctx, p, checked)
 	if cause == nil {
 		return r.finish()
@@ -212,7 +221,7 @@ func (a *Applier) begin(dir string, origin plan.Origin, all []*transaction, p pl
 	now := a.clock()().UTC()
 	t := &transaction{
 		id: fmt.Sprintf("%s-%03d", now.Format("20060102-150405"), number), number: number, at: now,
-		origin: origin, plan: &p, state: Journaled, keep: map[knob.Ref]string{}, foreign: map[knob.Ref]bool{}, restores: o.restores,
+		origin: origin, profile: p.Profile, state: Journaled, keep: map[knob.Ref]string{}, foreign: map[knob.Ref]bool{}, restores: o.restores,
 	}
 	if o.ConfirmWithin > 0 {
 		t.deadline = now.Add(o.ConfirmWithin)
@@ -220,7 +229,7 @@ func (a *Applier) begin(dir string, origin plan.Origin, all []*transaction, p pl
 	r := &run{a: a, dir: dir, o: o, t: t, j: a.journalOf(dir, t), result: Result{ID: t.id, State: Journaled}}
 	err := r.j.append(record{
 		Type: recordBegin, Version: journalVersion, Number: number, Tool: a.Version,
-		Origin: &origin, Plan: &p, Deadline: t.deadline, Restores: t.restores,
+		Origin: &origin, Plan: &p, Deadline: t.deadline, Restores: t.restores, Holder: a.Holder,
 	})
 	if err == nil && o.ConfirmWithin > 0 && o.Arm != nil {
 		if armErr := o.Arm(t.id, o.ConfirmWithin); armErr != nil {
@@ -258,11 +267,11 @@ func (r *run) carryOut(ctx context.Context, p plan.Plan, c checked) error {
 			if err := ctx.Err(); err != nil {
 				return fmt.Errorf("stopped: %w", context.Cause(ctx))
 			}
-			if err := r.tolerate(s, r.change(s)); err != nil {
+			if err := r.tolerate(s.change.Ref, r.change(s)); err != nil {
 				return err
 			}
 		}
-		if p.Complete || r.o.Replan == nil || round == maxRounds {
+		if p.Complete || r.o.Replan == nil || round == MaxRounds {
 			break
 		}
 		var err error
@@ -274,26 +283,25 @@ func (r *run) carryOut(ctx context.Context, p plan.Plan, c checked) error {
 		}
 	}
 	r.result.Complete = p.Complete
-	if r.o.Verify == nil {
-		return nil
+	if r.o.Verify != nil {
+		if err := r.o.Verify(ctx); err != nil {
+			return fmt.Errorf("verify: %w", err)
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("stopped: %w", context.Cause(ctx))
+		}
 	}
-	if err := r.o.Verify(ctx); err != nil {
-		return fmt.Errorf("verify: %w", err)
-	}
-	if ctx.Err() != nil {
-		return fmt.Errorf("stopped: %w", context.Cause(ctx))
-	}
-	return nil
+	return r.settle()
 }
 
 // tolerate tells of a change that left its setting as it was, where that is
 // wanted. Any other error stays one.
-func (r *run) tolerate(s step, err error) error {
+func (r *run) tolerate(ref knob.Ref, err error) error {
 	var left *untouched
 	if r.o.LeaveOut == nil || !errors.As(err, &left) {
 		return err
 	}
-	r.o.LeaveOut(s.change.Ref, err)
+	r.o.LeaveOut(ref, err)
 	return nil
 }
 
@@ -337,7 +345,6 @@ func (r *run) next(ctx context.Context) (plan.Plan, checked, error) {
 
 // finish closes a transaction whose writes are all made.
 func (r *run) finish() (Result, error) {
-	r.settle()
 	r.t.state = Unconfirmed
 	err := r.j.append(record{Type: recordApplied, Deadline: r.t.deadline})
 	if err == nil && r.o.ConfirmWithin <= 0 {

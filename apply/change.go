@@ -3,6 +3,7 @@ package apply
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/napitune/napitune/detect/cpuset"
@@ -22,7 +23,7 @@ func (r *run) change(s step) error {
 		out.Address = at
 	}
 	if now == s.change.After {
-		out.Reason = "it is so already"
+		out.Verdict, out.Reason = pending(r.view, ref, now, "it is so already")
 		r.report(out)
 		return nil
 	}
@@ -58,15 +59,15 @@ func (r *run) present(s step, at string) (string, error) {
 
 // intend puts the intent on disk.
 func (r *run) intend(s step, at, now string) (*entry, error) {
+	others, err := sides(r.view, s.kind, s.change.Ref, s.change.After)
+	napis, napiErr := specialNAPIs(r.view, s.kind, s.change.Ref)
+	if err = errors.Join(err, napiErr); err != nil {
+		return nil, &untouched{fmt.Errorf("%s: %w", s.change.Ref, err)}
+	}
 	e := &entry{
 		seq: len(r.t.entries) + 1, ref: s.change.Ref, before: now, after: s.change.After,
-		sides: sides(r.view, s.kind, s.change.Ref, s.change.After), moved: map[knob.Ref]string{}, lost: map[knob.Ref]bool{},
+		sides: others, napis: napis, moved: map[knob.Ref]string{}, lost: map[knob.Ref]bool{},
 	}
-	napis, err := specialNAPIs(r.view, s.kind, s.change.Ref)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", s.change.Ref, err)
-	}
-	e.napis = napis
 	err = r.j.append(record{
 		Type: recordIntent, Seq: e.seq, Ref: &e.ref, Address: at, Before: now, After: e.after,
 		Sides: refTexts(e.sides), NAPIs: napis,
@@ -97,10 +98,7 @@ func (r *run) look(s step, e *entry, out Outcome, writeErr error) error {
 		e.failure = writeErr.Error()
 	}
 	r.a.log().Info("write", "knob", e.ref.String(), "old", e.before, "new", e.after, "observed", out.Observed, "txn", r.t.id, "err", writeErr)
-	err := r.j.append(record{
-		Type: recordDone, Seq: e.seq, Observed: e.observed, Verdict: e.verdict, Error: e.failure,
-		Moved: refTexts(e.moved), Lost: setTexts(e.lost),
-	})
+	err := r.j.append(r.done(e))
 	r.report(out)
 	var failed error
 	switch {
@@ -197,20 +195,58 @@ func pending(v knob.View, ref knob.Ref, want, reason string) (Verdict, string) {
 }
 
 // settle looks again at interrupts that had not moved yet: by the end of the
-// transaction most have. One whose wish went back could not be moved at all
-// (kernel/irq/migration.c drops the wish on errors); that is shown as refused.
-func (r *run) settle() {
+// transaction most have. A wish that went back could not be carried out, of
+// which the write said nothing (kernel/irq/migration.c, irq_move_masked_irq,
+// drops it on errors): that is a change the host did not take.
+func (r *run) settle() error {
+	var errs []error
 	for i := range r.result.Changes {
-		out := &r.result.Changes[i]
-		kind, ok := knob.Lookup(out.Ref.Kind)
-		if out.Verdict != VerdictPending || !ok {
-			continue
+		if r.result.Changes[i].Verdict == VerdictPending {
+			errs = append(errs, r.settleOne(&r.result.Changes[i]))
 		}
-		state := kind.Read(r.view, out.Ref)
-		if !state.Has() || state.Value != out.After {
-			out.Verdict, out.Observed, out.Reason = VerdictRefused, state.Value, "the kernel dropped the move: no CPU of the mask could take the interrupt"
-			continue
-		}
+	}
+	return errors.Join(errs...)
+}
+
+func (r *run) settleOne(out *Outcome) error {
+	kind, ok := knob.Lookup(out.Ref.Kind)
+	if !ok {
+		return nil
+	}
+	at := address(r.view, out.Ref)
+	state := kind.Read(r.view, out.Ref)
+	e := r.entryAt(at)
+	switch {
+	case !state.Has():
+		return fmt.Errorf("%s: read back: %s: %s", describe(out.Ref, at), state.Status, state.Reason)
+	case state.Value == out.After:
 		out.Verdict, out.Reason = pending(r.view, out.Ref, out.After, "")
+		return nil
+	case e == nil || state.Value != e.before:
+		// Not a wish that went back, and nothing that this transaction may undo.
+		out.Verdict, out.Observed, out.Reason = VerdictApplied, state.Value, "somebody else has set it since"
+		r.result.Warnings = append(r.result.Warnings, fmt.Sprintf("%s was set to %q and is %q: %s", describe(out.Ref, at), out.After, state.Value, out.Reason))
+		return nil
+	}
+	out.Verdict, out.Observed, out.Reason = VerdictRefused, state.Value, "the kernel dropped the move: no CPU of the mask could take the interrupt"
+	e.verdict, e.observed, e.failure = out.Verdict, &state.Value, out.Reason
+	dropped := fmt.Errorf("%s: %w: it is %q again and should be %q: %s", describe(out.Ref, at), ErrNotTaken, state.Value, out.After, out.Reason)
+	return errors.Join(r.tolerate(out.Ref, &untouched{dropped}), r.j.append(r.done(e)))
+}
+
+// entryAt is the last write to an address; nil if there was none.
+func (r *run) entryAt(at string) *entry {
+	for _, e := range slices.Backward(r.t.entries) {
+		if address(r.view, e.ref) == at {
+			return e
+		}
+	}
+	return nil
+}
+
+func (r *run) done(e *entry) record {
+	return record{
+		Type: recordDone, Seq: e.seq, Observed: e.observed, Verdict: e.verdict, Error: e.failure,
+		Moved: refTexts(e.moved), Lost: setTexts(e.lost),
 	}
 }

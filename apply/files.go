@@ -23,4 +23,8 @@ type Files struct {
 	// in the file for others to read, and fails at once with ErrLocked and the
 	// other's text where another has it.
 	Lock func(name, holder string) (release func() error, err error)
+	// Held reports whether a process has the lock, and the holder that it left.
+	// It makes and writes nothing, and no Lock fails because of it. nil means
+	// that this cannot be told.
+	Held func(name string) (holder string, held bool, err error)
 }

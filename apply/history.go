@@ -46,10 +46,7 @@ func (a *Applier) note(what string, t *transaction, r Result) error {
 	if t.restores {
 		return nil // it brings back what the history tells already
 	}
-	e := Event{At: a.clock()().UTC(), Boot: t.origin.BootID, ID: t.id, Event: what, State: r.State, Changes: r.Changes, Restored: r.Restored}
-	if t.plan != nil {
-		e.Profile = t.plan.Profile
-	}
+	e := Event{Profile: t.profile, At: a.clock()().UTC(), Boot: t.origin.BootID, ID: t.id, Event: what, State: r.State, Changes: r.Changes, Restored: r.Restored}
 	return a.keep(e)
 }
 

@@ -17,9 +17,12 @@ import (
 	"github.com/napitune/napitune/rules/plan"
 )
 
-// journalVersion is the form of the records. A reader refuses newer ones: a
+// journalVersion is the form of the records. A reader undoes no newer ones: a
 // transaction that it half understands it would half undo.
 const journalVersion = 1
+
+// errNewer is the damage of a journal that a newer version wrote.
+var errNewer = errors.New("a newer napitune wrote it")
 
 // The kinds of records, in the order in which a transaction writes them.
 const (
@@ -50,6 +53,9 @@ type record struct {
 	Origin   *plan.Origin `json:"origin,omitempty"`
 	Plan     *plan.Plan   `json:"plan,omitempty"`
 	Deadline time.Time    `json:"deadline,omitzero"`
+	// Holder is what the process that wrote this left in the lock, with begin and
+	// rollback: that tells what is at work from what a crash left.
+	Holder string `json:"holder,omitempty"`
 	// Restores: see Applier.Restore.
 	Restores bool `json:"restores,omitempty"`
 	// intent, done, restoring and restored
@@ -98,11 +104,28 @@ func parseRecord(line []byte) (record, error) {
 	if got := checksum(body); got != uint32(want) {
 		return record{}, fmt.Errorf("checksum is %08x, the record says %08x", got, want)
 	}
-	var r record
-	if err := json.Unmarshal(body, &r); err != nil {
+	// Another version may have settings that this one does not know.
+	var in struct {
+		record
+		Ref  string `json:"ref"`
+		Plan *struct {
+			Profile string `json:"profile"`
+		} `json:"plan"`
+	}
+	if err := json.Unmarshal(body, &in); err != nil {
 		return record{}, err
 	}
-	return r, nil
+	if in.Plan != nil {
+		in.record.Plan = &plan.Plan{Profile: in.Plan.Profile}
+	}
+	if in.Ref != "" {
+		ref, err := knob.ParseAddress(in.Ref)
+		if err != nil {
+			return record{}, err
+		}
+		in.record.Ref = &ref
+	}
+	return in.record, nil
 }
 
 // parseJournal reads the records of a journal. A record that a crash or a full
@@ -161,44 +184,81 @@ type transaction struct {
 	at       time.Time
 	tool     string
 	origin   plan.Origin
-	plan     *plan.Plan // of the first round
+	profile  string // of the first round's plan
 	entries  []*entry
 	state    State
 	deadline time.Time
-	rolling  bool // a rollback has begun
+	rolling  bool   // a rollback has begun
+	holder   string // of the process that was last at work on it
 	keep     map[knob.Ref]string
 	foreign  map[knob.Ref]bool
-	damage   error // of records before the last one
+	damage   error // what of the journal cannot be read
 	torn     bool
+	archived bool // its file says that it is over
 	restores bool // made by Applier.Restore
 	applied  bool // all its changes were made once
 }
 
-// newTransaction reads a transaction from the text of its journal.
-func newTransaction(id string, data []byte) (*transaction, error) {
+// newTransaction reads a transaction from the text of its journal. What cannot
+// be read is its damage, and nobody else's.
+func newTransaction(id string, data []byte) *transaction {
 	records, torn, damage := parseJournal(data)
 	t := &transaction{id: id, number: numberOf(id), state: Planned, keep: map[knob.Ref]string{}, foreign: map[knob.Ref]bool{}, damage: damage, torn: torn}
 	if len(records) > 0 && records[0].Type != recordBegin {
 		t.damage = errors.Join(t.damage, fmt.Errorf("the first record is %q", records[0].Type))
 	}
 	for _, r := range records {
-		if err := t.take(r); err != nil {
-			return nil, fmt.Errorf("journal %s: %w", id, err)
-		}
+		t.damage = errors.Join(t.damage, t.take(r))
 	}
-	return t, nil
+	return t
+}
+
+// newer reports whether a newer version wrote the journal.
+func (t *transaction) newer() bool { return errors.Is(t.damage, errNewer) }
+
+// understood is an error for a journal in a directory that this version must
+// not act on.
+func (t *transaction) understood(dir string) error {
+	if !t.newer() {
+		return nil
+	}
+	return fmt.Errorf("journal %s: %w: %s", path.Join(dir, t.id+journalSuffix), t.damage, t.remedy())
+}
+
+// unknown says why a setting of the journal cannot be dealt with.
+func (t *transaction) unknown() string {
+	const text = "this version of napitune has no such setting"
+	if t.tool == "" {
+		return text
+	}
+	return text + ": the one that wrote the journal has (" + t.tool + ")"
+}
+
+// remedy says how to be rid of a transaction that is in the way.
+func (t *transaction) remedy() string {
+	if !t.newer() {
+		return "roll it back first (napitune rollback " + t.id + ")"
+	}
+	by := ""
+	if t.tool != "" {
+		by = " (" + t.tool + ")"
+	}
+	return "roll it back with the newer napitune that wrote it" + by + ", or leave the host as it is (napitune forget " + t.id + ")"
 }
 
 func (t *transaction) take(r record) error {
 	switch r.Type {
 	case recordBegin:
-		if r.Version > journalVersion {
-			return fmt.Errorf("its form is %d and this version reads up to %d: use the newer napitune that wrote it", r.Version, journalVersion)
+		t.number, t.at, t.tool, t.deadline, t.state = max(r.Number, t.number), r.At, r.Tool, r.Deadline, Journaled
+		t.restores, t.holder = r.Restores, r.Holder
+		if r.Plan != nil {
+			t.profile = r.Plan.Profile
 		}
-		t.number, t.at, t.tool, t.plan, t.deadline, t.state = r.Number, r.At, r.Tool, r.Plan, r.Deadline, Journaled
-		t.restores = r.Restores
 		if r.Origin != nil {
 			t.origin = *r.Origin
+		}
+		if r.Version > journalVersion {
+			return fmt.Errorf("%w: its form is %d and this version reads up to %d", errNewer, r.Version, journalVersion)
 		}
 	case recordRound:
 	case recordIntent:
@@ -210,7 +270,7 @@ func (t *transaction) take(r record) error {
 	case recordConfirmed:
 		t.state = Confirmed
 	case recordRollback:
-		t.rolling, t.state = true, Applying
+		t.rolling, t.state, t.holder = true, Applying, r.Holder
 		return errors.Join(intoRefs(t.keep, r.Keep), intoSet(t.foreign, r.Foreign))
 	case recordEnd:
 		// Another rollback looks anew at what is whose.
@@ -220,7 +280,7 @@ func (t *transaction) take(r record) error {
 	case recordForgotten:
 		t.state = Forgotten
 	default:
-		return fmt.Errorf("record of unknown type %q", r.Type)
+		return fmt.Errorf("%w: this version knows no record %q", errNewer, r.Type)
 	}
 	return nil
 }
@@ -260,25 +320,29 @@ func (t *transaction) takeStep(r record) error {
 }
 
 func intoRefs(to map[knob.Ref]string, from map[string]string) error {
+	var errs []error
 	for text, value := range from {
-		ref, err := knob.ParseRef(text)
+		ref, err := knob.ParseAddress(text)
 		if err != nil {
-			return err
+			errs = append(errs, err)
+			continue
 		}
 		to[ref] = value
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func intoSet(to map[knob.Ref]bool, from []string) error {
+	var errs []error
 	for _, text := range from {
-		ref, err := knob.ParseRef(text)
+		ref, err := knob.ParseAddress(text)
 		if err != nil {
-			return err
+			errs = append(errs, err)
+			continue
 		}
 		to[ref] = true
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func refTexts(from map[knob.Ref]string) map[string]string {
@@ -353,7 +417,8 @@ func numberOf(id string) int {
 }
 
 // load reads every transaction of this boot, oldest first, with those that were
-// rolled back if archived. A journal that cannot be read is an error.
+// rolled back if archived. A journal that cannot be read is a damaged one, and
+// does not keep the others from being read.
 func (a *Applier) load(dir string, archived bool) ([]*transaction, error) {
 	names, err := a.Files.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -365,19 +430,29 @@ func (a *Applier) load(dir string, archived bool) ([]*transaction, error) {
 	var out []*transaction
 	for _, name := range names {
 		id, ok := strings.CutSuffix(name, journalSuffix)
+		over := false
 		if !ok && archived {
 			id, ok = strings.CutSuffix(name, undoneSuffix)
+			over = ok
 		}
 		if !ok || validID(id) != nil {
 			continue
 		}
 		data, err := a.Files.ReadFile(path.Join(dir, name))
-		if err != nil {
-			return nil, fmt.Errorf("read journal %s: %w", id, err)
+		if errors.Is(err, fs.ErrNotExist) && !over {
+			// It was archived since the names were read.
+			if over = archived; !archived {
+				continue
+			}
+			data, err = a.Files.ReadFile(path.Join(dir, id+undoneSuffix))
 		}
-		t, err := newTransaction(id, data)
-		if err != nil {
-			return nil, err
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		t := newTransaction(id, data)
+		t.damage = errors.Join(t.damage, err)
+		if t.archived = over; over && t.state != Forgotten {
+			t.state = RolledBack
 		}
 		out = append(out, t)
 	}

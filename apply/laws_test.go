@@ -314,7 +314,8 @@ func TestForeignWriteSurvives(t *testing.T) {
 		tested := 0
 		for range 12 {
 			r := newRig(t, spec)
-			p := r.randomPlan(rng, 5, func(k *knob.Kind) bool { return k.Stage != knob.StageChannels && k.Stage != knob.StageFeatures })
+			// A foreign table may name queues that go, and then goes with them.
+			p := r.randomPlan(rng, 5, func(k *knob.Kind) bool { return k.Stage != knob.StageChannels })
 			original := map[knob.Ref]string{}
 			for _, c := range p.Changes {
 				original[c.Ref] = c.Before
@@ -324,6 +325,9 @@ func TestForeignWriteSurvives(t *testing.T) {
 			}
 			victim := p.Changes[rng.IntN(len(p.Changes))]
 			kind, _ := knob.Lookup(victim.Ref.Kind)
+			if kind.Stage == knob.StageFeatures {
+				continue // who changes one changes others with it
+			}
 			wrote, value, ok := candidate(rng, r.m.View(), kind, victim.Ref)
 			if !ok || value == victim.Before {
 				continue

@@ -1,6 +1,7 @@
 package apply
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -18,14 +19,22 @@ const (
 	Leave Choice = "leave" // leave the change out
 	Ban   Choice = "ban"   // tell the owner to leave the setting alone, until the rollback
 	Take  Choice = "take"  // change it all the same
+	// Tell is Ban for an owner that can be told. Without a choice for another:
+	// what one would soon undo is refused, and one that writes on an event only is
+	// named in a warning.
+	Tell Choice = "tell"
 )
 
 // choice is what holds for an owner: its own, or that for all.
-func (o Options) choice(name string) Choice {
-	if c, ok := o.Owners[name]; ok {
-		return c
+func (o Options) choice(w owner.Owner) Choice {
+	c, ok := o.Owners[w.Name]
+	if !ok {
+		c = o.Owners[""]
 	}
-	return o.Owners[""]
+	if c == Tell && w.Exceptions != "" {
+		return Ban
+	}
+	return c
 }
 
 // others are those who write settings of a plan besides napitune. Those that can
@@ -86,7 +95,7 @@ func (i *inspection) owners(p plan.Plan) {
 // old as its last round, and was chosen to stop or to be written over.
 func (i *inspection) overruled(c plan.Change) string {
 	for _, o := range i.others {
-		if choice := i.o.choice(o.Name); o.Habit == owner.Always && fights(o, c) && (choice == Ban || choice == Take) {
+		if choice := i.o.choice(o); o.Habit == owner.Always && fights(o, c) && (choice == Ban || choice == Take) {
 			return o.Name
 		}
 	}
@@ -159,7 +168,7 @@ func (i *inspection) held(o owner.Owner) []knob.Ref {
 
 // settle does with one owner what was chosen.
 func (i *inspection) settle(o owner.Owner, held, alike []knob.Ref) {
-	choice := i.o.choice(o.Name)
+	choice := i.o.choice(o)
 	if _, named := i.o.Owners[o.Name]; o.Habit == owner.AtBoot && !named {
 		// Nothing that runs would undo it: what is chosen for all is not for files.
 		i.warn(o, held)
@@ -172,6 +181,8 @@ func (i *inspection) settle(o owner.Owner, held, alike []knob.Ref) {
 		i.ban(o, held, alike)
 	case Take:
 		i.warn(o, held)
+	case Tell:
+		i.tell(o, held)
 	default:
 		i.ask(o, held, alike)
 	}
@@ -194,6 +205,15 @@ func (i *inspection) leave(o owner.Owner) {
 	i.steps = kept
 }
 
+// tell is for an owner that cannot be told. Nobody is there to choose.
+func (i *inspection) tell(o owner.Owner, held []knob.Ref) {
+	if o.Habit != owner.Always {
+		i.warn(o, held)
+		return
+	}
+	i.refuseFor(o, held, "it writes such settings again, %s, and cannot be told to leave them alone: %s", o.When, o.Remedy)
+}
+
 // ask refuses what the owner would soon undo, unless it has been told already.
 func (i *inspection) ask(o owner.Owner, held, alike []knob.Ref) {
 	if o.Habit != owner.Always {
@@ -202,29 +222,40 @@ func (i *inspection) ask(o owner.Owner, held, alike []knob.Ref) {
 	}
 	way := "--owner ban is not possible, since it cannot be told (" + o.Remedy + ")"
 	if o.Exceptions != "" {
-		if c, err := i.exception(o, append(held, alike...)); err == nil && c.Before == c.After {
+		if c, err := i.exception(o, slices.Concat(held, alike)); err == nil && c.Before == c.After {
 			return
 		}
 		way = "--owner ban tells it to leave them alone"
 	}
-	i.refuse(o.Name, "it writes %s again, %s: %s, --owner leave leaves them out, --owner take changes them all the same", firstOf(held), o.When, way)
+	i.refuseFor(o, held, "it writes %s again, %s: %s, --owner leave leaves them out, --owner take changes them all the same", firstOf(held), o.When, way)
 }
 
 // ban adds the change that keeps the owner off, before all others. It is a
 // setting like any other: journalled, read back and rolled back.
 func (i *inspection) ban(o owner.Owner, held, alike []knob.Ref) {
 	if o.Exceptions == "" {
-		i.refuse(o.Name, "it writes %s as well and cannot be told to leave them: %s, or choose --owner %s=leave or %s=take", firstOf(held), o.Remedy, o.Name, o.Name)
+		i.refuseFor(o, held, "it writes %s as well and cannot be told to leave them: %s, or choose --owner %s=leave or %s=take", firstOf(held), o.Remedy, o.Name, o.Name)
 		return
 	}
 	c, err := i.exception(o, slices.Concat(held, alike, i.beside(o, held, alike)))
 	if err != nil {
-		i.refuse(o.Name, "it cannot be told to leave %s: %v", firstOf(held), err)
+		// One that has just been started does not listen yet.
+		i.refuseFor(o, held, "it cannot be told to leave %s: %v", firstOf(held), err).Stale = isSilent(err)
 		return
 	}
 	if c.Before != c.After {
 		i.one(c)
 	}
+}
+
+// silent is the error of an owner that does not tell what it was told.
+type silent struct{ reason string }
+
+func (s *silent) Error() string { return s.reason }
+
+func isSilent(err error) bool {
+	var s *silent
+	return errors.As(err, &s)
 }
 
 // exception is the change after which the owner leaves the settings alone.
@@ -236,7 +267,7 @@ func (i *inspection) exception(o owner.Owner, held []knob.Ref) (plan.Change, err
 	ref := knob.Global(kind.Name)
 	state := kind.Read(i.view, ref)
 	if state.Status != knob.Known {
-		return plan.Change{}, fmt.Errorf("%s: %s: %s", ref, state.Status, state.Reason)
+		return plan.Change{}, &silent{fmt.Sprintf("%s: %s: %s", ref, state.Status, state.Reason)}
 	}
 	after, err := kind.Except(i.view, state.Value, held)
 	if err != nil {

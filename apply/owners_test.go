@@ -82,6 +82,7 @@ func TestOwnerChoices(t *testing.T) {
 		// The two queues that stay are left alone as well: told something, irqbalance
 		// looks at all interrupts anew.
 		"ban":           {map[string]Choice{"": Ban}, 4, 0, "3,7,", "sysctl.d writes eth0/ring.rx"},
+		"tell":          {map[string]Choice{"": Tell}, 4, 0, "3,7,", "sysctl.d writes eth0/ring.rx"},
 		"leave":         {map[string]Choice{"": Leave}, 1, 2, "", "sysctl.d writes eth0/ring.rx"},
 		"take":          {map[string]Choice{"": Take}, 3, 0, "", "irqbalance writes eth0/rx-1/irq.affinity"},
 		"by name":       {map[string]Choice{"irqbalance": Leave, "": Ban}, 1, 2, "", "sysctl.d"},
@@ -170,9 +171,47 @@ func TestOwnerCannotBeTold(t *testing.T) {
 	refused(p, "more interrupts than irqbalance takes at once: ban the device in a policy script instead")
 	r.m.StopIrqbalance()
 	refused(p, "irqbalance.banned: unsupported: irqbalance is not running")
+	// Nobody to choose: who writes on an event only is no obstacle.
+	told := allowing(map[string]Choice{"": Tell})
+	result, err := r.process(nil).Apply(context.Background(), r.plan("net.core.netdev_budget", "600"), told)
+	if err != nil || !strings.Contains(strings.Join(result.Warnings, "\n"), "tuned writes net.core.netdev_budget as well") {
+		t.Errorf("%v, warnings %q", err, result.Warnings)
+	}
 	r.owners = func() ([]owner.Owner, error) { return nil, errors.New("no processes") }
 	if _, err := r.process(nil).Apply(context.Background(), p, ban); err == nil || !strings.Contains(err.Error(), "no processes") {
 		t.Errorf("owners unknown: %v", err)
+	}
+}
+
+// A refusal because of somebody else carries the settings, and whether asking
+// again may help.
+func TestOwnerRefusalCarriesSettings(t *testing.T) {
+	t.Parallel()
+	r, p := ownedRig(t)
+	held := []knob.Ref{knob.Rx("eth0", 1, "irq.affinity"), knob.Rx("eth0", 2, "irq.affinity")}
+	for name, test := range map[string]struct {
+		choice Choice
+		stale  bool
+		change func(*owner.Owner)
+	}{
+		"not chosen":     {"", false, func(*owner.Owner) {}},
+		"not answering":  {Tell, true, func(*owner.Owner) { r.m.StopIrqbalance() }},
+		"cannot be told": {Tell, false, func(o *owner.Owner) { o.Exceptions = "" }},
+	} {
+		all := others()
+		test.change(&all[0])
+		r.owners = func() ([]owner.Owner, error) { return all, nil }
+		_, err := r.process(nil).Apply(context.Background(), p, allowing(map[string]Choice{"": test.choice}))
+		var refused *Refused
+		if !errors.As(err, &refused) || len(refused.Refusals) != 1 {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		got := refused.Refusals[0]
+		if diff := cmp.Diff(held, got.Refs); diff != "" || got.Subject != "irqbalance" || got.Stale != test.stale {
+			t.Errorf("%s: %+v\n%s", name, got, diff)
+		}
+		r.m.RunIrqbalance(irqbalanceHas...)
 	}
 }
 

@@ -2,7 +2,10 @@ package apply
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -51,7 +54,7 @@ func unfinished(all []*transaction) []*transaction {
 }
 
 func (t *transaction) unfinished() bool {
-	return t.state.Unfinished() || t.damage != nil && t.state != Forgotten
+	return t.state.Unfinished() || t.damage != nil && t.state != Forgotten && !t.archived
 }
 
 // inspection collects the reasons against a plan.
@@ -75,6 +78,14 @@ func (i *inspection) refuse(subject, format string, args ...any) {
 	i.reasons = append(i.reasons, Refusal{Subject: subject, Reason: fmt.Sprintf(format, args...)})
 }
 
+// refuseFor refuses settings because of somebody else who writes them.
+func (i *inspection) refuseFor(o owner.Owner, held []knob.Ref, format string, args ...any) *Refusal {
+	i.refuse(o.Name, format, args...)
+	last := &i.reasons[len(i.reasons)-1]
+	last.Refs = held
+	return last
+}
+
 // stale refuses what was right when the plan was made.
 func (i *inspection) stale(subject, format string, args ...any) {
 	i.refuse(subject, format, args...)
@@ -93,7 +104,7 @@ func (a *Applier) preflight(origin plan.Origin, p plan.Plan, o Options, open []*
 	}
 	i := &inspection{a: a, o: o, view: view, exists: map[string]map[knob.Ref]bool{}, addressV: map[string]step{}, others: others, outrun: map[string][]knob.Ref{}}
 	for _, t := range open {
-		i.stale("host", "transaction %s is unfinished (%s): roll it back first (napitune rollback %s)", t.id, t.state, t.id)
+		i.stale("host", "transaction %s is unfinished (%s): %s", t.id, t.state, t.remedy())
 	}
 	i.whole(origin, p)
 	for _, c := range p.Changes {
@@ -154,6 +165,14 @@ func (i *inspection) whole(origin plan.Origin, p plan.Plan) {
 
 // one judges one change.
 func (i *inspection) one(c plan.Change) {
+	before := len(i.reasons)
+	i.judge(c)
+	for n := range i.reasons[before:] {
+		i.reasons[before+n].Refs = []knob.Ref{c.Ref}
+	}
+}
+
+func (i *inspection) judge(c plan.Change) {
 	subject := c.Ref.String()
 	// An address from Go code has not been through the parser.
 	parsed, err := knob.ParseRef(subject)
@@ -176,6 +195,8 @@ func (i *inspection) one(c plan.Change) {
 	}
 	if lacks := i.a.Privileges.missing(kind); lacks != "" {
 		i.refuse(subject, "%s", lacks)
+	} else if err := i.closed(kind, c.Ref); err != nil {
+		i.refuse(subject, "%v", err)
 	}
 	if d := kind.DisruptionFor(i.view, c.Ref); d > i.o.MaxDisruption {
 		if i.o.SkipDisruptive {
@@ -185,6 +206,37 @@ func (i *inspection) one(c plan.Change) {
 		i.refuse(subject, "the change disturbs traffic (%s), allowed is %s", d, i.o.MaxDisruption)
 	}
 	i.values(kind, c)
+}
+
+// closed is why the files of a setting cannot be written, whatever the value:
+// in containers they are often mounted read-only, for root as well.
+func (i *inspection) closed(kind *knob.Kind, ref knob.Ref) error {
+	ask := i.a.Writer.MayWrite
+	if ask == nil {
+		return nil
+	}
+	for _, name := range kind.Files(i.view, ref) {
+		if err := ask(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// closedAmong is why one of the settings that a change may overwrite could not be
+// put back. One that is locked is nobody's to change, the driver's included.
+func (i *inspection) closedAmong(sides map[knob.Ref]string) error {
+	byName := func(a, b knob.Ref) int { return strings.Compare(a.String(), b.String()) }
+	for _, ref := range slices.SortedFunc(maps.Keys(sides), byName) {
+		kind, ok := knob.Lookup(ref.Kind)
+		if !ok || kind.Read(i.view, ref).Status != knob.Known {
+			continue
+		}
+		if err := i.closed(kind, ref); err != nil {
+			return fmt.Errorf("%s, which the change may overwrite, could not be put back: %w", ref, err)
+		}
+	}
+	return nil
 }
 
 // values judges present, old and new value.
@@ -219,6 +271,13 @@ func (i *inspection) values(kind *knob.Kind, c plan.Change) {
 	}
 	if err := kind.Check(state.Bounds, after); err != nil {
 		i.refuse(subject, "new value: %v", err)
+	}
+	others, err := sides(i.view, kind, c.Ref, after)
+	if err == nil {
+		err = i.closedAmong(others)
+	}
+	if err != nil {
+		i.refuse(subject, "%v", err)
 	}
 	s := step{kind: kind, change: c}
 	at := address(i.view, c.Ref)

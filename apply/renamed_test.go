@@ -11,18 +11,16 @@ import (
 	"github.com/napitune/napitune/rules/plan"
 )
 
-// renamed shows the device eth0 under another name, or with "" not at all.
-type renamed struct{ show string }
-
-const realName = "eth0"
+// renamed shows the device from under another name, or with "" not at all.
+type renamed struct{ from, show string }
 
 // real is the name in the machine of a name that is seen.
 func (n renamed) real(dev string) (string, error) {
 	switch dev {
-	case realName:
+	case n.from:
 		return "", fmt.Errorf("%s: %w", dev, fs.ErrNotExist)
 	case n.show:
-		return realName, nil
+		return n.from, nil
 	}
 	return dev, nil
 }
@@ -97,7 +95,7 @@ func (n renamed) view(v knob.View) knob.View {
 	}
 	var devices []knob.Dev
 	for _, d := range v.Devices {
-		if d.Name == realName {
+		if d.Name == n.from {
 			if n.show == "" {
 				continue
 			}
@@ -112,7 +110,7 @@ func (n renamed) view(v knob.View) knob.View {
 func (n renamed) origin(o plan.Origin) plan.Origin {
 	var devices []plan.OriginDevice
 	for _, d := range o.Devices {
-		if d.Name == realName {
+		if d.Name == n.from {
 			if n.show == "" {
 				continue
 			}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"time"
 
 	"github.com/napitune/napitune/detect/knob"
 	"github.com/napitune/napitune/rules/plan"
@@ -18,6 +19,8 @@ type Word struct {
 	State State
 	// Profile is what its plan was made for.
 	Profile string
+	// At is when the transaction began.
+	At time.Time
 	// Value is what the transaction left or, if it was rolled back, put back.
 	Value string
 }
@@ -44,20 +47,19 @@ func (a *Applier) Words() (map[knob.Ref]Word, error) {
 func words(all []*transaction, now plan.Origin) map[knob.Ref]Word {
 	out := map[knob.Ref]Word{}
 	for _, t := range all {
-		if t.restores || t.state == RolledBack && !t.applied {
+		if t.restores || t.newer() || t.state == RolledBack && !t.applied {
 			continue // an apply that failed says nothing
 		}
-		u := undoing{t: t, names: map[string]string{}}
-		u.rename(now)
-		word := Word{ID: t.id, State: t.state}
-		if t.plan != nil {
-			word.Profile = t.plan.Profile
-		}
+		where := devices{was: t.origin, now: now}
+		word := Word{ID: t.id, State: t.state, Profile: t.profile, At: t.at}
 		for _, e := range t.entries {
 			if e.verdict == VerdictRefused {
 				continue // left out: it says nothing
 			}
-			ref := u.name(e.ref)
+			ref, err := where.ref(e.ref)
+			if err != nil {
+				continue // what has its name now is not what it speaks of
+			}
 			_, known := out[ref]
 			word.Value = e.after
 			switch {
@@ -123,7 +125,7 @@ func uncovered(p plan.Plan, words map[knob.Ref]Word) error {
 	var reasons []Refusal
 	for _, c := range p.Changes {
 		if !words[c.Ref].Covers(c.After) {
-			reasons = append(reasons, Refusal{Subject: c.Ref.String(), Reason: fmt.Sprintf("no transaction of this boot set it to %q", c.After), Stale: true})
+			reasons = append(reasons, Refusal{Subject: c.Ref.String(), Reason: fmt.Sprintf("no transaction of this boot set it to %q", c.After), Refs: []knob.Ref{c.Ref}, Stale: true})
 		}
 	}
 	if len(reasons) == 0 {
@@ -165,7 +167,7 @@ func (a *Applier) RecoverRestorations(context.Context) ([]Result, error) {
 	var results []Result
 	var errs []error
 	for _, t := range local(all, origin) {
-		if !t.restores || t.state == Dirty || t.state == Forgotten {
+		if !t.restores || t.newer() || t.state == Dirty || t.state == Forgotten {
 			continue
 		}
 		state := t.state

@@ -89,13 +89,24 @@ const (
 
 // Restoration is what a rollback did about one setting.
 type Restoration struct {
-	Ref     knob.Ref `json:"ref"`
-	Want    string   `json:"want"` // the value before the transaction
-	Present string   `json:"present"`
-	Fate    Fate     `json:"fate"`
+	Ref knob.Ref `json:"ref"`
+	// NAPI names a NAPI whose own values the write of the setting overwrites, if
+	// this is about them and not about the setting.
+	NAPI    string `json:"napi,omitempty"`
+	Want    string `json:"want"` // the value before the transaction
+	Present string `json:"present"`
+	Fate    Fate   `json:"fate"`
 	// By names the later transaction that wrote a foreign value, if one did.
 	By     string `json:"by,omitempty"`
 	Reason string `json:"reason,omitempty"`
+}
+
+// Subject is what the restoration is about: a setting or a NAPI.
+func (r Restoration) Subject() string {
+	if r.NAPI != "" {
+		return r.NAPI
+	}
+	return r.Ref.String()
 }
 
 // Result is the end of an apply or a rollback.
@@ -141,10 +152,13 @@ func (r Result) RollbackExitCode() int {
 
 // Refusal is one reason why a plan is not applied.
 type Refusal struct {
-	Subject string `json:"subject"` // a setting, "plan" or "host"
+	Subject string `json:"subject"` // a setting, who else writes it, "plan" or "host"
 	Reason  string `json:"reason"`
-	// Stale: the host has changed since the plan was made, and another plan may
-	// do; the setting itself was not refused.
+	// Refs are the settings that it is about; none if it is about the plan or the
+	// host.
+	Refs []knob.Ref `json:"-"`
+	// Stale: the host has changed since the plan was made, or somebody does not
+	// answer yet, and another plan may do; the setting itself was not refused.
 	Stale bool `json:"-"`
 }
 

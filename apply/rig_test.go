@@ -152,6 +152,12 @@ func (d *memDisk) process(f *fuse) Files {
 				return nil
 			}, nil)
 		},
+		Held: func(name string) (string, bool, error) {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			holder, held := d.locks[name]
+			return holder, held, nil
+		},
 		Lock: func(name, holder string) (func() error, error) {
 			d.mu.Lock()
 			defer d.mu.Unlock()
@@ -357,6 +363,8 @@ func guess(rng *rand.Rand, kind *knob.Kind, state knob.State) string {
 		return []string{"1", "20", "64", "100", "512", "1000", "1024", "2048", "16000"}[rng.IntN(9)]
 	case "switch":
 		return []string{"on", "off"}[rng.IntN(2)]
+	case "queues":
+		return []string{"", "0", "1", "0-1", "2-3"}[rng.IntN(5)]
 	case "cpus":
 		may, err := cpuset.ParseList(state.Bounds.CPUs)
 		if err != nil || may.IsEmpty() {

@@ -26,13 +26,13 @@ func (a *Applier) Rollback(_ context.Context, id string) (Result, error) {
 // RollbackUnconfirmed undoes a transaction unless it was confirmed, and is what
 // a timer runs when the deadline has passed. The result of a confirmed one says
 // so and nothing is touched. It waits for lockPatience if another process is at
-// work on the host: a timer that gives up leaves the host as it is for good.
+// work on the host, and ends with ErrLocked if that is not enough: a timer that
+// gives up then leaves the host as it is for good.
 func (a *Applier) RollbackUnconfirmed(_ context.Context, id string) (Result, error) {
 	patience := time.NewTimer(lockPatience)
 	defer patience.Stop()
-	again := time.NewTicker(confirmPoll)
-	defer again.Stop()
-	for {
+	// To look reads the whole host: not four times a second for minutes.
+	for pause := confirmPoll; ; pause = min(2*pause, slowestPoll) {
 		result, err := a.rollback(id, func(t *transaction) bool { return t.state == Confirmed })
 		if !errors.Is(err, ErrLocked) {
 			return result, err
@@ -40,14 +40,17 @@ func (a *Applier) RollbackUnconfirmed(_ context.Context, id string) (Result, err
 		select {
 		case <-patience.C:
 			return result, err
-		case <-again.C:
+		case <-time.After(pause):
 		}
 	}
 }
 
-// lockPatience bounds how long a deadline waits for an apply that is still
-// under way; changes that reset links take seconds each.
-const lockPatience = 2 * time.Minute
+const (
+	// lockPatience bounds how long a deadline waits for an apply that is still
+	// under way; changes that reset links take seconds each.
+	lockPatience = 2 * time.Minute
+	slowestPoll  = 4 * time.Second
+)
 
 func (a *Applier) rollback(id string, leave func(*transaction) bool) (Result, error) {
 	origin, dir, release, err := a.open()
@@ -65,6 +68,9 @@ func (a *Applier) rollback(id string, leave func(*transaction) bool) (Result, er
 	}
 	if leave(t) || t.state == RolledBack || t.state == Forgotten {
 		return Result{ID: t.id, State: t.state}, nil
+	}
+	if err := t.understood(dir); err != nil {
+		return Result{}, fmt.Errorf("roll back %s: %w", t.id, err)
 	}
 	return a.undo(&run{a: a, dir: dir, t: t, j: a.journalOf(dir, t), result: Result{ID: t.id}})
 }
@@ -100,18 +106,23 @@ type undoing struct {
 	t      *transaction
 	j      *journal
 	view   knob.View
-	names  map[string]string // devices that have another name by now
-	later  []*transaction    // transactions after this one
+	where  devices
+	later  []*transaction // transactions after this one
 	known  map[knob.Ref]map[string]bool
 	shared map[string][]knob.Ref // addresses that several settings of the journal have
+	// upset are the addresses of settings that a write of this rollback may have
+	// overwritten: what they are by now says nothing about others.
+	upset  map[string]bool
+	late   bool // somebody changed a setting after the rollback began
 	result Result
 	errs   []error
-	told   map[knob.Ref]int // index in result.Restored
+	told   map[string]int          // index in result.Restored, by subject
+	napis  map[string]restoredNAPI // by subject
 }
 
 // undo restores what a transaction changed, in reverse.
 func (a *Applier) undo(r *run) (Result, error) {
-	u := &undoing{a: a, t: r.t, j: r.j, view: r.view, names: map[string]string{}, told: map[knob.Ref]int{}, result: Result{ID: r.t.id}}
+	u := &undoing{a: a, t: r.t, j: r.j, view: r.view, upset: map[string]bool{}, told: map[string]int{}, napis: map[string]restoredNAPI{}, result: Result{ID: r.t.id}}
 	if r.t.damage != nil {
 		u.errs = append(u.errs, fmt.Errorf("journal %s is damaged: what its lost records say is not undone: %w", r.t.id, r.t.damage))
 	}
@@ -123,7 +134,7 @@ func (a *Applier) undo(r *run) (Result, error) {
 	}
 	// The journal of a rollback helps the next one after a crash. That it
 	// cannot be written, as on a full disk, must not keep the host changed.
-	u.try(record{Type: recordRollback, Keep: refTexts(u.t.keep), Foreign: setTexts(u.t.foreign)})
+	u.announce()
 	for _, e := range slices.Backward(u.t.entries) {
 		u.entry(e)
 	}
@@ -133,6 +144,12 @@ func (a *Applier) undo(r *run) (Result, error) {
 		return u.result, fmt.Errorf("roll back %s: %w", r.t.id, err)
 	}
 	return u.result, nil
+}
+
+// announce journals what the rollback will leave alone.
+func (u *undoing) announce() {
+	u.late = false
+	u.try(record{Type: recordRollback, Holder: u.a.Holder, Keep: refTexts(u.t.keep), Foreign: setTexts(u.t.foreign)})
 }
 
 // try journals what is worth having and not worth stopping for.
@@ -149,7 +166,7 @@ func (u *undoing) prepare(dir string) error {
 	if err != nil {
 		u.errs = append(u.errs, fmt.Errorf("identify the host: %w", err))
 	} else {
-		u.rename(origin)
+		u.where = devices{was: u.t.origin, now: origin}
 	}
 	if err := u.refresh(); err != nil && u.view.Host == nil {
 		return err
@@ -161,10 +178,8 @@ func (u *undoing) prepare(dir string) error {
 	}
 	u.collect()
 	for _, e := range u.t.entries {
+		u.judgeSides(e)
 		u.judge(e.ref, true)
-		for ref := range e.sides {
-			u.judge(ref, false)
-		}
 	}
 	return nil
 }
@@ -178,37 +193,14 @@ func (u *undoing) refresh() error {
 	return nil
 }
 
-// rename finds devices under the name they have now: by bus address, or by
-// interface index where there is none, which a renaming keeps.
-func (u *undoing) rename(now plan.Origin) {
-	for _, was := range u.t.origin.Devices {
-		for _, is := range now.Devices {
-			same := was.Bus != "" && was.Bus == is.Bus && was.Driver == is.Driver && ports(u.t.origin, was.Bus) == 1 ||
-				was.Index != 0 && was.Index == is.Index && was.Driver == is.Driver && was.Bus == is.Bus
-			if same && was.Name != is.Name {
-				u.names[was.Name] = is.Name
-			}
-		}
+// address is what a setting of the journal is on the host by now. One whose
+// device is gone shares its address with nothing.
+func (u *undoing) address(ref knob.Ref) string {
+	at, err := u.where.ref(ref)
+	if err != nil {
+		return "gone " + ref.String()
 	}
-}
-
-// ports counts the devices of one bus address: some functions have several.
-func ports(o plan.Origin, bus string) int {
-	n := 0
-	for _, d := range o.Devices {
-		if d.Bus == bus {
-			n++
-		}
-	}
-	return n
-}
-
-// name is the present address of a setting of the journal.
-func (u *undoing) name(ref knob.Ref) knob.Ref {
-	if now, ok := u.names[ref.Dev]; ok {
-		ref.Dev = now
-	}
-	return ref
+	return address(u.view, at)
 }
 
 // collect lists every value that the transaction wrote or saw, by setting. For
@@ -216,31 +208,33 @@ func (u *undoing) name(ref knob.Ref) knob.Ref {
 func (u *undoing) collect() {
 	u.known = map[knob.Ref]map[string]bool{}
 	u.shared = map[string][]knob.Ref{}
-	add := func(ref knob.Ref, value string) {
-		if u.known[ref] == nil {
-			u.known[ref] = map[string]bool{}
-			at := address(u.view, u.name(ref))
-			u.shared[at] = append(u.shared[at], ref)
-		}
-		u.known[ref][value] = true
-	}
 	for _, e := range u.t.entries {
-		add(e.ref, e.before)
-		add(e.ref, e.after)
+		u.learn(e.ref, e.before)
+		u.learn(e.ref, e.after)
 		if e.observed != nil {
-			add(e.ref, *e.observed)
+			u.learn(e.ref, *e.observed)
 		}
 		for ref, value := range e.sides {
-			add(ref, value)
+			u.learn(ref, value)
 		}
 		for ref, value := range e.moved {
-			add(ref, value)
+			u.learn(ref, value)
 		}
 	}
 }
 
+// learn adds a value that is the transaction's or the rollback's.
+func (u *undoing) learn(ref knob.Ref, value string) {
+	if u.known[ref] == nil {
+		u.known[ref] = map[string]bool{}
+		at := u.address(ref)
+		u.shared[at] = append(u.shared[at], ref)
+	}
+	u.known[ref][value] = true
+}
+
 func (u *undoing) knows(ref knob.Ref, value string) bool {
-	for _, other := range u.shared[address(u.view, u.name(ref))] {
+	for _, other := range u.shared[u.address(ref)] {
 		if u.known[other][value] {
 			return true
 		}
@@ -248,21 +242,30 @@ func (u *undoing) knows(ref knob.Ref, value string) bool {
 	return u.known[ref][value]
 }
 
-// judge finds settings that somebody else changed since, before the rollback
-// changes anything itself.
-func (u *undoing) judge(ref knob.Ref, primary bool) {
-	if _, done := u.t.keep[ref]; done {
-		return
+// judgeSides judges what the write of a change may have overwritten.
+func (u *undoing) judgeSides(e *entry) {
+	for ref := range e.sides {
+		u.judge(ref, false)
 	}
+}
+
+// judge reads a setting and finds out whether somebody else has changed it. That
+// is asked before the first write, for there it is certain, and again right
+// before each: others do not wait for the end of a rollback.
+func (u *undoing) judge(ref knob.Ref, primary bool) (knob.State, bool) {
 	state, ok := u.read(ref)
-	if !ok || !state.Has() || u.knows(ref, state.Value) || u.unwitnessed(ref, state.Value) {
-		return
+	if !ok || !state.Has() || u.upset[u.address(ref)] || u.knows(ref, state.Value) || u.unwitnessed(ref, state.Value) {
+		return state, ok
 	}
-	u.t.keep[ref] = state.Value
+	if keep, kept := u.t.keep[ref]; kept && keep == state.Value {
+		return state, ok
+	}
+	u.t.keep[ref], u.late = state.Value, true
 	// A side effect that did not happen is not ours to undo, nor to report.
 	if primary || u.touched(ref) {
 		u.t.foreign[ref] = true
 	}
+	return state, ok
 }
 
 // touched reports whether a write is known to have changed the setting.
@@ -320,9 +323,13 @@ func plausible(ref knob.Ref, wanted, value string) bool {
 func (u *undoing) read(ref knob.Ref) (knob.State, bool) {
 	kind, ok := knob.Lookup(ref.Kind)
 	if !ok {
-		return knob.State{}, false
+		return knob.State{Status: knob.Unsupported, Reason: u.t.unknown()}, false
 	}
-	return kind.Read(u.view, u.name(ref)), true
+	at, err := u.where.ref(ref)
+	if err != nil {
+		return knob.State{Status: knob.Unsupported, Reason: err.Error()}, true
+	}
+	return kind.Read(u.view, at), true
 }
 
 // entry undoes one change: its setting, then what the write had overwritten.
@@ -332,9 +339,7 @@ func (u *undoing) entry(e *entry) {
 	// Values of NAPIs hang on the device's: where that is somebody else's, so
 	// may they be.
 	if !u.t.foreign[e.ref] {
-		if err := u.restoreNAPIs(e); err != nil {
-			u.errs = append(u.errs, err)
-		}
+		u.restoreNAPIs(e)
 	}
 	if began {
 		u.try(record{Type: recordRestored, Seq: e.seq})
@@ -343,40 +348,61 @@ func (u *undoing) entry(e *entry) {
 
 // primary undoes the write itself and reports whether it had to write.
 func (u *undoing) primary(e *entry) bool {
-	state, ok := u.read(e.ref)
+	u.judgeSides(e)
+	state, ok := u.judge(e.ref, true)
 	switch {
 	case u.t.foreign[e.ref]:
 		u.tell(e.ref, Restoration{Want: e.before, Present: state.Value, Fate: FateForeign, By: u.author(e.ref, state.Value)})
 		return false
-	case ok && forgotten(e.ref, state):
+	case !ok:
+		u.tell(e.ref, Restoration{Want: e.before, Fate: FateFailed, Reason: state.Reason})
+		return false
+	case forgotten(e.ref, state):
 		u.tell(e.ref, Restoration{Want: e.before, Fate: FateAlready, Reason: state.Reason})
 		return false
-	case ok && !state.Has():
+	case !state.Has():
 		reason := state.Reason
-		if u.deviceGone(e.ref) {
+		if err := u.deviceGone(e.ref); err != nil {
 			// What every setting of it says has causes that are none.
-			reason = "there is no device " + u.name(e.ref).Dev + " in this network namespace"
+			reason = err.Error()
 		}
 		u.tell(e.ref, Restoration{Want: e.before, Fate: FateGone, Reason: reason})
 		return false
-	case ok && state.Value == e.before:
+	case state.Value == e.before:
 		u.tell(e.ref, Restoration{Want: e.before, Present: state.Value, Fate: FateAlready})
 		return false
 	}
-	u.try(record{Type: recordRestoring, Seq: e.seq})
-	err := u.write(e.ref, e.before)
-	if err != nil && u.fitTable(e) {
-		err = u.write(e.ref, e.before)
+	if u.late {
+		// From now on the values are what this write makes of them, also for a
+		// rollback that has to finish this one.
+		u.announce()
 	}
-	state, _ = u.read(e.ref)
+	u.try(record{Type: recordRestoring, Seq: e.seq})
+	u.upsets(e)
+	state, err := u.write(e.ref, e.before)
+	if err != nil && u.fitTable(e) {
+		state, err = u.write(e.ref, e.before)
+	}
+	u.upsets(e)
 	u.outcome(e.ref, e.before, state, err)
 	return true
 }
 
-// deviceGone reports whether the device of a setting is not there.
-func (u *undoing) deviceGone(ref knob.Ref) bool {
-	dev := u.name(ref).Dev
-	return dev != "" && !slices.ContainsFunc(u.view.Devices, func(d knob.Dev) bool { return d.Name == dev })
+// upsets notes what undoing a change may overwrite. Interrupts may have other
+// numbers before than after it.
+func (u *undoing) upsets(e *entry) {
+	for ref := range e.sides {
+		u.upset[u.address(ref)] = true
+	}
+}
+
+// deviceGone says why the device of a setting is not there, nil if it is.
+func (u *undoing) deviceGone(ref knob.Ref) error {
+	at, err := u.where.ref(ref)
+	if err == nil && at.Dev != "" && !slices.ContainsFunc(u.view.Devices, func(d knob.Dev) bool { return d.Name == at.Dev }) {
+		err = absent(at.Dev)
+	}
+	return err
 }
 
 // forgotten reports whether a program kept the setting and has ended since: what
@@ -397,7 +423,8 @@ func (u *undoing) fitTable(e *entry) bool {
 	if state, ok := u.read(ref); !ok || !state.Has() || state.Value == before {
 		return false
 	}
-	return u.write(ref, before) == nil
+	_, err := u.write(ref, before)
+	return err == nil
 }
 
 // sides restores what a write had overwritten, and what restoring it overwrote
@@ -415,20 +442,19 @@ func (u *undoing) sides(e *entry) {
 	})
 	for _, ref := range refs {
 		want := e.sides[ref]
+		state, ok := u.judge(ref, false)
 		keep, kept := u.t.keep[ref]
 		kept = kept && !u.beyond(ref, keep)
 		if kept {
 			want = keep
 		}
-		state, ok := u.read(ref)
 		if kept && u.t.foreign[ref] {
 			u.tell(ref, Restoration{Want: e.sides[ref], Present: keep, Fate: FateForeign, By: u.author(ref, keep)})
 		}
 		if !ok || !state.Has() || state.Value == want {
 			continue
 		}
-		err := u.write(ref, want)
-		state, _ = u.read(ref)
+		state, err := u.write(ref, want)
 		if !kept || err != nil || state.Value != want {
 			u.outcome(ref, want, state, err)
 		}
@@ -443,7 +469,11 @@ func (u *undoing) beyond(ref knob.Ref, table string) bool {
 	if ref.Kind != tableKind || u.view.Host == nil || u.view.Host.Ethtool.RSS == nil {
 		return false
 	}
-	rss, err := u.view.Host.Ethtool.RSS(u.name(ref).Dev)
+	at, err := u.where.ref(ref)
+	if err != nil {
+		return false
+	}
+	rss, err := u.view.Host.Ethtool.RSS(at.Dev)
 	slots, parseErr := knob.ParseTable(table)
 	return err == nil && parseErr == nil && len(slots) > 0 && rss.RxRings > 0 && int(slices.Max(slots)) >= rss.RxRings
 }
@@ -455,21 +485,29 @@ func stageOf(ref knob.Ref) knob.Stage {
 	return knob.StageAffinity
 }
 
-// write sets one setting and reads the host anew where that creates queues.
-func (u *undoing) write(ref knob.Ref, value string) error {
+// write sets one setting and tells what it is then. It reads the host anew where
+// that creates queues.
+func (u *undoing) write(ref knob.Ref, value string) (knob.State, error) {
 	kind, ok := knob.Lookup(ref.Kind)
 	if !ok {
-		return fmt.Errorf("%s: this version has no such setting", ref)
+		return knob.State{}, fmt.Errorf("%s: %s", ref, u.t.unknown())
 	}
-	if u.resetTable(ref, value) {
-		return nil
+	at, err := u.where.ref(ref)
+	if err != nil {
+		return knob.State{}, err
 	}
-	err := kind.Write(u.view, u.a.Writer, u.name(ref), value)
-	u.a.log().Info("restore", "knob", ref.String(), "new", value, "txn", u.t.id, "err", err)
-	if len(kind.Clobbers) > 0 {
-		err = errors.Join(err, u.refresh())
+	if !u.resetTable(at, value) {
+		err = kind.Write(u.view, u.a.Writer, at, value)
+		u.a.log().Info("restore", "knob", ref.String(), "new", value, "txn", u.t.id, "err", err)
+		if len(kind.Clobbers) > 0 {
+			err = errors.Join(err, u.refresh())
+		}
 	}
-	return err
+	state, _ := u.read(ref)
+	if state.Has() {
+		u.learn(ref, state.Value)
+	}
+	return state, err
 }
 
 // resetTable gives an RSS table back to the driver where that makes the old
@@ -477,19 +515,18 @@ func (u *undoing) write(ref knob.Ref, value string) error {
 // number of queues changes and forbid fewer of them (net/ethtool/ioctl.c
 // ethtool_set_rxfh, net/ethtool/channels.c). The kernel does not tell whose a
 // table is, so the even one is taken for the driver's.
-func (u *undoing) resetTable(ref knob.Ref, value string) bool {
-	if ref.Kind != tableKind || u.a.Writer.SetRSS == nil || u.view.Host == nil || u.view.Host.Ethtool.RSS == nil {
+func (u *undoing) resetTable(at knob.Ref, value string) bool {
+	if at.Kind != tableKind || u.a.Writer.SetRSS == nil || u.view.Host == nil || u.view.Host.Ethtool.RSS == nil {
 		return false
 	}
-	dev := u.name(ref).Dev
-	rss, err := u.view.Host.Ethtool.RSS(dev)
+	rss, err := u.view.Host.Ethtool.RSS(at.Dev)
 	if err != nil || value != knob.EvenTable(len(rss.Table), rss.RxRings) {
 		return false
 	}
-	err = u.a.Writer.SetRSS(dev, nil)
-	u.a.log().Info("restore the driver's", "knob", ref.String(), "new", value, "txn", u.t.id, "err", err)
-	state, ok := u.read(ref)
-	return err == nil && ok && state.Value == value
+	err = u.a.Writer.SetRSS(at.Dev, nil)
+	u.a.log().Info("restore the driver's", "knob", at.String(), "new", value, "txn", u.t.id, "err", err)
+	kind, ok := knob.Lookup(tableKind)
+	return err == nil && ok && kind.Read(u.view, at).Value == value
 }
 
 const tableKind = "rss.table"
@@ -511,9 +548,9 @@ func (u *undoing) outcome(ref knob.Ref, want string, state knob.State, err error
 // tell keeps the last word on a setting.
 func (u *undoing) tell(ref knob.Ref, r Restoration) {
 	r.Ref = ref
-	at, ok := u.told[ref]
+	at, ok := u.told[r.Subject()]
 	if !ok {
-		u.told[ref] = len(u.result.Restored)
+		u.told[r.Subject()] = len(u.result.Restored)
 		u.result.Restored = append(u.result.Restored, r)
 		return
 	}
@@ -525,13 +562,22 @@ func (u *undoing) tell(ref knob.Ref, r Restoration) {
 
 // author names the later transaction that wrote a value.
 func (u *undoing) author(ref knob.Ref, value string) string {
-	return writtenBy(u.later, ref, value)
+	at, err := u.where.ref(ref)
+	if err != nil {
+		return ""
+	}
+	return writtenBy(u.later, u.where.now, at, value)
 }
 
-func writtenBy(transactions []*transaction, ref knob.Ref, value string) string {
+// writtenBy names the last transaction that left a value at a present address.
+func writtenBy(transactions []*transaction, now plan.Origin, at knob.Ref, value string) string {
 	for _, t := range slices.Backward(transactions) {
+		where := devices{was: t.origin, now: now}
 		for _, e := range t.entries {
-			if e.ref == ref && e.observed != nil && *e.observed == value {
+			if e.observed == nil || *e.observed != value {
+				continue
+			}
+			if is, err := where.ref(e.ref); err == nil && is == at {
 				return t.id
 			}
 		}
@@ -542,6 +588,7 @@ func writtenBy(transactions []*transaction, ref knob.Ref, value string) string {
 // verify compares every setting of the journal with its value before the
 // transaction. Nothing is taken on trust, not even what was read back before.
 func (u *undoing) verify() {
+	earliest := map[string]string{} // by address: one interrupt may be several settings
 	original := map[knob.Ref]string{}
 	created := map[knob.Ref]bool{}
 	var order []knob.Ref
@@ -550,7 +597,11 @@ func (u *undoing) verify() {
 		if _, ok := original[ref]; ok {
 			return
 		}
-		original[ref] = value
+		at := u.address(ref)
+		if _, ok := earliest[at]; !ok {
+			earliest[at] = value
+		}
+		original[ref] = earliest[at]
 		order = append(order, ref)
 		created[ref] = wiped[ref.Dev]
 	}
@@ -573,24 +624,29 @@ func (u *undoing) verify() {
 			// A queue that the transaction made is gone again, or has what the
 			// kernel gave it.
 			u.forget(ref)
-		case u.deviceGone(ref):
+		case u.deviceGone(ref) != nil:
 			// The change that recorded it says so.
-		case !ok || !state.Has():
+		case !ok:
+			u.tell(ref, Restoration{Want: original[ref], Fate: FateFailed, Reason: state.Reason})
+		case !state.Has():
 			u.tell(ref, Restoration{Want: original[ref], Fate: FateGone, Reason: state.Reason})
 		default:
-			at, told := u.told[ref]
+			at, told := u.told[ref.String()]
 			if !told || u.result.Restored[at].Fate != FateFailed {
 				u.tell(ref, Restoration{Want: original[ref], Present: state.Value, Fate: FateFailed, Reason: "it does not have its old value"})
 			}
 		}
 	}
+	u.verifyNAPIs()
 }
+
+const madeByUs = "its queue was made by the transaction"
 
 // forget takes back the word on a setting whose queue is gone as it should be.
 func (u *undoing) forget(ref knob.Ref) {
-	if at, ok := u.told[ref]; ok {
+	if at, ok := u.told[ref.String()]; ok {
 		r := &u.result.Restored[at]
-		r.Fate, r.Reason = FateAlready, "its queue was made by the transaction"
+		r.Fate, r.Reason = FateAlready, madeByUs
 	}
 }
 
@@ -607,7 +663,7 @@ func (u *undoing) finish(r *run) {
 			u.result.State = Dirty
 		}
 		if one.Fate == FateFailed {
-			u.errs = append(u.errs, fmt.Errorf("%s is %q and was %q: %s", one.Ref, one.Present, one.Want, one.Reason))
+			u.errs = append(u.errs, fmt.Errorf("%s is %q and was %q: %s", one.Subject(), one.Present, one.Want, one.Reason))
 		}
 	}
 	u.t.state = u.result.State

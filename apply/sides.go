@@ -12,15 +12,11 @@ import (
 	"github.com/napitune/napitune/detect/knob"
 )
 
-// sides are the settings that a write may change besides its own, with their
-// values. Kinds that overwrite others get the whole device recorded, because
-// drivers do more than the core demands of them; features depend on one another
-// (net/core/dev.c, netdev_fix_features).
-func sides(v knob.View, kind *knob.Kind, ref knob.Ref, after string) map[knob.Ref]string {
-	all := len(kind.Clobbers) > 0
-	if !all && kind.Stage != knob.StageFeatures {
-		return nil
-	}
+// sides are the settings that a write may change besides its own (see
+// knob.Kind.MayChange), with their values. The error names those whose values
+// the host does not tell, which could not be put back.
+func sides(v knob.View, kind *knob.Kind, ref knob.Ref, after string) (map[knob.Ref]string, error) {
+	var errs []error
 	out := map[knob.Ref]string{}
 	seen := map[string]bool{address(v, ref): true}
 	own := v
@@ -30,7 +26,7 @@ func sides(v knob.View, kind *knob.Kind, ref knob.Ref, after string) map[knob.Re
 		own.Devices[i].Tunable = true
 	}
 	for _, other := range knob.All() {
-		if other.Scope == knob.ScopeHost || !all && other.Stage != kind.Stage {
+		if !kind.MayChange(other) {
 			continue
 		}
 		refs := other.Refs(own)
@@ -43,12 +39,18 @@ func sides(v knob.View, kind *knob.Kind, ref knob.Ref, after string) map[knob.Re
 				continue
 			}
 			seen[at] = true
-			if state := other.Read(v, r); state.Has() {
+			switch state := other.Read(v, r); {
+			case state.Has():
 				out[r] = state.Value
+			case other.Name == affinityKind && at == r.String():
+				// Which interrupt it is, if the queue has one, is not known: devices
+				// without vectors of their own, and those that are down.
+			case state.Withheld():
+				errs = append(errs, fmt.Errorf("%s, which the change may overwrite, cannot be read and could not be put back: %s: %s", r, state.Status, state.Reason))
 			}
 		}
 	}
-	return out
+	return out, errors.Join(errs...)
 }
 
 // spareVectors are the interrupts of queues that a channel change will bring
@@ -194,69 +196,4 @@ func ifIndex(h *host.Host, dev string) (int, error) {
 		return 0, fmt.Errorf("index of %s: %w", dev, err)
 	}
 	return index, nil
-}
-
-// restoreNAPIs gives NAPIs their own values back, after the device's value is
-// restored. A value that is neither what was recorded nor the device's is
-// somebody else's and stays.
-func (u *undoing) restoreNAPIs(e *entry) error {
-	if len(e.napis) == 0 || u.a.Writer.SetNAPI == nil {
-		return nil
-	}
-	now, err := deviceNAPIs(u.view, u.name(e.ref).Dev)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, was := range e.napis {
-		at := slices.IndexFunc(now, func(n napiValues) bool {
-			return was.Queue >= 0 && n.Queue == was.Queue || was.Queue < 0 && n.ID == was.ID
-		})
-		if at < 0 {
-			continue // its queue is gone
-		}
-		if err := u.restoreNAPI(e, was, now[at]); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(errs...)
-}
-
-func (u *undoing) restoreNAPI(e *entry, was, is napiValues) error {
-	after := func(kind string) (uint64, bool) {
-		if e.ref.Kind != kind {
-			return 0, false
-		}
-		n, err := strconv.ParseUint(strings.NewReplacer("on", "1", "off", "0").Replace(e.after), 10, 64)
-		return n, err == nil
-	}
-	want := host.NAPI{ID: is.ID, DeferHardIRQs: is.Defer, GROFlushTimeout: is.Flush, IRQSuspend: is.Suspend, Threaded: is.Threaded, IRQ: -1}
-	ours := func(value, wideNow, wideThen uint64, kind string) bool {
-		written, ok := after(kind)
-		return value == wideNow || value == wideThen || ok && value == written
-	}
-	if ours(is.Defer, is.WideDefer, was.WideDefer, "napi_defer_hard_irqs") {
-		want.DeferHardIRQs = was.Defer
-	}
-	if ours(is.Flush, is.WideFlush, was.WideFlush, "gro_flush_timeout") {
-		want.GROFlushTimeout = was.Flush
-	}
-	if is.Suspend == 0 {
-		want.IRQSuspend = was.Suspend
-	}
-	if ours(uint64(is.Threaded), uint64(is.WideThread), uint64(was.WideThread), "threaded") {
-		want.Threaded = was.Threaded
-	}
-	if want.DeferHardIRQs == is.Defer && want.GROFlushTimeout == is.Flush && want.IRQSuspend == is.Suspend && want.Threaded == is.Threaded {
-		return nil
-	}
-	index, err := ifIndex(u.view.Host, u.name(e.ref).Dev)
-	if err != nil {
-		return err
-	}
-	want.IfIndex = index
-	if err := u.a.Writer.SetNAPI(want); err != nil {
-		return fmt.Errorf("restore NAPI %d of %s: %w", is.ID, u.name(e.ref).Dev, err)
-	}
-	return nil
 }

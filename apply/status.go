@@ -23,8 +23,11 @@ type Summary struct {
 	Changes int `json:"changes"`
 	// Unfinished: it needs a rollback, a confirmation or a person.
 	Unfinished bool `json:"unfinished"`
-	// Damage says which records of the journal cannot be read; "" for none.
+	// Damage says what of the journal cannot be read; "" for nothing.
 	Damage string `json:"damage,omitempty"`
+	// Newer: a newer version wrote the journal. This one neither undoes nor
+	// confirms it, and can only forget it.
+	Newer bool `json:"newer,omitempty"`
 	// NetNS is the network namespace of a transaction that was made in another
 	// one than this, where its device names mean other devices; "" for all others.
 	NetNS string `json:"netns,omitempty"`
@@ -35,7 +38,7 @@ type Summary struct {
 
 // Drift is the present value of a setting that was written.
 type Drift struct {
-	Ref     knob.Ref `json:"ref"`
+	Ref     knob.Ref `json:"ref"` // under the name that its device has by now
 	Before  string   `json:"before"`
 	Wrote   string   `json:"wrote"` // what the last write left there
 	Present string   `json:"present"`
@@ -49,43 +52,50 @@ type Drift struct {
 
 // Unfinished lists the transactions of this boot that a crash or a failed
 // rollback left, for every command to report. One that is still at work is not
-// among them: its process holds the lock. It reads no settings.
+// among them: its process holds the lock. It reads no settings, writes nothing
+// and is in nobody's way.
 func (a *Applier) Unfinished() ([]Summary, error) {
-	left, err := a.left()
-	if err != nil || !slices.ContainsFunc(left, Summary.begun) {
-		return left, err
-	}
-	_, _, release, err := a.open()
-	if errors.Is(err, ErrLocked) {
-		return slices.DeleteFunc(left, Summary.begun), nil
-	}
-	if err != nil {
-		return left, nil // whether one is at work cannot be told
-	}
-	defer func() { _ = release() }()
-	return a.left() // what was at work a moment ago may have ended
-}
-
-func (a *Applier) left() ([]Summary, error) {
-	all, err := a.summaries()
-	return slices.DeleteFunc(all, func(s Summary) bool { return !s.Unfinished }), err
-}
-
-// begun reports whether a transaction of this namespace may be at work.
-func (s Summary) begun() bool {
-	return s.NetNS == "" && s.Damage == "" && (s.State == Journaled || s.State == Applying)
-}
-
-func (a *Applier) summaries() ([]Summary, error) {
 	origin, all, err := a.transactions()
 	if err != nil {
 		return nil, err
 	}
-	out := make([]Summary, 0, len(all))
-	for _, t := range all {
+	left := unfinished(all)
+	if slices.ContainsFunc(left, func(t *transaction) bool { return t.begun(origin) }) {
+		left = a.idle(origin, left)
+	}
+	out := make([]Summary, 0, len(left))
+	for _, t := range left {
 		out = append(out, t.summary(origin))
 	}
 	return out, nil
+}
+
+// begun reports whether a transaction of this namespace may be at work.
+func (t *transaction) begun(here plan.Origin) bool {
+	return !t.elsewhere(here) && t.damage == nil && (t.state == Journaled || t.state == Applying)
+}
+
+// idle leaves out the transaction that is at work.
+func (a *Applier) idle(origin plan.Origin, left []*transaction) []*transaction {
+	dir, err := a.directory(origin)
+	if err != nil || a.Files.Held == nil {
+		return left // whether one is at work cannot be told
+	}
+	holder, held, err := a.Files.Held(path.Join(dir, lockName))
+	switch {
+	case err != nil:
+		return left
+	case held:
+		return slices.DeleteFunc(left, func(t *transaction) bool { return t.begun(origin) && t.holder == holder })
+	}
+	// What was at work a moment ago may have ended, and another may have begun.
+	all, err := a.load(dir, false)
+	if err != nil {
+		return left
+	}
+	return slices.DeleteFunc(unfinished(all), func(t *transaction) bool {
+		return t.begun(origin) && !slices.ContainsFunc(left, func(was *transaction) bool { return was.id == t.id && was.begun(origin) })
+	})
 }
 
 // transactions are those of this boot that are not archived, oldest first.
@@ -115,9 +125,7 @@ func local(all []*transaction, here plan.Origin) []*transaction {
 
 func (t *transaction) summary(here plan.Origin) Summary {
 	s := Summary{ID: t.id, At: t.at, State: t.state, Deadline: t.deadline, Changes: len(t.entries), Unfinished: t.unfinished()}
-	if t.plan != nil {
-		s.Profile = t.plan.Profile
-	}
+	s.Profile, s.Newer = t.profile, t.newer()
 	if t.damage != nil {
 		s.Damage = t.damage.Error()
 	}
@@ -141,7 +149,7 @@ func (a *Applier) Status() ([]Summary, error) {
 	out := make([]Summary, 0, len(all))
 	for i, t := range all {
 		s := t.summary(origin)
-		if t.state != RolledBack && t.state != Forgotten && s.NetNS == "" {
+		if t.state != RolledBack && t.state != Forgotten && s.NetNS == "" && !s.Newer {
 			s.Drift = t.drift(newWitness(view, t.origin, origin), local(all[i+1:], origin))
 		}
 		out = append(out, s)
@@ -165,35 +173,51 @@ func (t *transaction) drift(w witness, later []*transaction) []Drift {
 		out = append(out, Drift{Ref: e.ref, Before: e.before, Wrote: wrote})
 	}
 	for i := range out {
-		d := &out[i]
-		kind, ok := knob.Lookup(d.Ref.Kind)
-		if !ok {
-			continue
-		}
-		state := kind.Read(w.view, d.Ref)
-		d.Present, d.Reason = state.Value, state.Reason
-		d.Drifted = !state.Has() || state.Value != d.Wrote
-		if d.Drifted && state.Has() {
-			d.By = writtenBy(later, d.Ref, state.Value)
-		}
-		if d.Drifted && d.By == "" {
-			d.Suspects = w.suspects(d.Ref, d.Wrote, state.Value)
-		}
+		w.compare(t, &out[i], later)
 	}
 	return out
 }
 
+// compare looks up what a setting is by now, under the name that its device has
+// by now.
+func (w witness) compare(t *transaction, d *Drift, later []*transaction) {
+	kind, ok := knob.Lookup(d.Ref.Kind)
+	if !ok {
+		d.Drifted, d.Reason = true, t.unknown()
+		return
+	}
+	at, err := w.where.ref(d.Ref)
+	if err != nil {
+		d.Drifted, d.Reason = true, err.Error()
+		return
+	}
+	was := d.Ref
+	d.Ref = at
+	state := kind.Read(w.view, at)
+	d.Present, d.Reason = state.Value, state.Reason
+	d.Drifted = !state.Has() || state.Value != d.Wrote
+	if d.Drifted && state.Has() {
+		d.By = writtenBy(later, w.where.now, at, state.Value)
+	}
+	if d.Drifted && d.By == "" {
+		d.Suspects = w.suspects(was, at, d.Wrote, state.Value)
+	}
+}
+
 // Confirm lets an unconfirmed transaction stay: the one with this ID, or with ""
-// the last. Confirming twice is no error.
+// the last, which must not have been rolled back. Confirming twice is no error.
 func (a *Applier) Confirm(id string) (Result, error) {
 	origin, dir, release, err := a.open()
 	if err != nil {
 		return Result{}, fmt.Errorf("confirm: %w", err)
 	}
 	defer func() { _ = release() }()
-	t, err := a.pick(origin, dir, id)
+	t, err := a.confirmable(origin, dir, id)
 	if err != nil {
 		return Result{}, fmt.Errorf("confirm: %w", err)
+	}
+	if err := t.understood(dir); err != nil {
+		return Result{}, fmt.Errorf("confirm %s: %w", t.id, err)
 	}
 	result := Result{ID: t.id, State: t.state}
 	switch t.state {
@@ -211,6 +235,31 @@ func (a *Applier) Confirm(id string) (Result, error) {
 		result.Warnings = append(result.Warnings, err.Error())
 	}
 	return result, nil
+}
+
+// confirmable finds a transaction by ID, or the last one of this network
+// namespace. Whoever confirms the last means that one: an earlier one in its place
+// would be a yes to something else.
+func (a *Applier) confirmable(here plan.Origin, dir, id string) (*transaction, error) {
+	if id != "" {
+		return a.pick(here, dir, id)
+	}
+	all, err := a.load(dir, true)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range slices.Backward(local(all, here)) {
+		switch {
+		case t.state == Planned || t.restores: // nobody was told of it
+		case t.state == RolledBack:
+			return nil, fmt.Errorf("%s was rolled back; nothing to confirm", t.id)
+		case t.state == Forgotten:
+			return nil, fmt.Errorf("%s was forgotten; nothing to confirm", t.id)
+		default:
+			return t, nil
+		}
+	}
+	return a.pick(here, dir, "")
 }
 
 // Forget takes the transaction with this ID out of the way without touching the
@@ -252,15 +301,17 @@ func (a *Applier) Forget(id string) (Result, error) {
 // another one wrote: soon enough for a person who waits for the answer.
 const confirmPoll = 250 * time.Millisecond
 
-// ConfirmWithin waits for the confirmation of a transaction, from any process,
-// and rolls it back when the time is over or ctx ends: the in-process stand-in
-// for a timer of the system, which dies with this process. The error of a
-// rollback for want of a confirmation wraps ErrUnconfirmed.
-func (a *Applier) ConfirmWithin(ctx context.Context, id string, within time.Duration) (Result, error) {
+// ConfirmBy waits for the confirmation of a transaction, from any process, and
+// rolls it back at the deadline, Result.Deadline of the apply, or when ctx ends:
+// the in-process stand-in for a timer of the system, which dies with this process.
+// The error of a rollback for want of a confirmation wraps ErrUnconfirmed; one that
+// another process made before the deadline is an error, too, and where that one
+// is still at work its end is waited for.
+func (a *Applier) ConfirmBy(ctx context.Context, id string, deadline time.Time) (Result, error) {
 	// Without a directory nothing can be read until the deadline, which tries
 	// again and tells the error.
 	origin, dir, _ := a.present()
-	end := time.NewTimer(within)
+	end := time.NewTimer(deadline.Sub(a.clock()()))
 	defer end.Stop()
 	poll := time.NewTicker(confirmPoll)
 	defer poll.Stop()
@@ -268,8 +319,12 @@ func (a *Applier) ConfirmWithin(ctx context.Context, id string, within time.Dura
 		select {
 		case <-poll.C:
 			// Reading may meet a record half written; the next look sees it whole.
-			if t, err := a.pick(origin, dir, id); err == nil && t.state != Unconfirmed {
-				return Result{ID: t.id, State: t.state}, nil
+			t, err := a.pick(origin, dir, id)
+			if err != nil {
+				continue
+			}
+			if ended, err := t.decided(!a.clock()().Before(deadline)); ended {
+				return Result{ID: id, State: t.state}, err
 			}
 		case <-end.C:
 			waiting = false
@@ -278,14 +333,37 @@ func (a *Applier) ConfirmWithin(ctx context.Context, id string, within time.Dura
 		}
 	}
 	result, err := a.RollbackUnconfirmed(ctx, id)
-	if result.State == Confirmed && err == nil {
-		return result, nil
-	}
-	if err != nil {
+	switch {
+	case err != nil:
 		return result, fmt.Errorf("%w: %w", ErrUnconfirmed, err)
+	case result.State == Confirmed || result.State == Forgotten:
+		return result, nil
 	}
 	return result, fmt.Errorf("%s: %w", id, ErrUnconfirmed)
 }
+
+// decided reports whether others have decided about a transaction that waits for
+// its confirmation, and with what error. One that is being rolled back is not:
+// its host is neither as wanted nor as it was.
+func (t *transaction) decided(late bool) (bool, error) {
+	reason := errUndoneElsewhere
+	if late {
+		reason = fmt.Errorf("%w: %w", ErrUnconfirmed, errUndoneElsewhere)
+	}
+	switch t.state {
+	case Confirmed, Forgotten:
+		return true, nil
+	case RolledBack:
+		return true, fmt.Errorf("%s: %w", t.id, reason)
+	case Dirty:
+		return true, fmt.Errorf("%s: %w, which could not restore everything (napitune status, napitune rollback %s)", t.id, reason, t.id)
+	default:
+		return false, nil
+	}
+}
+
+// errUndoneElsewhere: by a timer, or in another terminal.
+var errUndoneElsewhere = errors.New("rolled back by another process")
 
 // present is the directory of this boot's journals. The boot does not change
 // while a process runs, and identifying the host is too dear to do at each look.

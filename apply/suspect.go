@@ -2,7 +2,6 @@ package apply
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/napitune/napitune/detect/cpuset"
@@ -13,14 +12,14 @@ import (
 
 // witness knows what may have changed a setting since it was written.
 type witness struct {
-	view     knob.View
-	was, now plan.Origin
-	owners   []owner.Owner
+	view   knob.View
+	where  devices
+	owners []owner.Owner
 }
 
 // newWitness looks at the host. What it cannot see it does not suspect.
 func newWitness(v knob.View, was, now plan.Origin) witness {
-	w := witness{view: v, was: was, now: now}
+	w := witness{view: v, where: devices{was: was, now: now}}
 	if v.Host == nil || v.Host.Processes == nil {
 		return w
 	}
@@ -30,46 +29,27 @@ func newWitness(v knob.View, was, now plan.Origin) witness {
 	return w
 }
 
-// suspects says in words what may have changed a setting from what was written
-// to what it is, likeliest first; none if nothing is known.
-func (w witness) suspects(ref knob.Ref, wrote, present string) []string {
+// suspects says in words what may have changed a setting of the journal, which
+// is at this address by now, from what was written to what it is, likeliest
+// first; none if nothing is known.
+func (w witness) suspects(ref, at knob.Ref, wrote, present string) []string {
 	kind, ok := knob.Lookup(ref.Kind)
 	if !ok {
 		return nil
 	}
-	out := w.device(ref.Dev)
+	var out []string
+	if text := w.where.remade(ref.Dev); text != "" {
+		out = append(out, text)
+	}
 	if kind.Codec.Name == "cpus" && offline(w.view, wrote, present) {
 		out = append(out, "CPUs of the old value are offline")
 	}
 	for _, o := range w.owners {
-		if claim, ok := o.Claim(ref); ok {
+		if claim, ok := o.Claim(at); ok {
 			out = append(out, fmt.Sprintf("%s sets it %s (%s)", o.Name, o.When, claim.Source))
 		}
 	}
 	return out
-}
-
-// device tells what happened to the device itself.
-func (w witness) device(name string) []string {
-	find := func(o plan.Origin) (plan.OriginDevice, bool) {
-		at := slices.IndexFunc(o.Devices, func(d plan.OriginDevice) bool { return d.Name == name })
-		if name == "" || at < 0 {
-			return plan.OriginDevice{}, false
-		}
-		return o.Devices[at], true
-	}
-	was, known := find(w.was)
-	is, there := find(w.now)
-	switch {
-	case !known || !there:
-		return nil
-	case was.Index != 0 && is.Index != 0 && was.Index != is.Index:
-		return []string{fmt.Sprintf("the device was made anew since (interface index %d, now %d)", was.Index, is.Index)}
-	case was.Bus != is.Bus || was.Driver != is.Driver:
-		return []string{fmt.Sprintf("it is another device by now (%s %s, was %s %s)", is.Driver, is.Bus, was.Driver, was.Bus)}
-	default:
-		return nil
-	}
 }
 
 // offline reports whether the present CPUs are the written ones without those

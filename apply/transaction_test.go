@@ -161,6 +161,23 @@ func TestPreflightRefuses(t *testing.T) {
 			*p = r.plan("eth0/channels.combined", "8")
 			o.MaxDisruption, o.SkipDisruptive = knob.DisruptsPackets, true
 		}, []string{"nothing is left to apply"}},
+		{"a file that is read-only", small, func(_ *rig, _ *plan.Plan, a *Applier, _ *Options) {
+			a.Writer.MayWrite = func(name string) error {
+				if strings.HasPrefix(name, "sys/") {
+					return errors.New("write to " + name + ": mounted read-only")
+				}
+				return nil
+			}
+		}, []string{rps + ": write to sys/class/net/eth0/queues/rx-0/rps_cpus: mounted read-only"}},
+		{"a read-only file that it may overwrite", hosttest.Spec{Driver: "ice", MaxQueues: 8}, func(r *rig, p *plan.Plan, a *Applier, _ *Options) {
+			*p = r.plan("eth0/channels.combined", "8")
+			a.Writer.MayWrite = func(name string) error {
+				if strings.HasSuffix(name, "/xps_cpus") {
+					return errors.New("write to " + name + ": mounted read-only")
+				}
+				return nil
+			}
+		}, []string{"eth0/channels.combined: eth0/tx-0/xps.cpus, which the change may overwrite, could not be put back: write to sys/class/net/eth0/queues/tx-0/xps_cpus: mounted read-only"}},
 		{"no privilege", small, func(_ *rig, _ *plan.Plan, a *Applier, _ *Options) { a.Privileges = &Privileges{} },
 			[]string{budget + ": writing it needs root or CAP_NET_ADMIN", rps + ": writing it needs root or CAP_DAC_OVERRIDE and CAP_NET_ADMIN"}},
 	} {
@@ -263,27 +280,69 @@ func (f stuckFS) ReadFile(name string) ([]byte, error) {
 	return fs.ReadFile(f.FS, name)
 }
 
+// What an interrupt that did not move at once has come to by the end: it waits,
+// it moved, the kernel dropped the wish, which undoes the transaction or is told
+// where that is wanted, or somebody else has set it.
 func TestPendingMoves(t *testing.T) {
 	t.Parallel()
-	for _, moves := range []bool{false, true} {
-		r := newRig(t, hosttest.Spec{IRQStacked: true})
-		stuck := true
-		r.view = func(v knob.View) knob.View {
-			h := *v.Host
-			h.FS = stuckFS{h.FS, &stuck}
-			v.Host = &h
-			return v
-		}
-		o := anything
-		o.Verify = func(context.Context) error { stuck = !moves; return nil }
-		result, err := r.process(nil).Apply(background, r.plan("eth0/rx-1/irq.affinity", "1-2"), o)
-		want := VerdictPending
-		if moves {
-			want = VerdictApplied
-		}
-		if err != nil || result.Changes[0].Verdict != want || result.Changes[0].Address != "IRQ 43" {
-			t.Errorf("moves %v: %v, %+v", moves, err, result.Changes)
-		}
+	const irq, rps = "eth0/rx-1/irq.affinity", "eth0/rx-0/rps.cpus"
+	for name, tt := range map[string]struct {
+		then    func(r *rig, stuck *bool)
+		lenient bool
+		want    Verdict
+		affine  string // at the end
+		state   State
+	}{
+		"waits":            {func(*rig, *bool) {}, false, VerdictPending, "1-2", Confirmed},
+		"moves":            {func(_ *rig, stuck *bool) { *stuck = false }, false, VerdictApplied, "1-2", Confirmed},
+		"dropped":          {func(r *rig, _ *bool) { r.write(irq, "0") }, false, VerdictRefused, "0", RolledBack},
+		"dropped, told":    {func(r *rig, _ *bool) { r.write(irq, "0") }, true, VerdictRefused, "0", Confirmed},
+		"of somebody else": {func(r *rig, _ *bool) { r.write(irq, "3") }, false, VerdictApplied, "3", Confirmed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, hosttest.Spec{IRQStacked: true})
+			before := r.m.Dump()
+			stuck := true
+			r.view = func(v knob.View) knob.View {
+				h := *v.Host
+				h.FS = stuckFS{h.FS, &stuck}
+				v.Host = &h
+				return v
+			}
+			o := anything
+			o.Verify = func(context.Context) error { tt.then(r, &stuck); return nil }
+			left := map[string]error{}
+			if tt.lenient {
+				o.LeaveOut = func(ref knob.Ref, err error) { left[ref.String()] = err }
+			}
+			result, err := r.process(nil).Apply(background, r.plan(irq, "1-2", rps, "1"), o)
+			undone := tt.state == RolledBack
+			if errors.Is(err, ErrNotTaken) != undone || (err != nil) != undone || result.State != tt.state || result.ExitCode() == ExitDone == undone {
+				t.Errorf("%s, %v, %+v", result.State, err, result)
+			}
+			at := slices.IndexFunc(result.Changes, func(o Outcome) bool { return o.Ref.String() == irq })
+			if at < 0 || result.Changes[at].Verdict != tt.want || result.Changes[at].Address != "IRQ 43" || result.Changes[at].Observed != tt.affine {
+				t.Errorf("%+v", result.Changes)
+			}
+			if r.read(irq) != tt.affine || (r.read(rps) == "1") == undone || undone && r.m.Dump() != before {
+				t.Errorf("affinity %s, RPS %s", r.read(irq), r.read(rps))
+			}
+			if errors.Is(left[irq], ErrNotTaken) != tt.lenient || len(left) > 1 {
+				t.Errorf("told: %v", left)
+			}
+			if !tt.lenient {
+				return
+			}
+			// The journal does not count it as set, and the rest goes back.
+			words, err := r.process(nil).Words()
+			if _, said := words[knob.Rx("eth0", 1, "irq.affinity")]; said || len(words) != 1 || err != nil {
+				t.Errorf("%v, %v", words, err)
+			}
+			if back, err := r.process(nil).Rollback(background, ""); err != nil || back.State != RolledBack || r.m.Dump() != before {
+				t.Errorf("rollback: %s, %v", back.State, err)
+			}
+		})
 	}
 }
 
@@ -301,6 +360,21 @@ func TestSharedInterrupt(t *testing.T) {
 	}
 	if _, err := r.process(nil).Rollback(background, result.ID); err != nil || r.m.Dump() != before {
 		t.Errorf("rollback: %v\n%s", err, cmp.Diff(before, r.m.Dump()))
+	}
+}
+
+// An interrupt that one change overwrites under one of its names and another
+// change sets under the other goes back to where it was before both.
+func TestSharedInterruptAsSideEffect(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, hosttest.Spec{Driver: "i40e"})
+	r.write("eth0/rx-1/irq.affinity", "2-3")
+	before := r.m.Dump()
+	if _, err := r.process(nil).Apply(background, r.plan("eth0/feature.rx-ntuple-filter", "off", "eth0/tx-1/irq.affinity", "0"), anything); err != nil {
+		t.Fatal(err)
+	}
+	if result, err := r.process(nil).Rollback(background, ""); err != nil || result.State != RolledBack || r.m.Dump() != before {
+		t.Errorf("%s, %v, %+v\n%s", result.State, err, result.Restored, cmp.Diff(before, r.m.Dump()))
 	}
 }
 
@@ -325,6 +399,7 @@ func TestChannelSideEffects(t *testing.T) {
 	r := newRig(t, small)
 	r.write("eth0/rx-0/irq.affinity", "3")
 	r.write("eth0/tx-1/xps.cpus", "0,2")
+	r.write("eth0/tx-1/xps.rxqs", "0-1")
 	r.write("eth0/rx-1/rps.cpus", "1")
 	before := r.m.Dump()
 	result, err := r.process(nil).Apply(background, r.plan("eth0/channels.combined", "1"), anything)
@@ -355,7 +430,7 @@ func TestChannelSideEffects(t *testing.T) {
 	}
 	want := map[string]string{
 		"eth0/rx-0/rps.cpus": "2", "eth0/tx-0/irq.affinity": "1-2", "eth0/rx-0/irq.affinity": "3",
-		"eth0/tx-1/xps.cpus": "0,2", "eth0/rx-1/rps.cpus": "1", "eth0/channels.combined": "2",
+		"eth0/tx-1/xps.cpus": "0,2", "eth0/tx-1/xps.rxqs": "0-1", "eth0/rx-1/rps.cpus": "1", "eth0/channels.combined": "2",
 	}
 	for ref, value := range want {
 		if got := r.read(ref); got != value {
@@ -369,28 +444,128 @@ func TestChannelSideEffects(t *testing.T) {
 	}
 }
 
-// Drivers that set moderation and interrupts anew with their rings are undone
-// as well, also after a crash between write and record.
-func TestRingSideEffects(t *testing.T) {
+// What drivers set anew with a write, besides what was written, is recorded and
+// undone as well, also after a crash between write and record.
+func TestSideEffects(t *testing.T) {
 	t.Parallel()
-	for at := 0; at <= 8; at++ {
-		r := newRig(t, hosttest.Spec{Driver: "ice"})
-		r.write("eth0/rx-2/irq.affinity", "1,3")
-		r.write("eth0/coalesce.rx-usecs", "77")
-		r.gate = func(what string, do func() error) error {
-			err := do()
-			if err == nil && strings.HasPrefix(what, "rings") {
-				r.write("eth0/rx-2/irq.affinity", "0-3")
-				r.write("eth0/coalesce.rx-usecs", "50")
+	const usecs, affinity = "eth0/coalesce.rx-usecs", "eth0/rx-2/irq.affinity"
+	even := knob.EvenTable(128, 4)
+	for name, tt := range map[string]struct {
+		driver, ref, value, write string
+		sides                     map[string][2]string // before and after
+	}{
+		"rings":               {"ice", "eth0/ring.rx", "1000", "rings", map[string][2]string{usecs: {"77", "50"}, affinity: {"1,3", "0-3"}}},
+		"other ring":          {"ice", "eth0/ring.rx", "1000", "rings", map[string][2]string{"eth0/ring.tx": {"1024", "512"}}},
+		"adaptive moderation": {"mlx5_core", "eth0/coalesce.adaptive-rx", "off", "", map[string][2]string{usecs: {"77", "16"}}},
+		"moderation":          {"ice", usecs, "20", "coalesce", map[string][2]string{"eth0/coalesce.tx-usecs": {"77", "20"}, "eth0/coalesce.adaptive-rx": {"on", "off"}}},
+		"hash fields": {"ice", "eth0/rss.hash.udp4", "sd", "hash", map[string][2]string{
+			"eth0/rss.hash.udp6": {"sdfn", "sd"}, "eth0/rss.table": {"0*64 1*64", even},
+		}},
+		"feature that resets": {"i40e", "eth0/feature.rx-ntuple-filter", "off", "features", map[string][2]string{
+			affinity: {"1,3", "0-3"}, "eth0/tx-1/xps.cpus": {"1", ""}, "eth0/rx-1/rps.cpus": {"2", ""}, "eth0/ring.rx": {"1024", "512"}, usecs: {"77", "50"},
+		}},
+		"RSS table": {"ice", "eth0/rss.table", "0*64 1*64", "rss", map[string][2]string{"eth0/rss.hash.tcp4": {"sd", "sdfn"}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for at := 0; at <= 8; at++ {
+				r := newRig(t, hosttest.Spec{Driver: tt.driver})
+				for ref, values := range tt.sides {
+					r.write(ref, values[0])
+				}
+				before := r.m.Dump()
+				r.gate = func(what string, do func() error) error {
+					err := do()
+					if err == nil && tt.write != "" && strings.HasPrefix(what, tt.write) {
+						for ref, values := range tt.sides {
+							r.write(ref, values[1])
+						}
+						tt.write = ""
+					}
+					return err
+				}
+				write := tt.write
+				result, err := r.process(&fuse{at: at, after: true, torn: -1}).Apply(background, r.plan(tt.ref, tt.value, "net.core.dev_weight", "32"), anything)
+				tt.write = write
+				for ref, values := range tt.sides {
+					if at == 0 && (err != nil || result.Changes[0].Moved[ref] != values[1] || r.read(ref) != values[1]) {
+						t.Fatalf("%v: %s is %s, moved %v", err, ref, r.read(ref), result.Changes[0].Moved)
+					}
+				}
+				recoverAll(t, r, before, false, func() string { return fmt.Sprintf("killed after step %d", at) })
 			}
-			return err
-		}
-		before := r.m.Dump()
-		_, err := r.process(&fuse{at: at, after: true, torn: -1}).Apply(background, r.plan("eth0/ring.rx", "1000", "net.core.dev_weight", "32"), anything)
-		if at == 0 && (err != nil || r.read("eth0/rx-2/irq.affinity") != "0-3") {
-			t.Fatalf("%v; affinity %s", err, r.read("eth0/rx-2/irq.affinity"))
-		}
-		recoverAll(t, r, before, false, func() string { return fmt.Sprintf("killed after step %d", at) })
+		})
+	}
+}
+
+// A change that may overwrite a setting whose value the host does not tell is not
+// made: nobody could put that back. What is certainly not there, or not in a
+// capture, keeps nothing from being changed.
+func TestUnreadableSide(t *testing.T) {
+	t.Parallel()
+	const ring, budget, usecs = "eth0/ring.rx", "net.core.netdev_budget", "eth0/coalesce.rx-usecs"
+	for name, tt := range map[string]struct {
+		answer  error
+		at      int // look at the moderation from which on it is the answer
+		lenient bool
+		want    error
+		state   State
+	}{
+		"inconclusive":        {host.ErrInconclusive, 0, false, ErrRefused, ""},
+		"denied":              {fs.ErrPermission, 0, false, ErrRefused, ""},
+		"an error of its own": {syscall.EIO, 0, false, ErrRefused, ""},
+		"after the preflight": {host.ErrInconclusive, 1, false, nil, RolledBack},
+		"told":                {host.ErrInconclusive, 1, true, nil, Confirmed},
+		"unsupported":         {host.ErrUnsupported, 0, false, nil, Confirmed},
+		"not there":           {fs.ErrNotExist, 0, false, nil, Confirmed},
+		"not captured":        {host.ErrNotCaptured, 0, false, nil, Confirmed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, hosttest.Spec{Driver: "ice"})
+			before, p := r.m.Dump(), r.plan(ring, "1024", budget, "600")
+			views := 0
+			r.view = func(v knob.View) knob.View {
+				h := *v.Host
+				read := h.Ethtool.Coalesce
+				views++
+				asked := 0
+				h.Ethtool.Coalesce = func(dev string) (host.Coalesce, error) {
+					if asked++; views > 1 || asked <= 6*tt.at {
+						return read(dev) // of six settings
+					}
+					return host.Coalesce{}, fmt.Errorf("read coalescing of %s: %w", dev, tt.answer)
+				}
+				v.Host = &h
+				return v
+			}
+			o := anything
+			left := map[string]error{}
+			if tt.lenient {
+				o.LeaveOut = func(ref knob.Ref, err error) { left[ref.String()] = err }
+			}
+			writes := 0
+			r.gate = func(what string, do func() error) error {
+				if strings.HasPrefix(what, "rings") {
+					writes++
+				}
+				return do()
+			}
+			result, err := r.process(nil).Apply(background, p, o)
+			if result.State != tt.state || tt.want != nil && !errors.Is(err, tt.want) || (err == nil) != (tt.state == Confirmed) {
+				t.Fatalf("%s, %v", result.State, err)
+			}
+			made := tt.state == Confirmed && !tt.lenient
+			if (writes > 0) != made || !made && !tt.lenient && r.m.Dump() != before {
+				t.Errorf("%d writes of rings", writes)
+			}
+			if told := errors.Join(err, left[ring]); !made && (told == nil || !strings.Contains(told.Error(), usecs+", which the change may overwrite")) {
+				t.Errorf("the reason is %v", told)
+			}
+			if (left[ring] != nil) != tt.lenient || tt.state == Confirmed && r.read(budget) != "600" {
+				t.Errorf("left out: %v, budget %s", left, r.read(budget))
+			}
+		})
 	}
 }
 
@@ -471,7 +646,7 @@ func TestTornAndDirty(t *testing.T) {
 	_, _ = r.process(&fuse{at: 5, torn: 40}).Apply(background, p, anything)
 	r.gate = func(string, func() error) error { return syscall.EIO }
 	for range 2 {
-		if result, err := r.process(nil).Rollback(background, ""); !errors.Is(err, syscall.EIO) && result.State != Dirty {
+		if result, err := r.process(nil).Rollback(background, ""); err == nil || !strings.Contains(err.Error(), syscall.EIO.Error()) || result.State != Dirty {
 			t.Fatalf("%s, %v", result.State, err)
 		}
 	}
@@ -495,7 +670,7 @@ func TestRounds(t *testing.T) {
 	p := r.plan("net.core.netdev_budget", "600")
 	p.Complete = false
 	result, err := r.process(nil).Apply(background, p, o)
-	if err != nil || rounds != maxRounds-1 || result.Complete || r.read("net.core.netdev_budget") != "1002" {
+	if err != nil || rounds != MaxRounds-1 || result.Complete || r.read("net.core.netdev_budget") != "1002" {
 		t.Errorf("%v after %d rounds, complete %v, budget %s", err, rounds, result.Complete, r.read("net.core.netdev_budget"))
 	}
 	if _, err := r.process(nil).Rollback(background, ""); err != nil || r.m.Dump() != before {
@@ -652,7 +827,7 @@ func TestDeviceRenamed(t *testing.T) {
 			"eth0/rx-1/rps.cpus", "1", "eth0/rx-0/irq.affinity", "2", "eth0/feature.rx-gro", "off"), anything); err != nil {
 			t.Fatal(err)
 		}
-		n := renamed{show: "lan0"}
+		n := renamed{from: "eth0", show: "lan0"}
 		r.view, r.origin = n.view, n.origin
 		a := r.process(nil)
 		a.Writer = n.writer(r.m.Writer())
@@ -672,7 +847,7 @@ func TestDeviceVanished(t *testing.T) {
 	// The rings overwrite many settings, of which nothing is to be said.
 	p := r.plan("net.core.dev_weight", "32", "eth0/ring.rx", "1024", "eth0/gro_flush_timeout", "9000", "eth0/rx-1/rps.cpus", "1", "eth1/rx-1/rps.cpus", "1")
 	before := r.m.Dump()
-	gone := renamed{}
+	gone := renamed{from: "eth0"}
 	a := r.process(nil)
 	n := 0
 	a.Writer = hosttest.Gate(a.Writer, func(what string, do func() error) error {
@@ -713,6 +888,7 @@ func TestConfirm(t *testing.T) {
 		before := r.m.Dump()
 		o := anything
 		o.ConfirmWithin = time.Minute
+		minute := r.process(nil).Now().Add(time.Minute)
 		armed := ""
 		o.Arm = func(id string, _ time.Duration) error { armed = id; return nil }
 		apply := func() string {
@@ -724,7 +900,7 @@ func TestConfirm(t *testing.T) {
 		}
 		// Nobody confirms.
 		id := apply()
-		result, err := r.process(nil).ConfirmWithin(background, id, time.Minute)
+		result, err := r.process(nil).ConfirmBy(background, id, minute)
 		if !errors.Is(err, ErrUnconfirmed) || result.State != RolledBack || r.m.Dump() != before {
 			t.Errorf("nobody: %s, %v", result.State, err)
 		}
@@ -737,7 +913,7 @@ func TestConfirm(t *testing.T) {
 			}
 		}()
 		start := time.Now()
-		result, err = r.process(nil).ConfirmWithin(background, id, time.Minute)
+		result, err = r.process(nil).ConfirmBy(background, id, minute)
 		if err != nil || result.State != Confirmed || time.Since(start) > 31*time.Second {
 			t.Errorf("in time: %s, %v after %v", result.State, err, time.Since(start))
 		}
@@ -757,7 +933,7 @@ func TestConfirm(t *testing.T) {
 		id = apply()
 		ctx, cancel := context.WithTimeout(background, time.Second)
 		defer cancel()
-		result, err = r.process(nil).ConfirmWithin(ctx, id, time.Minute)
+		result, err = r.process(nil).ConfirmBy(ctx, id, minute)
 		if !errors.Is(err, ErrUnconfirmed) || result.State != RolledBack || r.m.Dump() != before {
 			t.Errorf("signal: %s, %v", result.State, err)
 		}
@@ -892,9 +1068,14 @@ func FuzzParseJournal(f *testing.F) {
 			t.Errorf("record %+v with %v", one, err)
 		}
 		records, _, err := parseJournal(data)
-		tx, txErr := newTransaction("1", data)
-		if (txErr != nil) != (tx == nil) {
-			t.Errorf("transaction %v with %v", tx, txErr)
+		intents := 0
+		for _, r := range records {
+			if r.Type == recordIntent {
+				intents++
+			}
+		}
+		if tx := newTransaction("1", data); tx.damage == nil && len(tx.entries) != intents {
+			t.Errorf("%d changes of %d intents, and no damage", len(tx.entries), intents)
 		}
 		var again []byte
 		for _, r := range records {

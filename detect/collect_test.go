@@ -215,6 +215,23 @@ func TestIsolationFromCmdline(t *testing.T) {
 	}
 }
 
+func TestInterruptCPUs(t *testing.T) {
+	for cmdline, want := range map[string]string{
+		"ro":                       "0-1",
+		"irqaffinity=1":            "1",
+		"irqaffinity=0 isolcpus=0": "1", // none of those is left
+		"irqaffinity=x":            "0-1",
+	} {
+		s, err := Collect(scene{actions: []string{"timer"}, files: map[string]string{"proc/cmdline": cmdline}}.host(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.InterruptCPUs().String(); got != want {
+			t.Errorf("%s: interrupts go to %q, want %q", cmdline, got, want)
+		}
+	}
+}
+
 // TestGarbage puts bytes that are no text into one file after another: no
 // panic, and a gap or nothing.
 func TestGarbage(t *testing.T) {

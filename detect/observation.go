@@ -108,3 +108,23 @@ func (o *Observation) PerSecond(delta uint64) (float64, bool) {
 func (s *Snapshot) AllowedCPUs() cpuset.Set {
 	return s.Topo.Housekeeping()
 }
+
+// BootIRQs are the CPUs that irqaffinity= of the kernel command line names for
+// interrupts, empty if it names none or is not known.
+func (s *Snapshot) BootIRQs() cpuset.Set {
+	set, err := cpuset.ParseList(s.Cmdline["irqaffinity"])
+	if err != nil {
+		return cpuset.Set{}
+	}
+	return set
+}
+
+// InterruptCPUs are the CPUs that interrupts may be put on: those for network work
+// that BootIRQs names, all of them where it names none.
+func (s *Snapshot) InterruptCPUs() cpuset.Set {
+	allowed := s.AllowedCPUs()
+	if boot := allowed.Intersect(s.BootIRQs()); !boot.IsEmpty() {
+		return boot
+	}
+	return allowed
+}

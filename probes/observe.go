@@ -88,11 +88,7 @@ func (s *Session) look() error {
 	if err != nil {
 		return err
 	}
-	cost := s.eventNs
-	if s.stats != nil {
-		cost += statsCostNs
-	}
-	s.account.look(monotonicNs(), float64(busiest(s.eventsSeen, events))*cost)
+	s.account.look(monotonicNs(), float64(busiest(s.eventsSeen, events))*s.eachCosts(s.eventNs))
 	s.eventsSeen = events
 	return nil
 }
@@ -112,23 +108,27 @@ func busiest(before, after []uint64) uint64 {
 // events is how often programs of the core object have been called, per CPU,
 // but for interrupts that nobody chose.
 func (s *Session) events() ([]uint64, error) {
-	core := s.objects["core"]
 	var states []coreCpuState
-	if err := core.maps["cpu_states"].Lookup(uint32(0), &states); err != nil {
+	if err := s.objects["core"].maps["cpu_states"].Lookup(uint32(0), &states); err != nil {
 		return nil, fmt.Errorf("read softirq counters: %w", err)
 	}
+	return s.eventsOf(states), nil
+}
+
+func (s *Session) eventsOf(states []coreCpuState) []uint64 {
+	raised := s.objects["core"].find("softirq_raise") != nil
 	out := make([]uint64, len(states))
 	for cpu := range states {
 		st := &states[cpu]
 		for vec, n := range st.Count {
 			out[cpu] += 2 * n // entry and exit
-			if core.find("softirq_raise") != nil && (vec == 2 || vec == 3) {
+			if raised && (vec == 2 || vec == 3) {
 				out[cpu] += n
 			}
 		}
 		out[cpu] += 2*st.Irqs + st.RxPolls + st.Threaded.Polls + st.Busy.Polls + st.Netpoll.Polls
 	}
-	return out, nil
+	return out
 }
 
 // pause detaches. Programs that are detached last still run while the first

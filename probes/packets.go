@@ -31,6 +31,12 @@ func (s *Session) windowRow(name string) counters.Window {
 	}
 }
 
+func addWindow(out *counters.Counters, w counters.Window) {
+	out.Windows = append(out.Windows, w)
+	out.Events += w.Events + w.Skipped
+	out.EstimateNs += (w.Events + w.Skipped) * packetCostNs
+}
+
 func (s *Session) readGRO(out *counters.Counters) error {
 	obj := s.objects["gro"]
 	if !obj.loaded() {
@@ -47,7 +53,7 @@ func (s *Session) readGRO(out *counters.Counters) error {
 		w.SwitchedOff += st.Brake.SwitchedOff
 		w.Overflow += st.Overflow
 	}
-	out.Windows = append(out.Windows, w)
+	addWindow(out, w)
 	devices := map[[2]uint32]*counters.GRO{}
 	m := obj.maps["gro_slots"]
 	for slot := range m.MaxEntries() {
@@ -139,7 +145,7 @@ func (s *Session) readDrops(out *counters.Counters) error {
 		}
 		out.Drops = append(out.Drops, row)
 	}
-	out.Windows = append(out.Windows, w)
+	addWindow(out, w)
 	return nil
 }
 

@@ -98,14 +98,15 @@ type Session struct {
 	account                   account
 	eventsSeen                []uint64 // per CPU, those that account knows of
 	eventNs                   float64  // what one of them costs
-	// windowNs is how long each windowed probe has been attached.
+	// windowNs is how long each windowed object has been attached.
 	windowNs     map[string]uint64
 	controlReads []counters.ControlRead
-	// costNs is how long the core object was attached while BPF statistics were
-	// on, before they came on last, when it had been attached for statsSince.
-	costNs     uint64
-	stats      io.Closer
-	statsSince uint64
+	// countedNs is, by object, how long it was attached while BPF statistics
+	// were on, before they came on last, when it had been attached for statsSince.
+	countedNs, statsSince map[string]uint64
+	// costUnknown is why statistics could not be had, "" if they could.
+	costUnknown string
+	stats       io.Closer
 }
 
 // limits are the two receive budgets in the units the kernel compares.
@@ -126,9 +127,9 @@ func Open(o Options) (*Session, error) {
 		started:  monotonicNs(),
 		options:  o,
 		objects:  make(map[string]*object),
-		windowNs: make(map[string]uint64),
-		eventNs:  eventCostNs,
-		account:  account{share: o.MaxCostPercent / 100, atNs: monotonicNs()},
+		windowNs: make(map[string]uint64), countedNs: make(map[string]uint64),
+		eventNs: eventCostNs,
+		account: account{share: o.MaxCostPercent / 100, atNs: monotonicNs()},
 	}
 	s.irqs, s.uncounted = chosenIRQs(o.IRQs)
 	s.budget = s.readLimits()
@@ -306,6 +307,18 @@ func flag(on bool) uint32 {
 	return 0
 }
 
+// Windowed are the probes that could be attached and count in a Window only.
+func (s *Session) Windowed() []string {
+	var out []string
+	for _, p := range probeTable() {
+		attached := func(st counters.Status) bool { return st.Name == p.name && st.State == counters.Attached }
+		if p.windowed && slices.ContainsFunc(s.statuses, attached) {
+			out = append(out, p.name)
+		}
+	}
+	return out
+}
+
 // Status is the state of every probe that exists, asked for or not.
 func (s *Session) Status() []counters.Status { return slices.Clone(s.statuses) }
 
@@ -353,10 +366,10 @@ func (s *Session) Window(ctx context.Context, name string, length time.Duration)
 	var cost float64
 	waitUnless(ctx, length, func() bool {
 		now, err := packets(obj)
-		cost = float64(busiest(before, now)) * packetCostNs
+		cost = float64(busiest(before, now)) * s.eachCosts(packetCostNs)
 		return err != nil || cost > s.account.share*float64(creditLength) || obj.switchedOff()
 	})
-	s.windowNs[name] += monotonicNs() - attached
+	s.windowNs[p.object] += monotonicNs() - attached
 	err = obj.detachAll()
 	s.account.charge(monotonicNs(), cost+obj.attachNs+obj.detachNs)
 	if err != nil {
@@ -395,24 +408,65 @@ func (s *Session) attachedFor(now uint64) uint64 {
 	return s.attachedNs + now - s.attachedSince
 }
 
+// attachedTimes is, by object, how long it has been attached in all.
+func (s *Session) attachedTimes() map[string]uint64 {
+	now := monotonicNs()
+	out := make(map[string]uint64)
+	for _, d := range objectTable() {
+		switch {
+		case !s.objects[d.name].loaded():
+		case d.windowed:
+			out[d.name] = s.windowNs[d.name]
+		case d.name == "core":
+			out[d.name] = s.attachedFor(now)
+		default:
+			out[d.name] = now - s.started
+		}
+	}
+	return out
+}
+
+// eachCosts is what an event costs now that costs ns without statistics.
+func (s *Session) eachCosts(ns float64) float64 {
+	if s.stats != nil {
+		return ns + statsCostNs
+	}
+	return ns
+}
+
 // StartStats turns the kernel's BPF statistics on until StopStats or Close,
 // through a file descriptor and not the global sysctl. Each event then costs
 // two more clock reads, so turn them on for a part of the window only:
-// Counters.CostWindowNs says for how long of that probes were attached.
+// ProgCost.CountedNs says for how long of that each program was attached.
 func (s *Session) StartStats() error {
 	if s.stats != nil {
 		return nil
 	}
 	c, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
 	if err != nil {
+		s.costUnknown = withoutStats(err)
 		return fmt.Errorf("enable BPF statistics: %w", err)
 	}
-	s.stats, s.statsSince = c, s.attachedFor(monotonicNs())
-	return s.eachProgram(func(p *program) error {
+	s.costUnknown = ""
+	s.stats, s.statsSince = c, s.attachedTimes()
+	return s.eachProgram(func(_ string, p *program) error {
 		var err error
 		p.costSince, _, err = p.counted()
 		return err
 	})
+}
+
+// withoutStats says what statistics would need. The command came with Linux
+// 5.8; from the start it wants CAP_SYS_ADMIN, while CAP_BPF is enough to load
+// (bpf_enable_stats in kernel/bpf/syscall.c).
+func withoutStats(err error) string {
+	switch {
+	case errors.Is(err, unix.EPERM):
+		return "BPF statistics need CAP_SYS_ADMIN"
+	case errors.Is(err, unix.EINVAL), errors.Is(err, ebpf.ErrNotSupported):
+		return "BPF statistics need Linux 5.8"
+	}
+	return "BPF statistics: " + err.Error()
 }
 
 // StopStats turns the statistics off again; what was counted stays readable.
@@ -420,14 +474,16 @@ func (s *Session) StopStats() error {
 	if s.stats == nil {
 		return nil
 	}
-	errRead := s.eachProgram(func(p *program) error {
+	errRead := s.eachProgram(func(_ string, p *program) error {
 		now, _, err := p.counted()
 		p.cost = p.cost.plus(now, p.costSince)
 		return err
 	})
 	err := errors.Join(errRead, s.stats.Close())
 	s.stats = nil
-	s.costNs += s.attachedFor(monotonicNs()) - s.statsSince
+	for name, attached := range s.attachedTimes() {
+		s.countedNs[name] += attached - s.statsSince[name]
+	}
 	if err != nil {
 		return fmt.Errorf("disable BPF statistics: %w", err)
 	}

@@ -83,6 +83,19 @@ func TestClassify(t *testing.T) {
 	}
 }
 
+// TestWithoutStats: the reason is what would help, and not an error number.
+func TestWithoutStats(t *testing.T) {
+	for want, err := range map[string]error{
+		"BPF statistics need CAP_SYS_ADMIN":   fmt.Errorf("bpf: %w", unix.EPERM),
+		"BPF statistics need Linux 5.8":       fmt.Errorf("bpf: %w", unix.EINVAL),
+		"BPF statistics: too many open files": unix.EMFILE,
+	} {
+		if got := withoutStats(err); got != want {
+			t.Errorf("%v: %q, want %q", err, got, want)
+		}
+	}
+}
+
 // TestTables: every name in one table is in the other, and every probe can be
 // explained.
 func TestTables(t *testing.T) {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/napitune/napitune/probes/counters"
 )
 
@@ -22,6 +24,7 @@ func (s *Session) Read() (*counters.Counters, error) {
 	out := &counters.Counters{
 		Session: s.started,
 		TakenNs: monotonicNs(),
+		NetNS:   ownNetNS(),
 		Probes:  s.Status(),
 		// Once is enough: each read holds up who configures a network device.
 		ControlReads: slices.Clone(s.controlReads),
@@ -38,6 +41,15 @@ func (s *Session) Read() (*counters.Counters, error) {
 		return nil, err
 	}
 	return out, s.readCost(out)
+}
+
+// ownNetNS is the network namespace of this thread, 0 if procfs does not tell.
+func ownNetNS() uint32 {
+	var st unix.Stat_t
+	if err := unix.Stat("/proc/thread-self/ns/net", &st); err != nil {
+		return 0
+	}
+	return uint32(st.Ino)
 }
 
 // refreshBudget follows a change of the sysctls, so that squeezes from now on
@@ -69,6 +81,10 @@ func (s *Session) readCore(out *counters.Counters) error {
 		if row, busy := cpuRow(cpu, &states[cpu]); busy {
 			out.CPUs = append(out.CPUs, row)
 		}
+	}
+	for _, n := range s.eventsOf(states) {
+		out.Events += n
+		out.EstimateNs += uint64(float64(n) * s.eventNs)
 	}
 	virtio, err := s.readVirtio(out, states)
 	if err != nil {
@@ -123,13 +139,15 @@ func netRow(st *coreCpuState, v int) counters.NetSoftirq {
 }
 
 // readVirtio reads the receive queues and returns the queue number of each
-// slot per CPU, which names NAPIs.
+// slot per CPU, which names NAPIs. A queue has several slots on a CPU if its
+// virtqueue was made anew, as when a ring is resized or the device was reset.
 func (s *Session) readVirtio(out *counters.Counters, states []coreCpuState) ([][]uint32, error) {
 	queues := make([][]uint32, len(states))
 	var used uint32
 	for i := range states {
 		used = max(used, states[i].VirtioUsed)
 	}
+	merged := map[virtioKey]*counters.Virtio{}
 	for slot := range used {
 		var rows []coreVirtioSlot
 		if err := s.objects["core"].maps["virtio_slots"].Lookup(slot, &rows); err != nil {
@@ -138,15 +156,44 @@ func (s *Session) readVirtio(out *counters.Counters, states []coreCpuState) ([][
 		for cpu := range rows {
 			queues[cpu] = append(queues[cpu], rows[cpu].Queue)
 			if rows[cpu].Vq != 0 {
-				out.Virtio = append(out.Virtio, s.virtioRow(cpu, &rows[cpu]))
+				addVirtio(merged, s.virtioRow(cpu, &rows[cpu]))
 			}
 		}
+	}
+	for _, v := range merged {
+		out.Virtio = append(out.Virtio, *v)
 	}
 	slices.SortFunc(out.Virtio, func(a, b counters.Virtio) int {
 		return cmp.Or(cmp.Compare(a.NetNS, b.NetNS), cmp.Compare(a.IfIndex, b.IfIndex),
 			cmp.Compare(a.Queue, b.Queue), cmp.Compare(a.CPU, b.CPU))
 	})
 	return queues, nil
+}
+
+// virtioKey is what makes a row of counters.Virtio: two readings are compared by it.
+type virtioKey struct {
+	netns, ifindex uint32
+	queue, cpu     int
+}
+
+// addVirtio adds the counts of a slot to those of earlier ones of its queue; how
+// the ring looks now, and its interrupt if that was seen, are those of the last.
+func addVirtio(merged map[virtioKey]*counters.Virtio, v counters.Virtio) {
+	key := virtioKey{v.NetNS, v.IfIndex, v.Queue, v.CPU}
+	before := merged[key]
+	merged[key] = &v
+	if before == nil {
+		return
+	}
+	v.ArmedPolls += before.ArmedPolls
+	v.UnarmedPolls += before.UnarmedPolls
+	v.RingReads += before.RingReads
+	v.Starved += before.Starved
+	v.PendingEighths = counters.NewHist(v.PendingEighths, 0).Merge(counters.NewHist(before.PendingEighths, 0)).Buckets
+	v.MaxPending, v.MaxUnfilled = max(v.MaxPending, before.MaxPending), max(v.MaxUnfilled, before.MaxUnfilled)
+	if v.IRQ < 0 {
+		v.IRQ = before.IRQ
+	}
 }
 
 func (s *Session) virtioRow(cpu int, v *coreVirtioSlot) counters.Virtio {
@@ -240,31 +287,30 @@ func text(chars []int8) string {
 
 // readCost adds what the programs cost while statistics were on.
 func (s *Session) readCost(out *counters.Counters) error {
-	out.CostWindowNs = s.costNs
-	if s.stats != nil {
-		out.CostWindowNs += s.attachedFor(monotonicNs()) - s.statsSince
-	}
-	return s.eachProgram(func(p *program) error {
+	out.CostUnknown = s.costUnknown
+	attached := s.attachedTimes()
+	return s.eachProgram(func(object string, p *program) error {
 		now, st, err := p.counted()
 		if err != nil {
 			return err
 		}
-		cost := p.cost
+		cost, countedNs := p.cost, s.countedNs[object]
 		if s.stats != nil {
 			cost = cost.plus(now, p.costSince)
+			countedNs += attached[object] - s.statsSince[object]
 		}
 		out.Cost = append(out.Cost, counters.ProgCost{
 			Program: p.rung.program, Hook: string(p.rung.how) + "/" + p.rung.target,
-			Runs: cost.runs, TimeNs: cost.ns, Missed: st.RecursionMisses,
+			Runs: cost.runs, TimeNs: cost.ns, AttachedNs: attached[object], CountedNs: countedNs, Missed: st.RecursionMisses,
 		})
 		return nil
 	})
 }
 
-func (s *Session) eachProgram(do func(*program) error) error {
+func (s *Session) eachProgram(do func(object string, p *program) error) error {
 	for _, d := range objectTable() {
 		for _, p := range s.objects[d.name].programs {
-			if err := do(p); err != nil {
+			if err := do(d.name, p); err != nil {
 				return err
 			}
 		}

@@ -195,6 +195,15 @@ func findProbe(name string) (probe, bool) {
 	return table[i], true
 }
 
+// Names are all probes that Options can name.
+func Names() []string {
+	var names []string
+	for _, p := range probeTable() {
+		names = append(names, p.name)
+	}
+	return names
+}
+
 // DefaultProbes are the probes cheap enough for a production host: none of
 // them runs per packet.
 func DefaultProbes() []string {

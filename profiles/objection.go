@@ -107,6 +107,12 @@ func (p Policy) rolesOf(dev, driver string) (network, forbidden cpuset.Set) {
 	return network, forbidden
 }
 
+// NamesCPUs reports whether the policy says which CPUs are to serve a device.
+func (p Policy) NamesCPUs(dev, driver string) bool {
+	network, _ := p.rolesOf(dev, driver)
+	return !network.IsEmpty()
+}
+
 // DeviceRoles narrows the CPUs that may serve a device to those the policy
 // gives it. Without an entry for the device it is Roles.
 func (p Policy) DeviceRoles(cpus cpuset.Set, dev, driver string) cpuset.Set {

@@ -18,14 +18,15 @@ var _ = register(Rule{
 		SideEffects: "None.",
 		NotWhen:     "It does what it was switched on for.",
 		Source:      "net/core/dev.c skb_flow_limit; Documentation/networking/scaling.rst (RPS flow limit)",
-		Thresholds:  describe(backlogRate),
+		Thresholds:  describe(backlogRate, lossCount, lossShare),
 	},
 	Eval: func(c *Case) []plan.Finding {
-		var total uint64
+		var total, handled uint64
 		for _, d := range c.Softnet {
 			total += d.FlowLimit
+			handled += d.Processed
 		}
-		if c.Basis != detect.BasisWindow || !c.atLeast(total, c.At(backlogRate)) {
+		if c.Basis != detect.BasisWindow || !c.losesMany(total, handled) {
 			return nil
 		}
 		return []plan.Finding{{

@@ -10,25 +10,26 @@ import (
 
 var (
 	budgetTimeLimit = threshold("budget-time-limit", 16_000, "µs",
-		"a tuner in the field drove the limit to 300 ms and starved everything else on those CPUs; no published measurement gains beyond two to four jiffies of 4 ms",
-		"measured squeezes by time with idle CPU left")
+		"a tuner in the field drove the limit to 300 ms and starved everything else on those CPUs; no published measurement gains beyond two to four ticks (jiffies) of 4 ms",
+		"a measured gain beyond it on a CPU with time left")
 	budgetPacketLimit = threshold("budget-packet-limit", 2_400, "packets",
-		"300 ends a run at the fifth full poll of 64 packets, 2,400 at the 38th: more NAPI instances than one CPU usefully serves",
-		"CPUs that serve more than 38 busy NAPI instances")
+		"300 ends a run at the fifth full poll of 64 packets, 2,400 at the 38th: more busy queues (NAPI instances) than one CPU usefully serves",
+		"CPUs that serve more than 38 busy queues")
 )
 
 var _ = register(Rule{
 	ID:    "budget-oversized",
 	Title: "the receive softirq may run far longer than anything needs",
 	Page: Page{
-		Meaning: "netdev_budget and netdev_budget_usecs bound one run of the receive softirq. While it runs, nothing but hardware interrupts runs on that CPU: no " +
-			"timers, no other softirqs, no programs. A very large time limit turns load into latency for everybody.",
-		Evidence:    "The two settings, against the kernel's default of 300 packets and two timer ticks (jiffies).",
+		Meaning: "netdev_budget and netdev_budget_usecs bound one run of the receive softirq. While it lasts, only hardware interrupts run on that CPU, and with them the timers that fire there (high-resolution timers): " +
+			"no programs, no other softirqs, none of the ordinary timers. A real-time kernel (PREEMPT_RT) is different: there a run can be interrupted by more urgent threads. " +
+			"A very large time limit turns load into latency for everybody.",
+		Evidence:    "The two settings. The kernel starts with 300 packets and two ticks of its clock (2 to 20 ms). Advice comes above 16 ms and four ticks, a note above 2,400 packets.",
 		Cause:       "The rule \"double it until the squeeze counter stops\", or an automatic tuner without an upper bound.",
 		Remedy:      "Set the time limit back to two ticks. A packet budget that is too large matters only together with a long time limit, because the time ends the run first; then it is a note.",
-		SideEffects: "time_squeeze may count more often. By itself that is harmless: the kernel continues with the remaining work at once or in ksoftirqd.",
+		SideEffects: "time_squeeze may count more often. By itself that is harmless: the kernel goes on with the rest at once, or in ksoftirqd where that has gone on for about 2 ms or ten rounds, or a program is due.",
 		NotWhen:     "The CPUs do nothing but network work, and squeezes by time were measured.",
-		Source:      "net/core/dev.c net_rx_action; net/core/hotdata.c; kernel/softirq.c",
+		Source:      "net/core/dev.c net_rx_action; net/core/hotdata.c; kernel/softirq.c handle_softirqs",
 		Thresholds:  describe(budgetTimeLimit, budgetPacketLimit),
 	},
 	Eval: func(c *Case) []plan.Finding {

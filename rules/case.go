@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"iter"
 	"slices"
+	"strings"
 
 	"github.com/napitune/napitune/detect"
 	"github.com/napitune/napitune/detect/cpuset"
@@ -31,6 +32,7 @@ type Case struct {
 	firstRows map[int]*detect.IRQ
 	diagnosis *diagnosis
 	roles     map[string]cpuset.Set // by device
+	bootIRQs  cpuset.Set            // irqaffinity= of the kernel command line; empty for none
 }
 
 // Evaluate runs the whole catalogue and returns the findings, worst first,
@@ -43,7 +45,7 @@ func Evaluate(o *detect.Observation, policy profiles.Policy) []plan.Finding {
 // Judge is Evaluate, with what the interrupt placement behind the findings is
 // predicted to do to each CPU.
 func Judge(o *detect.Observation, policy profiles.Policy) ([]plan.Finding, []plan.Placement) {
-	c := newCase(o, policy)
+	c := newCase(ordered(o), policy)
 	var out []plan.Finding
 	for _, r := range All() {
 		for _, f := range r.Eval(c) {
@@ -88,13 +90,22 @@ func (c *Case) blame(findings []plan.Finding) {
 // keepsBusy reports whether a device's queue is served by this hot CPU.
 func (c *Case) keepsBusy(device, cpu string) bool {
 	if d := c.Last.Device(device); d != nil {
-		if serving := c.servingCPU(d); serving >= 0 && cpuName(serving) == cpu && c.hot(serving) {
+		if serving := c.servingCPU(d); serving >= 0 && names(cpu, serving) && c.hot(serving) {
 			return true
 		}
 	}
 	return slices.ContainsFunc(c.Paths, func(p *path) bool {
-		return p.dev.Name == device && cpuName(p.home()) == cpu && c.hot(p.home())
+		return p.dev.Name == device && names(cpu, p.home()) && c.hot(p.home())
 	})
+}
+
+// names reports whether a finding's subject is a CPU, or several with it among them.
+func names(subject string, cpu int) bool {
+	if list, several := strings.CutPrefix(subject, "CPUs "); several {
+		set, err := cpuset.ParseList(list)
+		return err == nil && cpu >= 0 && set.Has(cpu)
+	}
+	return subject == cpuName(cpu)
 }
 
 // follows is 1 for a finding that names another as its cause.
@@ -113,6 +124,7 @@ func newCase(o *detect.Observation, policy profiles.Policy) *Case {
 	for _, d := range o.Last.Devices {
 		c.roles[d.Name] = policy.DeviceRoles(o.Last.AllowedCPUs(), d.Name, d.Driver)
 	}
+	c.bootIRQs = o.Last.BootIRQs()
 	c.rows, c.firstRows = rowsByNumber(&o.Last.IRQs), rowsByNumber(&o.First.IRQs)
 	c.Paths = c.buildPaths()
 	c.loads = cpuLoads(c.Paths)
@@ -132,6 +144,26 @@ func (c *Case) of(d *detect.Device) *Case {
 
 // allowed are the CPUs that may serve a device.
 func (c *Case) allowed(d *detect.Device) cpuset.Set { return c.roles[d.Name] }
+
+// interruptible are the CPUs that may take a device's interrupts: those that may
+// serve it and are in irqaffinity= of the kernel command line. A policy that names
+// network CPUs is the later word.
+func (c *Case) interruptible(d *detect.Device) cpuset.Set {
+	own := c.allowed(d)
+	if boot := own.Intersect(c.bootIRQs); !boot.IsEmpty() && !c.Policy.NamesCPUs(d.Name, d.Driver) {
+		return boot
+	}
+	return own
+}
+
+// interruptibleAny are the CPUs that may take interrupts of some device.
+func (c *Case) interruptibleAny() cpuset.Set {
+	var out cpuset.Set
+	for _, p := range c.Paths {
+		out = out.Union(c.interruptible(p.dev))
+	}
+	return out
+}
 
 // allowedAny are the CPUs that may serve some device.
 func (c *Case) allowedAny() cpuset.Set {

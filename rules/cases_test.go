@@ -73,6 +73,35 @@ var ruleCases = []ruleCase{
 			s.set(knob.Tx("eth0", n, "xps.cpus"), mask)
 		}
 	}), advice, []string{"eth0/rx-1/irq.affinity 4", "eth0/rx-2/irq.affinity 5", "eth0/rx-3/irq.affinity 6"}},
+	{"irq-stacked", "fires", "irqaffinity= keeps interrupts to CPU 0 and 1: nowhere else", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", all(4, 0, 50_000), nil)
+		s.snap.Cmdline = map[string]string{"irqaffinity": "0-1"}
+	}), advice, []string{"eth0/rx-2/irq.affinity 1", "eth0/rx-3/irq.affinity 1"}},
+	{"irq-stacked", "fires", "irqaffinity= of CPU 0 and 1, and a policy that names CPU 4 to 7", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", all(4, 0, 50_000), nil)
+		s.snap.Cmdline = map[string]string{"irqaffinity": "0-1"}
+		s.policy = func(p *profiles.Policy) { p.NetworkCPUs = cpuset.Range(4, 7) }
+	}), advice, []string{"eth0/rx-0/irq.affinity 4", "eth0/rx-1/irq.affinity 5", "eth0/rx-2/irq.affinity 6", "eth0/rx-3/irq.affinity 7"}},
+	{"irqaffinity-boot", "fires", "two of eight CPUs", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", even(2, 50_000), nil)
+		s.snap.Cmdline = map[string]string{"irqaffinity": "0-1"}
+	}), note, []string{}},
+	{"irqaffinity-boot", "fires", "two of eight CPUs, both saturated: ask for more", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", even(2, 50_000), nil)
+		s.snap.Cmdline = map[string]string{"irqaffinity": "0-1"}
+		s.warm(2, 0.7)
+	}), advice, []string{}},
+	{"irqaffinity-boot", "must not", "all that are not isolated", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", even(2, 50_000), nil)
+		s.snap.Topo.Isolated = cpuset.Range(2, 7)
+		s.snap.Cmdline = map[string]string{"irqaffinity": "0-1"}
+	}), silent, []string{}},
+	{"irqaffinity-boot", "must not", "a policy names the CPUs", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", even(2, 50_000), nil)
+		s.snap.Cmdline = map[string]string{"irqaffinity": "0-1"}
+		s.policy = func(p *profiles.Policy) { p.NetworkCPUs = cpuset.Range(0, 3) }
+	}), silent, nil},
+	{"irqaffinity-boot", "missing", "command line unknown", sceneN(8, func(s *scene) { s.nic("eth0", "physical", even(2, 50_000), nil) }), silent, []string{}},
 	{"irq-stacked", "fires", "saturated", scene4(func(s *scene) { s.nic("eth0", "physical", all(4, 0, 50_000), nil); s.heat(0, 0.9) }), problem, nil},
 	{"irq-stacked", "fires", "two of four on one CPU, one CPU free: one moves", scene4(func(s *scene) {
 		s.nic("eth0", "physical", []fire{{0: 50_000}, {1: 50_000}, {2: 50_000}, {2: 50_000}}, nil)
@@ -332,7 +361,13 @@ var ruleCases = []ruleCase{
 	{"irq-remote-node", "fires", "queues on the other node", sceneN(8, func(s *scene) {
 		s.nodes()
 		s.nic("eth0", "physical", []fire{{4: 50_000}, {5: 50_000}}, nil)
+		s.heat(4, 0.06)
 	}), advice, []string{"eth0/rx-0/irq.affinity 0", "eth0/rx-1/irq.affinity 1"}},
+	{"irq-remote-node", "must not", "queues on the other node, which have next to nothing to do: a note", sceneN(8, func(s *scene) {
+		s.nodes()
+		s.nic("eth0", "physical", []fire{{4: 20_000}, {5: 20_000}}, nil)
+		s.heat(4, 0.03)
+	}), note, []string{}},
 	{"irq-remote-node", "must not", "local", sceneN(8, func(s *scene) { s.nodes(); s.nic("eth0", "physical", even(4, 50_000), nil) }), silent, []string{}},
 	{"irq-remote-node", "missing", "node of the device not told", sceneN(8, func(s *scene) {
 		s.nodes()
@@ -391,14 +426,23 @@ var ruleCases = []ruleCase{
 	}), silent, []string{}},
 
 	{"virtio-queues-unused", "fires", "1 of 4 used", scene4(func(s *scene) {
-		s.nic("eth0", "virtio", even(1, 5000), nil).Channels.MaxCombined = 8
+		s.nic("eth0", "virtio", even(1, 50_000), nil).Channels.MaxCombined = 8
 	}), advice, []string{"eth0/channels.combined 4"}},
+	{"virtio-queues-unused", "must not", "1 of 8 used by 16 CPUs, 50 packets a second: a note", sceneN(16, func(s *scene) {
+		s.nic("eth0", "virtio", even(1, 500), nil).Channels.MaxCombined = 8
+		s.receive("eth0", 500)
+	}), note, []string{}},
 	{"virtio-queues-unused", "must not", "all used", scene4(func(s *scene) { s.nic("eth0", "virtio", even(4, 5000), nil) }), silent, []string{}},
 	{"virtio-queues-unused", "missing", "channels unknown", scene4(func(s *scene) { s.nic("eth0", "virtio", even(1, 5000), nil).Channels = nil }), silent, []string{}},
 
 	{"queues-unused", "fires", "2 of 16 used", sceneN(16, func(s *scene) {
 		s.nic("eth0", "physical", even(2, 50_000), nil).Channels.MaxCombined = 16
+		s.heat(1, 0.3)
 	}), advice, []string{"eth0/channels.combined 16"}},
+	{"queues-unused", "must not", "4 of 32 used, their CPUs at 3 %: a note, no reset of the link", sceneN(32, func(s *scene) {
+		s.nic("eth0", "physical", even(4, 15_000), nil).Channels.MaxCombined = 32
+		s.warm(4, 0.03)
+	}), note, []string{}},
 	{"queues-unused", "must not", "2 of 16 used, at rest: a note", sceneN(16, func(s *scene) {
 		s.nic("eth0", "physical", even(2, 5000), nil).Channels.MaxCombined = 16
 	}), note, []string{}},
@@ -454,6 +498,10 @@ var ruleCases = []ruleCase{
 		s.heat(1, 0.9)
 		s.set(knob.Global("net.core.netdev_max_backlog"), "1000")
 	}), problem, []string{}},
+	{"backlog-drops", "fires", "ten packets of ninety thousand in ten seconds", scene4(func(s *scene) { backlogLoss(s, 90_000, 10) }), problem, []string{"net.core.netdev_max_backlog 2000"}},
+	{"backlog-drops", "fires", "nine packets: too few to act on", scene4(func(s *scene) { backlogLoss(s, 80_000, 9) }), note, []string{}},
+	{"backlog-drops", "fires", "a single packet: too few to act on", scene4(func(s *scene) { backlogLoss(s, 9000, 1) }), note, []string{}},
+	{"backlog-drops", "fires", "ten packets of a million: too small a part", scene4(func(s *scene) { backlogLoss(s, 1_000_000, 10) }), note, []string{}},
 	{"backlog-drops", "must not", "no drops", scene4(func(s *scene) { s.set(knob.Global("net.core.netdev_max_backlog"), "1000") }), silent, []string{}},
 	{"backlog-drops", "missing", "only totals since boot", scene4(func(s *scene) {
 		s.obs.Softnet[1] = detect.SoftnetDelta{Processed: 9000, Dropped: 50}
@@ -557,6 +605,10 @@ var ruleCases = []ruleCase{
 		gro(s, host.Feature{On: false})
 		s.receive("eth0", 10_000)
 	}), note, []string{}},
+	{"gro-off", "must not", "a sensor wants packets as they were sent: a note", scene4(func(s *scene) {
+		gro(s, host.Feature{})
+		s.snap.Processes = []host.Process{{PID: 7, Comm: "Suricata-Main"}}
+	}), note, []string{}},
 	{"gro-off", "must not", "no link", scene4(func(s *scene) {
 		gro(s, host.Feature{On: false})
 		s.snap.Devices[0].Carrier = detect.No
@@ -565,6 +617,22 @@ var ruleCases = []ruleCase{
 	{"gro-off", "missing", "features unknown", scene4(func(s *scene) { s.nic("eth0", "physical", even(4, 9000), nil).Features = nil }), silent, []string{}},
 
 	{"lro-while-forwarding", "fires", "router", scene4(func(s *scene) { lro(s); s.snap.Forwarding.IPv4 = detect.Yes }), problem, []string{"eth0/feature.rx-lro off"}},
+	{"lro-while-forwarding", "fires", "below a VLAN on a bond that is a bridge's port", scene4(func(s *scene) {
+		lro(s)
+		s.snap.Devices[0].Upper = []string{"bond0"}
+		s.snap.Devices = append(s.snap.Devices, &detect.Device{Name: "bond0", Kind: "bond", Lower: []string{"eth0"}, Upper: []string{"bond0.7"}},
+			&detect.Device{Name: "bond0.7", Kind: "vlan", Lower: []string{"bond0"}, Upper: []string{"br0"}}, &detect.Device{Name: "br0", Kind: "bridge", Lower: []string{"bond0.7"}})
+	}), problem, []string{"eth0/feature.rx-lro off"}},
+	{"lro-while-forwarding", "fires", "a port of Open vSwitch", scene4(func(s *scene) {
+		lro(s)
+		s.snap.Devices[0].Upper = []string{"ovs-system"}
+		s.snap.Devices = append(s.snap.Devices, &detect.Device{Name: "ovs-system", Kind: "virtual", Driver: "openvswitch", Lower: []string{"eth0"}})
+	}), problem, []string{"eth0/feature.rx-lro off"}},
+	{"lro-while-forwarding", "must not", "below a bond with an address", scene4(func(s *scene) {
+		lro(s)
+		s.snap.Devices[0].Upper = []string{"bond0"}
+		s.snap.Devices = append(s.snap.Devices, &detect.Device{Name: "bond0", Kind: "bond", Lower: []string{"eth0"}, Upper: []string{"bond0"}})
+	}), silent, []string{}},
 	{"lro-while-forwarding", "must not", "end host", scene4(func(s *scene) { lro(s); s.snap.Forwarding.IPv4 = detect.No }), silent, []string{}},
 	{"lro-while-forwarding", "missing", "forwarding unknown", scene4(lro), silent, []string{}},
 
@@ -689,6 +757,42 @@ var ruleCases = []ruleCase{
 		}
 	}), silent, []string{}},
 
+	{"rx-ring-overrun", "fires", "at the end of the ring: said, and nothing changed", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(4, 9000), nil).Rings.Rx = 4096
+		s.set(knob.Device("eth0", "ring.rx"), "4096")
+		lose(s, "eth0", 9000)
+	}), problem, []string{}},
+	{"sensor-packets", "fires", "GRO on below a sensor's mirror port", scene4(func(s *scene) { s.sensor("suricata") }), advice, []string{"eth0/feature.rx-gro off"}},
+	{"sensor-packets", "fires", "nothing merged, and a hash by direction: a note", scene4(func(s *scene) {
+		s.sensor("zeek")
+		s.snap.Devices[0].Features["rx-gro"] = host.Feature{}
+	}), note, []string{}},
+	{"sensor-packets", "must not", "nothing merged, and a symmetric key", scene4(func(s *scene) {
+		s.sensor("zeek")
+		s.snap.Devices[0].Features["rx-gro"] = host.Feature{}
+		s.snap.Devices[0].RSS.Key = []byte{0x6d, 0x5a, 0x6d, 0x5a, 0x6d, 0x5a}
+	}), silent, []string{}},
+	{"sensor-packets", "must not", "the port carries connections of this host", scene4(func(s *scene) {
+		s.sensor("suricata")
+		s.sent("eth0", 900_000)
+	}), silent, []string{}},
+	{"sensor-packets", "must not", "no sensor", scene4(func(s *scene) { s.sensor("nginx") }), silent, []string{}},
+	{"sensor-packets", "missing", "packets unknown", scene4(func(s *scene) { s.sensor("suricata"); s.obs.Device["eth0"] = detect.DeviceDelta{} }), silent, []string{}},
+
+	{"rps-unneeded", "fires", "four CPUs, a quarter of one is all the work", scene4(func(s *scene) { s.calledRPS(9_000, 0.1, 0.05) }), advice, []string{"eth0/rx-0/rps.cpus "}},
+	{"rps-unneeded", "fires", "latency on eight CPUs, more than one should take alone: a word, no change", sceneN(8, func(s *scene) { s.calledRPS(9_000, 0.3, 0.2); s.latency = true }), advice, []string{}},
+	{"rps-unneeded", "must not", "eight CPUs under the balanced policy", sceneN(8, func(s *scene) { s.calledRPS(9_000, 0.1, 0.02) }), silent, []string{}},
+	{"rps-unneeded", "must not", "hardly any calls", scene4(func(s *scene) { s.calledRPS(400, 0.1, 0.05) }), silent, []string{}},
+	{"rps-unneeded", "must not", "without RPS it would saturate", scene4(func(s *scene) { s.calledRPS(9_000, 0.3, 0.15) }), silent, []string{}},
+	{"rps-unneeded", "must not", "RFS steers to the readers", scene4(func(s *scene) {
+		s.calledRPS(9_000, 0.1, 0.05)
+		s.set(knob.Global("net.core.rps_sock_flow_entries"), "32768")
+		s.set(knob.Rx("eth0", 0, "rps.flow_cnt"), "32768")
+	}), silent, nil},
+	{"rps-unneeded", "missing", "time of a CPU unknown", scene4(func(s *scene) { s.calledRPS(9_000, 0.1, 0.05); delete(s.obs.CPU, 2) }), silent, []string{}},
+	{"rps-unneeded", "missing", "no softnet_stat", scene4(func(s *scene) { s.calledRPS(9_000, 0.1, 0.05); s.obs.Softnet = nil }), silent, []string{}},
+	{"rps-unneeded", "missing", "totals since boot", scene4(func(s *scene) { s.calledRPS(9_000, 0.1, 0.05); s.sinceBoot() }), silent, nil},
+
 	{"rfs-size", "fires", "queue tables without the global one", scene4(func(s *scene) {
 		s.nic("eth0", "physical", even(2, 9000), nil)
 		s.set(knob.Global("net.core.rps_sock_flow_entries"), "0")
@@ -698,6 +802,20 @@ var ruleCases = []ruleCase{
 		s.nic("eth0", "physical", even(2, 9000), nil)
 		s.set(knob.Global("net.core.rps_sock_flow_entries"), "32768")
 	}), advice, []string{"eth0/rx-0/rps.flow_cnt 16384", "eth0/rx-1/rps.flow_cnt 16384"}},
+	{"rfs-size", "fires", "a global table of 1,024 entries for queues of 32,768 each", sceneN(8, func(s *scene) { rfs(s, 2, 1024, 32768) }), advice,
+		[]string{"net.core.rps_sock_flow_entries 32768"}},
+	{"rfs-size", "must not", "the queues' share of the global table", sceneN(8, func(s *scene) { rfs(s, 2, 16384, 8192) }), silent, []string{}},
+	{"rfs-size", "must not", "queues of 32,768 each beside a global table of 32,768: memory, nothing else", sceneN(8, func(s *scene) { rfs(s, 4, 32768, 32768) }), silent, nil},
+	{"rfs-size", "fires", "a router's queue tables without the global one: a note", sceneN(8, func(s *scene) {
+		rfs(s, 2, 0, 4096)
+		s.snap.Forwarding.IPv4 = detect.Yes
+	}), note, []string{}},
+	{"rfs-size", "fires", "a global table, and a queue for each core: a note", sceneN(8, func(s *scene) { rfs(s, 8, 32768, 0) }), note, []string{}},
+	{"rfs-size", "fires", "a global table, and a NIC at rest: a note", sceneN(8, func(s *scene) {
+		rfs(s, 2, 32768, 0)
+		s.receive("eth0", 5000)
+	}), note, []string{}},
+	{"rfs-size", "fires", "a global table, and a site that prefers latency: a note", sceneN(8, func(s *scene) { rfs(s, 2, 32768, 0); s.latency = true }), note, []string{}},
 	{"rfs-size", "must not", "off", scene4(func(s *scene) {
 		s.nic("eth0", "physical", even(2, 9000), nil)
 		s.set(knob.Global("net.core.rps_sock_flow_entries"), "0")
@@ -806,6 +924,14 @@ var ruleCases = []ruleCase{
 	{"irqbalance-active", "missing", "process list unknown", scene4(func(s *scene) {}), silent, []string{}},
 
 	{"loss-elsewhere", "fires", "UDP socket buffers", scene4(func(s *scene) { s.obs.Protocols["Udp.RcvbufErrors"] = 500 }), advice, []string{}},
+	{"loss-elsewhere", "fires", "ten UDP packets of ninety thousand", scene4(func(s *scene) {
+		s.obs.Protocols["Udp.InDatagrams"], s.obs.Protocols["Udp.RcvbufErrors"] = 90_000, 10
+	}), advice, []string{}},
+	{"loss-elsewhere", "fires", "UDP over IPv6", scene4(func(s *scene) { s.obs.Protocols["Udp6RcvbufErrors"] = 500 }), advice, []string{}},
+	{"loss-elsewhere", "must not", "nine UDP packets", scene4(func(s *scene) { s.obs.Protocols["Udp.RcvbufErrors"] = 9 }), silent, []string{}},
+	{"loss-elsewhere", "must not", "ten UDP packets of a million", scene4(func(s *scene) {
+		s.obs.Protocols["Udp.InDatagrams"], s.obs.Protocols["Udp.RcvbufErrors"] = 1_000_000, 10
+	}), silent, []string{}},
 	{"loss-elsewhere", "fires", "the virtual function carries the load", scene4(func(s *scene) {
 		s.nic("eth0", "synthetic", nil, nil)
 		s.obs.Device["eth0"].Stats["vf_rx_packets"] = 900_000
@@ -910,6 +1036,21 @@ func spread(s *scene, packets ...uint64) *detect.Device {
 	return d
 }
 
+// backlogLoss drops some of the packets that CPU 1 should have processed.
+func backlogLoss(s *scene, processed, dropped uint64) {
+	s.set(knob.Global("net.core.netdev_max_backlog"), "1000")
+	s.obs.Softnet[1] = detect.SoftnetDelta{Processed: processed, Dropped: dropped}
+}
+
+// rfs sets a global flow table, and one for each queue.
+func rfs(s *scene, queues, global, each int) {
+	s.nic("eth0", "physical", even(queues, 9000), nil)
+	s.set(knob.Global("net.core.rps_sock_flow_entries"), fmt.Sprint(global))
+	for n := range queues {
+		s.set(knob.Rx("eth0", n, "rps.flow_cnt"), fmt.Sprint(each))
+	}
+}
+
 func allCases() []ruleCase { return slices.Concat(ruleCases, probeCases) }
 
 func TestRuleCases(t *testing.T) {
@@ -983,6 +1124,127 @@ func TestCatalogue(t *testing.T) {
 	for _, th := range rules.Thresholds() {
 		if th.Source == "" || th.Change == "" || th.Name == "" {
 			t.Errorf("threshold %+v lacks a source or what would change it", th)
+		}
+	}
+}
+
+// TestReasons: a finding of harm that asks for nothing says why.
+func TestReasons(t *testing.T) {
+	for name, tc := range map[string]struct {
+		rule, want string
+		make       func(s *scene)
+	}{
+		"ring at the device's end": {"rx-ring-overrun", "all that the device offers", func(s *scene) {
+			s.nic("eth0", "physical", even(4, 9000), nil).Rings.Rx = 4096
+			lose(s, "eth0", 9000)
+		}},
+		"ring at the ceiling": {"rx-ring-overrun", "costs more cache", func(s *scene) {
+			*s.nic("eth0", "physical", even(4, 9000), nil).Rings = host.Rings{MaxRx: 8192, Rx: 4096}
+			lose(s, "eth0", 9000)
+		}},
+		"backlog at its end": {"backlog-drops", "may hold 10000 packets already", func(s *scene) {
+			s.obs.Softnet[1] = detect.SoftnetDelta{Processed: 90_000, Dropped: 400}
+			s.set(knob.Global(backlog), "10000")
+		}},
+		"packet budget at its end": {"budget-packets", "the budget is 2400 already", func(s *scene) {
+			budgets(s)
+			s.set(knob.Global(budgetKnob), "2400")
+			s.squeezed(1, 500, "packets", 0.9, 60)
+		}},
+		"units that the hardware merged": {"budget-time", "whether packets are dear is not known", func(s *scene) {
+			timeOver(s, 8).Features["rx-gro-hw"] = host.Feature{On: true}
+		}},
+		"a tickless CPU": {"budget-packets", "the CPU is isolated", func(s *scene) {
+			budgets(s)
+			s.squeezed(1, 500, "packets", 0.9, 6)
+			s.snap.Topo.NohzFull = cpuset.Of(1)
+		}},
+		"moderation is on": {"gro-short-polls", "moderates its interrupts already", func(s *scene) { moderation(shortTCP(s, "physical"), true, 8) }},
+		"time limit at its end": {"budget-time", "the limit is 4 ticks", func(s *scene) {
+			budgets(s)
+			s.set(knob.Global(usecsKnob), "16000")
+			s.squeezed(1, 500, "time", 0.9, 3)
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(4)
+			tc.make(s)
+			for _, f := range rules.Evaluate(s.obs, profiles.Balanced()) {
+				if f.ID == tc.rule && len(f.Wants) == 0 && strings.Contains(f.Claim, tc.want) {
+					return
+				}
+			}
+			t.Errorf("no %s that says %q", tc.rule, tc.want)
+		})
+	}
+}
+
+// TestRPSArithmetic: rps-needed shows how it comes to its targets.
+func TestRPSArithmetic(t *testing.T) {
+	s := newScene(8)
+	s.siblings() // 0 and 4, 1 and 5, 2 and 6, 3 and 7
+	s.nic("eth0", "physical", even(1, 90_000), nil)
+	s.heat(0, 0.9)
+	s.snap.Topo.Isolated = cpuset.Of(7)
+	s.obs.CPU[6] = detect.CPUShare{Busy: 0.8, Idle: 0.2, Ticks: 1000}
+	for _, f := range rules.Evaluate(s.obs, profiles.Balanced()) {
+		if f.ID != "rps-needed" {
+			continue
+		}
+		const want = "for 7 CPUs, keeps CPU 0 at 90 % softirq time; of the 8 CPUs of its cache, without its core (0,4), kept free (7), busy (6), CPUs 1-3,5 are idle enough to help"
+		if !strings.Contains(f.Claim, want) {
+			t.Errorf("claims %q,\nwant %q in it", f.Claim, want)
+		}
+		values := map[string]float64{}
+		for _, e := range f.Evidence {
+			values[e.Metric] = e.Value
+		}
+		for metric, want := range map[string]float64{"rx_queues": 1, "cpus_near": 8, "left_out_core": 2, "left_out_kept_free": 1, "left_out_busy": 1, "rps_targets": 4} {
+			if got, has := values[metric]; !has || got != want {
+				t.Errorf("%s is %v (there: %v), want %v", metric, got, has, want)
+			}
+		}
+		return
+	}
+	t.Error("no rps-needed")
+}
+
+// TestSaturatedTogether: many CPUs alike are one finding, which does not send work
+// to CPUs that have no time either.
+func TestSaturatedTogether(t *testing.T) {
+	for name, tc := range map[string]struct {
+		make        func(s *scene)
+		claim, want string
+		findings    int
+	}{
+		"all eight":      {func(s *scene) { s.warm(8, 0.95) }, "CPUs 0-7 each spend 95 %", "no other CPU is half idle", 1},
+		"four of eight":  {func(s *scene) { s.warm(4, 0.95) }, "CPUs 0-3 each spend 95 %", "giving part of it to other CPUs does", 1},
+		"three of eight": {func(s *scene) { s.warm(3, 0.95) }, "CPU 0 spends 95 %", "giving part of it to other CPUs does", 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(8)
+			tc.make(s)
+			var claims []string
+			for _, f := range rules.Evaluate(s.obs, profiles.Balanced()) {
+				if f.ID == "cpu-saturated" {
+					claims = append(claims, f.Claim)
+				}
+			}
+			if len(claims) != tc.findings || !strings.Contains(claims[0], tc.claim) || !strings.Contains(claims[0], tc.want) {
+				t.Errorf("%d claims %q, want %d with %q and %q", len(claims), claims, tc.findings, tc.claim, tc.want)
+			}
+		})
+	}
+}
+
+// TestSaturatedCause: CPUs told together refer to the device that keeps them busy.
+func TestSaturatedCause(t *testing.T) {
+	s := newScene(16)
+	s.nic("eth0", "physical", even(4, 400_000), nil)
+	s.warm(4, 0.95)
+	for _, f := range rules.Evaluate(s.obs, profiles.Balanced()) {
+		if f.ID == "cpu-saturated" && (f.Subject != "CPUs 0-3" || f.Because != "rps-needed/eth0") {
+			t.Errorf("%s is because of %q", f.Subject, f.Because)
 		}
 	}
 }

@@ -31,31 +31,34 @@ var _ = register(Rule{
 		Thresholds:  describe(coalesceRate, warmSoftirq),
 	},
 	Eval: func(c *Case) []plan.Finding {
-		if c.Policy.Latency {
-			return nil
-		}
 		var out []plan.Finding
 		for c, d := range c.devices() {
-			rate, known := c.interruptRate(d)
-			if !known || rate < c.At(coalesceRate) || d.Coalesce == nil || d.Kind == "virtio" || c.heat(d) < c.At(warmSoftirq) {
-				continue
+			if f, off := c.coalescingOff(d); off {
+				out = append(out, f)
 			}
-			adaptive := d.Coalesce.AdaptiveRx // nil where the driver does not know the word
-			usecs, has := d.Coalesce.Values["rx-usecs"]
-			_, own := dynamicUsecs[d.Driver]
-			if !own && (adaptive == nil || *adaptive) || !has || usecs > 0 {
-				continue
-			}
-			out = append(out, plan.Finding{
-				Severity: plan.Advice, Subject: d.Name,
-				Claim:    fmt.Sprintf("%s raises %.0f interrupts a second without moderation", d.Name, rate),
-				Evidence: []plan.Evidence{{Metric: "interrupts_per_second", Value: rate, Unit: "1/s", Threshold: c.At(coalesceRate), Source: "/proc/interrupts, ethtool -c " + d.Name}},
-				Wants:    []plan.Want{moderation(d, rate)},
-			})
 		}
 		return out
 	},
 })
+
+func (c *Case) coalescingOff(d *detect.Device) (plan.Finding, bool) {
+	rate, known := c.interruptRate(d)
+	if c.Policy.Latency || !known || rate < c.At(coalesceRate) || d.Coalesce == nil || d.Kind == "virtio" || c.heat(d) < c.At(warmSoftirq) {
+		return plan.Finding{}, false
+	}
+	adaptive := d.Coalesce.AdaptiveRx // nil where the driver does not know the word
+	usecs, has := d.Coalesce.Values["rx-usecs"]
+	_, own := dynamicUsecs[d.Driver]
+	if !own && (adaptive == nil || *adaptive) || !has || usecs > 0 {
+		return plan.Finding{}, false
+	}
+	return plan.Finding{
+		Severity: plan.Advice, Subject: d.Name,
+		Claim:    fmt.Sprintf("%s raises %.0f interrupts a second without moderation", d.Name, rate),
+		Evidence: []plan.Evidence{{Metric: "interrupts_per_second", Value: rate, Unit: "1/s", Threshold: c.At(coalesceRate), Source: "/proc/interrupts, ethtool -c " + d.Name}},
+		Wants:    []plan.Want{moderation(d, rate)},
+	}, true
+}
 
 // dynamicUsecs are drivers without adaptive-rx, for which a small rx-usecs stands
 // for their own dynamic moderation: 3 is e1000e's, igb's and igc's conservative

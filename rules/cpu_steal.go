@@ -44,6 +44,6 @@ var _ = register(Rule{
 	},
 })
 
-var stealShare = threshold("steal-share", 0.1, "of a CPU",
+var stealShare = threshold("steal-share", 0.1, "of a CPU (steal)",
 	"one tenth is a packet delay of milliseconds every few scheduler periods; below it, steal is normal on shared hosts",
 	"latency budgets")

@@ -18,6 +18,7 @@ import (
 type diagnosis struct {
 	stacked   []stack            // CPUs that took the work of several queues
 	smeared   []*path            // one interrupt over many CPUs
+	churned   []*path            // moved again and again between samples
 	split     []*path            // the two sides of a pair on different CPUs
 	remote    []*path            // on a node that is not the device's
 	isolated  []*path            // on isolated or tickless CPUs
@@ -101,6 +102,9 @@ func (c *Case) diagnose() {
 		if !c.busyPath(p) && !isolated {
 			continue
 		}
+		if float64(max(p.rx.moves, p.tx.moves)) >= c.At(churnMoves) {
+			d.churned = append(d.churned, p)
+		}
 		switch {
 		case c.smeared(p, restless[p.dev]) && !isolated:
 			d.smeared = append(d.smeared, p)
@@ -162,7 +166,7 @@ func (c *Case) onRemoteNode(p *path) bool {
 	if home < 0 || p.dev.Node == topo.Unknown || !t.NUMATrusted() {
 		return false
 	}
-	local := t.NodeCPUs(p.dev.Node).Intersect(c.allowed(p.dev))
+	local := t.NodeCPUs(p.dev.Node).Intersect(c.interruptible(p.dev))
 	return !local.IsEmpty() && t.NodeOf(home) != topo.Unknown && t.NodeOf(home) != p.dev.Node
 }
 
@@ -267,7 +271,7 @@ func (c *Case) maskChanged(irq int) bool {
 // that several stacks do not all count on the same idle CPU.
 func (c *Case) findStacks() {
 	busy := slices.DeleteFunc(slices.Clone(c.Paths), func(p *path) bool { return !c.busyPath(p) })
-	if len(busy) == 0 || c.allowedAny().Len() < 2 {
+	if len(busy) == 0 || c.interruptibleAny().Len() < 2 {
 		return
 	}
 	var all uint64
@@ -368,7 +372,7 @@ func (c *Case) spreadOut(at []*path, loads map[int]uint64, cpu int) (after map[i
 	reach = after[cpu]
 	for _, p := range heaviest {
 		best := cpu
-		for _, to := range c.local(p.dev).CPUs() {
+		for _, to := range c.nearest(p.dev, c.interruptible(p.dev)).CPUs() {
 			if after[to] < after[best] {
 				best = to
 			}
@@ -408,7 +412,7 @@ func (c *Case) findLonePairs(busy []*path, loads map[int]uint64, all uint64) {
 			continue
 		}
 		others := loads[home] - min(loads[home], p.load)
-		idlest := idlestCPU(c.allowed(p.dev), loads, taken)
+		idlest := idlestCPU(c.interruptible(p.dev), loads, taken)
 		if idlest < 0 || float64(loads[idlest]+taken[idlest]) >= c.At(loneRatio)*float64(others) || float64(others) < c.At(activeQueue)*float64(all) {
 			continue
 		}
@@ -483,13 +487,16 @@ func unfixed(paths []*path) []*path {
 
 // local are the allowed CPUs of a device's node, or all allowed CPUs where
 // the node is unknown, not to be trusted, or has no allowed CPU.
-func (c *Case) local(d *detect.Device) cpuset.Set {
+func (c *Case) local(d *detect.Device) cpuset.Set { return c.nearest(d, c.allowed(d)) }
+
+// nearest are those of some CPUs that are on a device's node, all of them where none is.
+func (c *Case) nearest(d *detect.Device, cpus cpuset.Set) cpuset.Set {
 	t := c.Last.Topo
 	if d.Node == topo.Unknown || !t.NUMATrusted() {
-		return c.allowed(d)
+		return cpus
 	}
-	if local := t.NodeCPUs(d.Node).Intersect(c.allowed(d)); !local.IsEmpty() {
+	if local := t.NodeCPUs(d.Node).Intersect(cpus); !local.IsEmpty() {
 		return local
 	}
-	return c.allowed(d)
+	return cpus
 }

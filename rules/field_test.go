@@ -25,11 +25,11 @@ var furtherScenarios = []scenario{
 		s.nic("eth0", "physical", all(8, 2, 50_000), nil)
 		s.policy = func(p *profiles.Policy) { p.ForbiddenCPUs = cpuset.Range(8, 15) }
 	}), []string{"irq-stacked"}, []string{"irq.affinity"}, []string{"rps.cpus"}},
-	{9, "banned interrupts keep moving", scene4(func(s *scene) {
-		s.nic("eth0", "physical", even(4, 50_000), nil)
+	{9, "interrupts that irqbalance was told to leave alone keep moving", scene4(func(s *scene) {
+		s.nic("eth0", "physical", []fire{{0: 80_000, 2: 15_000, 3: 5_000}, {1: 80_000, 3: 15_000, 0: 5_000}, {2: 80_000, 0: 15_000, 1: 5_000}, {3: 80_000, 1: 15_000, 2: 5_000}}, nil)
 		moved(s, 4)
 		s.snap.Processes = []host.Process{{PID: 9, Comm: "irqbalance"}}
-	}), []string{"irq-churn"}, nil, append([]string{"rps.cpus"}, neverBudget...)},
+	}), []string{"irq-churn", "irqbalance-active"}, []string{"rx-0/irq.affinity"}, append([]string{"rps.cpus"}, neverBudget...)},
 	{10, "the CPU that is next has no interrupt vector left: another one", sceneN(8, func(s *scene) {
 		s.nic("eth0", "physical", all(3, 0, 50_000), nil)
 		s.snap.Vectors.Free = map[int]int{0: 90, 1: 0, 2: 150, 3: 150, 4: 150, 5: 150, 6: 150, 7: 150}
@@ -116,13 +116,25 @@ var furtherScenarios = []scenario{
 		pppoe(s)
 	}), []string{"tunnel-hash"}, []string{"rx-0/rps.cpus"}, []string{"rss.table"}},
 	{41, "VXLAN of all pods on one queue, UDP hashed over addresses", sceneN(8, func(s *scene) {
-		d := spread(s, 900_000, 20_000, 20_000, 20_000, 10_000, 10_000, 10_000, 10_000)
+		d := spread(s, 930_000, 10_000, 10_000, 10_000, 10_000, 10_000, 10_000, 10_000)
 		d.HashFields = map[string]string{"udp4": "sd"}
 		s.set(knob.Device("eth0", "rss.hash.udp4"), "sd")
-		s.heat(0, 0.4)
-		s.snap.Devices = append(s.snap.Devices, &detect.Device{Name: "vxlan0", Kind: "tunnel", Driver: "vxlan"})
-	}), []string{"rss-skew"}, []string{"rss.hash.udp4"}, neverBudget},
-	{47, "RPS wakes sleeping CPUs, and the site prefers latency", scene4(func(s *scene) {
+		s.heat(0, 0.95)
+		s.thread(3, "ksoftirqd/0", 0, 0.5)
+		budgets(s)
+		s.squeezed(0, 900, "packets", 0.95, 6)
+		s.tunnel("vxlan0", "vxlan", 900_000)
+	}), []string{"rss-skew", "tunnel-hash"}, []string{"rss.hash.udp4"}, append([]string{"rps.cpus", "channels.combined"}, neverBudget...)},
+	{41, "the same, hashed over ports: one flow of the underlay, nothing to set", sceneN(8, func(s *scene) {
+		spread(s, 930_000, 10_000, 10_000, 10_000, 10_000, 10_000, 10_000, 10_000).HashFields = map[string]string{"udp4": "sdfn"}
+		s.heat(0, 0.95)
+		s.tunnel("vxlan0", "vxlan", 900_000)
+	}), []string{"rss-skew"}, nil, append([]string{"rps.cpus", "rss.table"}, neverBudget...)},
+	{47, "RPS calls sleeping CPUs 9,000 times a second, and the site prefers latency", sceneN(8, func(s *scene) { s.calledRPS(9_000, 0.12, 0.04); s.latency = true }),
+		[]string{"rps-unneeded"}, []string{"eth0/rx-0/rps.cpus"}, []string{"rps.flow_cnt", "irq.affinity"}},
+	{47, "the same, and one CPU could not do it alone: awake cores, no change", sceneN(8, func(s *scene) { s.calledRPS(9_000, 0.3, 0.2); s.latency = true }),
+		[]string{"rps-unneeded"}, nil, []string{"rps.cpus"}},
+	{47, "a saturated CPU, RPS off, and the site prefers latency", scene4(func(s *scene) {
 		s.nic("eth0", "physical", even(1, 90_000), nil)
 		s.heat(0, 0.9)
 		s.obs.NetRx[0] = 900_000
@@ -144,10 +156,17 @@ var furtherScenarios = []scenario{
 		s.obs.Device["eth0"].Stats["vf_rx_packets"] = 900_000
 		s.nic("eth1", "physical", all(4, 1, 50_000), nil).Driver = "mlx5_core"
 	}), []string{"irq-stacked"}, []string{"eth1/rx-3/irq.affinity"}, []string{"eth0/rx-0/irq.affinity", "eth0/channels.combined"}},
-	{55, "a sensor has GRO off, and its policy keeps it so", scene4(func(s *scene) {
-		gro(s, host.Feature{})
-		s.policy = func(p *profiles.Policy) { p.Bans = []profiles.Ban{{Pattern: "feature.*", Why: "packets as sent"}} }
-	}), []string{"gro-off"}, nil, []string{"changed rx-gro"}},
+	{55, "an IDS with the default RSS key on four queues, GRO and LRO off: no web server", scene4(func(s *scene) {
+		s.sensor("Suricata-Main")
+		s.snap.Devices[0].Features["rx-gro"], s.snap.Devices[0].Features["rx-lro"] = host.Feature{}, host.Feature{}
+		s.set(knob.Device("eth0", "feature.rx-gro"), "off")
+		s.set(knob.Device("eth0", "feature.rx-lro"), "off")
+	}), nil, nil, []string{"feature.rx-gro", "feature.rx-lro", "feature.rx-gro-hw", "rps.cpus", "channels.combined", "irq.affinity", "gro_flush_timeout"}},
+	{55, "an IDS whose NIC merges packets", scene4(func(s *scene) {
+		s.sensor("zeek")
+		s.snap.Devices[0].Features["rx-lro"] = host.Feature{On: true}
+		s.set(knob.Device("eth0", "feature.rx-lro"), "on")
+	}), []string{"sensor-packets"}, []string{"feature.rx-gro", "feature.rx-lro"}, []string{"rps.cpus", "gro_flush_timeout", "napi_defer_hard_irqs"}},
 	{56, "busy polling in the application: softirqs away from the interrupts", sceneN(8, func(s *scene) {
 		s.nic("eth0", "physical", even(2, 9000), nil)
 		s.obs.NetRx[5], s.obs.NetRx[6] = 400_000, 400_000
@@ -338,6 +357,43 @@ func (s *scene) mask(dev string, cpus cpuset.Set) {
 		if row := &s.snap.IRQs.Rows[i]; row.Device == dev {
 			row.Affinity = cpus
 		}
+	}
+}
+
+// wandering is a device whose interrupts fired on several CPUs in turn, as irqbalance
+// moved them in each of its rounds: every CPU took as many as any other.
+func (s *scene) wandering(dev string, queues, stays int) {
+	rx := make([]fire, queues)
+	for q := range rx {
+		rx[q] = fire{}
+		for n := range stays {
+			rx[q][(q+3*n)%queues] = 20_000
+		}
+	}
+	s.nic(dev, "physical", rx, nil)
+	moved(s, stays-1)
+	s.snap.Processes = []host.Process{{PID: 9, Comm: "irqbalance"}}
+}
+
+// sensor is a program that looks at packets as they were sent, and its busy NIC.
+func (s *scene) sensor(comm string) {
+	s.nic("eth0", "physical", even(4, 90_000), nil).RSS = &host.RSS{Table: table(128, 4), RxRings: 4}
+	s.receive("eth0", 2_000_000)
+	for i := range 4 {
+		s.heat(i, 0.4)
+	}
+	s.snap.Processes = []host.Process{{PID: 77, Comm: comm}}
+}
+
+// calledRPS is a device with one queue on CPU 0 whose packets all other CPUs take.
+func (s *scene) calledRPS(callsPerSecond uint64, home, others float64) {
+	n := len(s.snap.Topo.CPUs)
+	s.nic("eth0", "physical", even(1, 90_000), nil)
+	s.set(knob.Rx("eth0", 0, "rps.cpus"), fmt.Sprintf("1-%d", n-1))
+	s.heat(0, home)
+	for cpu := 1; cpu < n; cpu++ {
+		s.heat(cpu, others)
+		s.obs.Softnet[cpu] = detect.SoftnetDelta{Processed: 20 * callsPerSecond, ReceivedRPS: 10 * callsPerSecond}
 	}
 }
 

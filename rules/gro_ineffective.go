@@ -30,7 +30,7 @@ var _ = register(Rule{
 		Meaning:     "Most packets are TCP and come fast enough to be merged, but nearly every packet goes up the stack alone.",
 		Evidence:    "Packets handed to GRO and its verdicts, counted in the kernel for a short window (probe gro), with the share of TCP.",
 		Cause:       "Polls too short to hold a second packet of a flow (gro-short-polls), more concurrent flows than GRO holds (8 per NAPI without a hardware hash, 64 with), or segments that cannot merge (options, sizes, ECN marks).",
-		Remedy:      "If polls are short: deferral. If the device reports no receive hash: switch rx-hashing on. Otherwise it is the traffic.",
+		Remedy:      "If polls are short: see gro-short-polls. If the device reports no receive hash: switch rx-hashing on. Otherwise it is the traffic.",
 		SideEffects: "None from here.",
 		NotWhen:     "Small requests and answers: there is nothing to merge.",
 		Source:      "net/core/gro.c dev_gro_receive, GRO_HASH_BUCKETS, MAX_GRO_SKBS",

@@ -3,6 +3,8 @@ package rules
 import (
 	"fmt"
 
+	"github.com/napitune/napitune/detect"
+	"github.com/napitune/napitune/detect/host"
 	"github.com/napitune/napitune/detect/knob"
 	"github.com/napitune/napitune/rules/plan"
 )
@@ -12,39 +14,58 @@ var _ = register(Rule{
 	Title: "GRO is switched off",
 	Page: Page{
 		Meaning:     "Generic receive offload merges segments of one TCP flow before the stack sees them, so that up to some forty packets pass it as one. On this device it is off.",
-		Evidence:    "Feature rx-gro (ethtool -k). How much there is to merge is shown by probes or by the share of TCP.",
+		Evidence:    "Feature rx-gro (ethtool -k). How much there is to merge is shown by probes or by the share of TCP. The processes of the host, for programs that want it so.",
 		Cause:       "Switched off by hand or by a capture or intrusion-detection tool, which wants to see packets as they were sent.",
 		Remedy:      "ethtool -K DEV gro on.",
 		SideEffects: "Packet captures show merged packets. Latency rises by at most one poll.",
-		NotWhen:     "The host runs an intrusion detection or capture tool on this device, or measures single-packet latency. With few packets and cool CPUs it is only a note.",
+		NotWhen:     "The host runs an intrusion detection or capture program (suricata, zeek, snort, arkime): then it is a note that names the program. Or it measures single-packet latency. With few packets and cool CPUs it is only a note, too.",
 		Source:      "net/core/gro.c; Documentation/networking/segmentation-offloads.rst",
 		Thresholds:  describe(groPackets, warmSoftirq),
 	},
 	Eval: func(c *Case) []plan.Finding {
-		if c.Policy.Latency {
-			return nil
-		}
 		var out []plan.Finding
 		for c, d := range c.devices() {
-			gro, ok := d.Features["rx-gro"]
-			if !ok || gro.On || gro.Fixed {
-				continue
+			if f, off := c.groOff(d); off {
+				out = append(out, f)
 			}
-			f := plan.Finding{
-				Severity: plan.Advice,
-				Subject:  d.Name,
-				Claim:    fmt.Sprintf("GRO is off on %s: every TCP segment goes through the stack alone", d.Name),
-				Evidence: []plan.Evidence{{Metric: "rx-gro", Value: 0, Unit: "switch", Threshold: 1, Source: "ethtool -k " + d.Name}},
-				Missing:  []string{"the share of TCP and the merge ratio, which say how much it would save"},
-				Wants: []plan.Want{{Ref: knob.Device(d.Name, "feature.rx-gro"), Value: "on", Why: "segments are processed one by one",
-					Expect: expect("gro_ratio", "up", c.At(groRatio), "packets")}},
-			}
-			if rate, known := c.packetRate(d); known && rate < c.At(groPackets) && c.coolDevice(d) {
-				f.Severity, f.Wants = plan.Note, nil
-				f.Claim += fmt.Sprintf("; at %.0f packets a second that costs next to nothing", rate)
-			}
-			out = append(out, f)
 		}
 		return out
 	},
 })
+
+func (c *Case) groOff(d *detect.Device) (plan.Finding, bool) {
+	gro, ok := d.Features["rx-gro"]
+	if !ok || gro.On || gro.Fixed || c.Policy.Latency {
+		return plan.Finding{}, false
+	}
+	f := plan.Finding{
+		Severity: plan.Advice,
+		Subject:  d.Name,
+		Claim:    fmt.Sprintf("GRO is off on %s: every TCP segment goes through the stack alone", d.Name),
+		Evidence: []plan.Evidence{{Metric: "rx-gro", Value: 0, Unit: "switch", Threshold: 1, Source: "ethtool -k " + d.Name}},
+		Missing:  []string{"the share of TCP and the merge ratio, which say how much it would save"},
+		Wants: []plan.Want{{Ref: knob.Device(d.Name, "feature.rx-gro"), Value: "on", Why: "segments are processed one by one",
+			Expect: expect("gro_ratio", "up", c.At(groRatio), "packets")}},
+	}
+	if sensor := c.sensor(); sensor != "" {
+		f.Severity, f.Wants, f.Missing = plan.Note, nil, nil
+		f.Claim += fmt.Sprintf("; %s runs on this host and wants packets as they were sent, so that is left alone", sensor)
+		return f, true
+	}
+	rate, known := c.packetRate(d)
+	if known && rate < c.At(groPackets) && c.coolDevice(d) {
+		f.Severity, f.Wants = plan.Note, nil
+		f.Claim += fmt.Sprintf("; at %.0f packets a second that costs next to nothing", rate)
+	}
+	return f, true
+}
+
+// sensor is an intrusion detection or capture program that runs here, "" if none.
+func (c *Case) sensor() string {
+	for _, p := range c.Last.Processes {
+		if host.Sensor(p.Comm) {
+			return p.Comm
+		}
+	}
+	return ""
+}

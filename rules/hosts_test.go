@@ -1,6 +1,7 @@
 package rules_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/napitune/napitune/detect"
 	"github.com/napitune/napitune/detect/host/archive"
+	"github.com/napitune/napitune/detect/knob"
 	"github.com/napitune/napitune/profiles"
 	"github.com/napitune/napitune/rules"
 	"github.com/napitune/napitune/rules/plan"
@@ -63,6 +65,15 @@ type expectation struct {
 	touches []string
 	// most is how many settings may be asked for; 0 = any number.
 	most int
+	// low: totals since boot are all there is. Every finding says that its evidence is
+	// weak, and one asks for a second sample.
+	low bool
+	// unset lists kinds of settings that were not recorded: their state must be
+	// unknown, never off, and nothing may be asked of them.
+	unset []string
+	// says are words that some finding must have: who may own a setting, what the
+	// platform may refuse, what is not known.
+	says []string
 }
 
 var always = []string{"net.core.netdev_budget", "net.core.netdev_budget_usecs"}
@@ -74,13 +85,13 @@ var expectations = map[string]expectation{
 		touches: []string{"eth2/", "eth3/"}, most: 4, forbid: []string{"ring.rx"}},
 	"netutils-linux/2xL5520.1x82576.L2_mixed.manual":             {silent: true},
 	"netutils-linux/1xE3-1271.I217_and_X710.L2_mixed.masterconf": {find: []string{"irq-smeared"}, wants: []string{"irq.affinity"}, forbid: []string{"ring.rx"}},
-	"netutils-linux/2xE2690.1mellanox_1emulex.L2.masterconf":     {silent: true},
-	"netutils-linux/1xi7-4770K.1x82541PI.L2.manual":              {find: []string{"irq-stacked"}, wants: []string{"irq.affinity"}, touches: []string{"eth0/"}, most: 1, forbid: []string{"channels.combined"}},
+	"netutils-linux/2xE2690.1mellanox_1emulex.L2.masterconf":     {low: true, silent: true},
+	"netutils-linux/1xi7-4770K.1x82541PI.L2.manual":              {low: true, unset: []string{"rps.cpus"}, find: []string{"irq-stacked"}, wants: []string{"irq.affinity"}, touches: []string{"eth0/"}, most: 1, forbid: []string{"channels.combined"}},
 	"netutils-linux/1xE5200.82571EB_and_AR8121.L2.manual":        {find: []string{"irq-smeared"}, wants: []string{"irq.affinity"}, forbid: []string{"rps.cpus", "ring.rx"}},
 	"netutils-linux/1xi3.I211_I219V.L2_manual":                   {silent: true},
 	"netutils-linux/kvm.l3.masterconf":                           {silent: true},
 	"netutils-linux/series_singlequeue_8cpu":                     {silent: true},
-	"netutils-linux/series_i7":                                   {note: []string{"softirq-imbalance"}, silent: true},
+	"netutils-linux/series_i7":                                   {says: []string{"whether both are threads of one core is unknown"}, note: []string{"softirq-imbalance"}, silent: true},
 	"netutils-linux/series_dualcore":                             {silent: true},
 	"openshift-nto/worker2":                                      {silent: true},
 	"openshift-nto/sno":                                          {note: []string{"virtio-host-single-queue"}, silent: true},
@@ -88,20 +99,20 @@ var expectations = map[string]expectation{
 	"pcp/laptop_8cpu_x86":                                        {silent: true},
 	"pcp/s390x_16cpu":                                            {silent: true},
 	"pcp/i686_1cpu":                                              {silent: true},
-	"hotsos/openstack":                                           {note: []string{"virtio-host-single-queue"}, silent: true},
-	"hotsos/rabbitmq":                                            {note: []string{"virtio-host-single-queue"}, silent: true},
-	"hotsos/storage_ceph-mon":                                    {note: []string{"virtio-host-single-queue"}, silent: true},
-	"prometheus/node_exporter_4cpu":                              {note: []string{"not-enough-evidence"}, silent: true},
+	"hotsos/openstack":                                           {low: true, unset: []string{"rps.cpus", "xps.cpus", "rps.flow_cnt"}, note: []string{"virtio-host-single-queue"}, silent: true},
+	"hotsos/rabbitmq":                                            {low: true, unset: []string{"rps.cpus", "xps.cpus", "rps.flow_cnt"}, note: []string{"virtio-host-single-queue"}, silent: true},
+	"hotsos/storage_ceph-mon":                                    {low: true, unset: []string{"rps.cpus", "xps.cpus", "rps.flow_cnt"}, note: []string{"virtio-host-single-queue"}, silent: true},
+	"prometheus/node_exporter_4cpu":                              {low: true, says: []string{"sources that agree with each other"}, note: []string{"not-enough-evidence"}, silent: true},
 	"web/ec2_c5.xlarge_ena":                                      {silent: true},
 	"web/ec2_c4.xlarge_ixgbevf_xen":                              {silent: true},
-	"web/virtio_8cpu_8q_irqbalance_churn":                        {find: []string{"irq-smeared"}, wants: []string{"irq.affinity"}},
+	"web/virtio_8cpu_8q_irqbalance_churn":                        {low: true, says: []string{"if irqbalance or another balancer moves them"}, find: []string{"irq-smeared"}, wants: []string{"irq.affinity"}},
 	"web/gregg_bpfbook_2cpu_ena":                                 {silent: true},
 	"issues/coreos2135_vmxnet3_46cpu":                            {find: []string{"irq-stacked"}, wants: []string{"irq.affinity"}},
-	"issues/irqbalance122_32cpu_all_cpu0":                        {find: []string{"irq-stacked"}, wants: []string{"irq.affinity"}},
+	"issues/irqbalance122_32cpu_all_cpu0":                        {low: true, says: []string{"whether irqbalance"}, find: []string{"irq-stacked"}, wants: []string{"irq.affinity"}},
 	"issues/irqbalance81_xen_vif_4cpu":                           {find: []string{"irq-stacked"}, wants: []string{"irq.affinity"}},
-	"issues/orangepi46_8cpu_plic_cpu0":                           {find: []string{"irq-stacked"}, wants: []string{"irq.affinity"}},
+	"issues/orangepi46_8cpu_plic_cpu0":                           {low: true, says: []string{"this interrupt controller may refuse to move interrupts", "threaded NAPI or RPS"}, find: []string{"irq-stacked"}, wants: []string{"irq.affinity"}},
 	"issues/ena316_4cpu_isolated":                                {silent: true},
-	"issues/seastar3193_azure_l16s_2of16q":                       {find: []string{"queues-unused"}, wants: []string{"channels.combined"}},
+	"issues/seastar3193_azure_l16s_2of16q":                       {low: true, says: []string{"or a tuning script owns these settings"}, find: []string{"queues-unused"}, wants: []string{"channels.combined"}},
 	"sysstat/root1":                                              {silent: true},
 	"sysstat/root2":                                              {silent: true},
 	"sysstat/root7":                                              {silent: true},
@@ -144,12 +155,13 @@ func TestCapturedHosts(t *testing.T) {
 		name := strings.TrimSuffix(filepath.ToSlash(rel), ".tar.gz")
 		seen[name] = true
 		t.Run(name, func(t *testing.T) {
-			_, findings, p := judge(t, path)
+			obs, findings, p := judge(t, path)
 			want, judged := expectations[name]
 			if !judged {
 				want = expectation{silent: true} // topology only: nothing may be proposed from it
 			}
 			check(t, want, findings, p, true)
+			checkDoubt(t, want, obs, findings, p)
 		})
 	}
 	for name := range expectations {
@@ -237,6 +249,48 @@ func check(t *testing.T, want expectation, findings []plan.Finding, p plan.Plan,
 	}
 	if len(p.Conflicts) > 0 {
 		fail("conflicting wants: %v", p.Conflicts)
+	}
+}
+
+// checkDoubt holds what is said of evidence that is weak or missing.
+func checkDoubt(t *testing.T, want expectation, obs *detect.Observation, findings []plan.Finding, p plan.Plan) {
+	t.Helper()
+	asks := false
+	var text strings.Builder
+	for _, f := range findings {
+		fmt.Fprintln(&text, f.Claim, f.Operator, f.Missing)
+		asks = asks || slices.ContainsFunc(f.Missing, func(m string) bool { return strings.HasPrefix(m, "a second sample") })
+		if want.low && len(f.Evidence) > 0 && !f.Low {
+			t.Errorf("%s on %s does not say that its evidence is weak", f.ID, f.Subject)
+		}
+	}
+	if want.low && !asks {
+		t.Error("no finding asks for a second sample")
+	}
+	for _, words := range want.says {
+		if !strings.Contains(text.String(), words) {
+			t.Errorf("nothing says %q:\n%s", words, text.String())
+		}
+	}
+	for _, kind := range want.unset {
+		seen := 0
+		for ref, state := range obs.Last.Knobs {
+			if ref.Kind != kind {
+				continue
+			}
+			seen++
+			if state.Has() || state.Status == knob.Unsupported && kind != "xps.cpus" { // XPS is never there with a single queue
+				t.Errorf("%s was not recorded and is %v %q", ref, state.Status, state.Value)
+			}
+		}
+		if seen == 0 {
+			t.Errorf("%s is not even listed as unknown", kind)
+		}
+		for _, ref := range asked(p) {
+			if strings.HasSuffix(ref, kind) {
+				t.Errorf("asks for %s, of which nothing is known", ref)
+			}
+		}
 	}
 }
 

@@ -47,6 +47,7 @@ var inventedHosts = []scenario{
 	{0, "mlx5 on two sockets, its queues dealt over both", sceneN(64, func(s *scene) {
 		s.sockets()
 		s.driver("enp65s0f0", "mlx5_core", even(32, 60_000))
+		s.warm(32, 0.1)
 	}), []string{"irq-remote-node"}, []string{"rx-16/irq.affinity", "rx-31/irq.affinity"}, []string{"rx-0/irq.affinity", "rps.cpus"}},
 	{0, "i40e: 512 entries name all 64 queues", sceneN(64, func(s *scene) {
 		s.driver("eth0", "i40e", even(64, 20_000)).RSS = &host.RSS{Table: table(512, 64), RxRings: 64}

@@ -19,27 +19,25 @@ var _ = register(Rule{
 		Cause:       "A balancer, almost always irqbalance with its ten-second period.",
 		Remedy:      "Pin the queues and tell the balancer to leave them alone (ban list or policy script).",
 		SideEffects: "Banned interrupts no longer follow the load.",
-		NotWhen:     "You are moving them yourself right now.",
+		NotWhen:     "You are moving them yourself right now, or they hardly fire.",
 		Source:      "irqbalance(1); /proc/interrupts",
-		Thresholds:  describe(churnMoves),
+		Thresholds:  describe(churnMoves, activeQueue, activeRate, activeSoftirq),
 	},
 	Eval: func(c *Case) []plan.Finding {
-		var moved []*path
-		most := 0
-		for _, p := range c.Paths {
-			if n := max(p.rx.moves, p.tx.moves); float64(n) >= c.At(churnMoves) && p.share >= c.At(activeQueue) {
-				moved = append(moved, p)
-				most = max(most, n)
-			}
-		}
+		moved := c.diagnosis.churned
 		if len(moved) == 0 {
 			return nil
+		}
+		most := 0
+		for _, p := range moved {
+			most = max(most, p.rx.moves, p.tx.moves)
 		}
 		return []plan.Finding{{
 			Severity: plan.Advice, Subject: "host",
 			Claim:    fmt.Sprintf("%d queue pairs (%s) changed their CPU up to %d times in %d samples", len(moved), pairNames(moved), most, c.Samples),
 			Evidence: []plan.Evidence{{Metric: "interrupt_moves", Value: float64(most), Unit: "moves", Threshold: c.At(churnMoves), Source: "/proc/interrupts"}},
-			Operator: "ban these interrupts in the balancer that moves them (irqbalance --banirq or a policy script), then pin them",
+			Operator: "ban these interrupts in the balancer that moves them (irqbalance --banirq or a policy script), or the pinning will not last",
+			Wants:    c.affinityWants(moved, fmt.Sprintf("moved up to %d times", most), c.moved("interrupt_moves", 0, "moves")),
 		}}
 	},
 })

@@ -40,5 +40,5 @@ var _ = register(Rule{
 
 func (c *Case) onLittle(p *path) bool {
 	little := c.Last.Topo.LittleCPUs()
-	return little.Has(p.home()) && !c.cool(p.home()) && !c.allowed(p.dev).Minus(little).IsEmpty()
+	return little.Has(p.home()) && !c.cool(p.home()) && !c.interruptible(p.dev).Minus(little).IsEmpty()
 }

@@ -77,7 +77,7 @@ func (c *Case) findSquatted() {
 		seen[cpu] = true
 		s := squatted{cpu: cpu, thread: c.process(pid), share: shares[pid], refuge: c.refuge(cpu, taken)}
 		for _, p := range unfixed(pairsAt(c.Paths, cpu)) {
-			if c.busyPath(p) && !c.onIsolated(p) && s.refuge.Overlaps(c.allowed(p.dev)) {
+			if c.busyPath(p) && !c.onIsolated(p) && s.refuge.Overlaps(c.interruptible(p.dev)) {
 				s.pairs = append(s.pairs, p)
 			}
 		}

@@ -2,7 +2,9 @@ package rules
 
 import (
 	"fmt"
+	"slices"
 
+	"github.com/napitune/napitune/detect"
 	"github.com/napitune/napitune/rules/plan"
 )
 
@@ -16,23 +18,37 @@ var _ = register(Rule{
 		Cause:       "Default or hand-made affinity that counts CPUs without looking at nodes; drivers such as virtio_net spread over all online CPUs.",
 		Remedy:      "Move these queues to CPUs of the device's node. More queues than local cores help nobody: lower the channel count instead of going remote.",
 		SideEffects: "Local CPUs take more work; the plan shows their load.",
-		NotWhen:     "The application runs on the remote node and reads everything there, or the local CPUs are full.",
+		NotWhen:     "The application runs on the remote node and reads everything there, or the local CPUs are full. Where the remote CPUs hardly work it is only a note.",
 		Source:      "Documentation/networking/scaling.rst; Cai et al., Understanding Host Network Stack Overheads, SIGCOMM 2021 (remote core −20 %)",
-		Thresholds:  describe(activeQueue, activeRate),
+		Thresholds:  describe(activeQueue, activeRate, activeSoftirq),
 	},
 	Eval: func(c *Case) []plan.Finding {
 		var out []plan.Finding
 		for _, group := range byDevice(c.diagnosis.remote) {
 			dev := group[0].dev
-			out = append(out, plan.Finding{
+			f := plan.Finding{
 				Severity: plan.Advice,
 				Subject:  dev.Name,
 				Claim: fmt.Sprintf("%d of %d queue pairs of %s (node %d) fire on other nodes: %s on CPU %d (node %d)",
 					len(group), len(dev.Queues), dev.Name, dev.Node, group[0].id(), group[0].home(), c.Last.Topo.NodeOf(group[0].home())),
 				Evidence: []plan.Evidence{{Metric: "remote_queue_pairs", Value: float64(len(group)), Unit: "queue pairs", Threshold: 1, Source: "/proc/interrupts, numa_node"}},
 				Wants:    c.affinityWants(group, fmt.Sprintf("device is on node %d", dev.Node), c.moved("remote_queue_pairs", 0, "queue pairs")),
-			})
+			}
+			if c.idling(group) {
+				f.Severity, f.Wants = plan.Note, nil
+				f.Claim += fmt.Sprintf("; none of these CPUs spends %s of its time on it, so there is next to nothing to gain", percent(c.At(activeSoftirq)))
+			}
+			out = append(out, f)
 		}
 		return out
 	},
 })
+
+// idling reports whether all CPUs where pairs fire are known to have had hardly
+// any softirq work in the window.
+func (c *Case) idling(paths []*path) bool {
+	return c.Basis == detect.BasisWindow && !slices.ContainsFunc(paths, func(p *path) bool {
+		_, known := c.CPU[p.home()]
+		return !known || c.softirq(p.home()) >= c.At(activeSoftirq)
+	})
+}

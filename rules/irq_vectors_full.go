@@ -28,7 +28,7 @@ var _ = register(Rule{
 		Thresholds: []string{},
 	},
 	Eval: func(c *Case) []plan.Finding {
-		full := c.fullCPUs().Intersect(c.allowedAny())
+		full := c.fullCPUs().Intersect(c.interruptibleAny())
 		if full.IsEmpty() || len(c.Paths) == 0 {
 			return nil
 		}

@@ -37,7 +37,7 @@ var _ = register(Rule{
 		if len(c.place().cpu) > 0 {
 			f.Severity = plan.Advice
 			f.Claim = "irqbalance is running and will undo the interrupt placement below unless these interrupts are banned there"
-			f.Operator = "ban them (irqbalance --banirq=N, or a policy script that survives renumbering), and keep irqbalance for the rest"
+			f.Operator = "ban them (irqbalance --banirq=N, or a policy script that survives renumbering), keep irqbalance for the rest, and look again after two of its rounds (20 s): some versions lose their bans"
 		}
 		return []plan.Finding{c.weighIrqbalance(f, c.Last.Processes[i])}
 	},

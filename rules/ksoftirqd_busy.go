@@ -26,20 +26,16 @@ var _ = register(Rule{
 		Thresholds:  describe(ksoftirqdShare),
 	},
 	Eval: func(c *Case) []plan.Finding {
-		shares := c.threadShare(func(p host.Process) bool { return strings.HasPrefix(p.Comm, "ksoftirqd/") })
+		shares := c.ksoftirqds()
 		var out []plan.Finding
-		for _, pid := range sortedByValue(shares) {
-			if shares[pid] < c.At(ksoftirqdShare) {
-				continue
-			}
-			var cpu int
-			if _, err := fmt.Sscanf(c.process(pid).Comm, "ksoftirqd/%d", &cpu); err != nil {
+		for _, cpu := range sortedByValue(shares) {
+			if shares[cpu] < c.At(ksoftirqdShare) {
 				continue
 			}
 			f := plan.Finding{
 				Severity: plan.Advice, Subject: cpuName(cpu),
-				Claim:    fmt.Sprintf("ksoftirqd runs on CPU %d for %s of the time", cpu, percent(shares[pid])),
-				Evidence: append([]plan.Evidence{{Metric: "ksoftirqd_share", Value: shares[pid], Unit: "of the CPU's time", Threshold: c.At(ksoftirqdShare), Source: fmt.Sprintf("/proc/%d/stat", pid)}}, c.cpuEvidence(cpu)...),
+				Claim:    fmt.Sprintf("ksoftirqd runs on CPU %d for %s of the time", cpu, percent(shares[cpu])),
+				Evidence: append([]plan.Evidence{{Metric: "ksoftirqd_share", Value: shares[cpu], Unit: "of the CPU's time", Threshold: c.At(ksoftirqdShare), Source: "/proc/PID/stat of ksoftirqd"}}, c.cpuEvidence(cpu)...),
 				Because:  c.stackedAt(cpu),
 			}
 			out = append(out, f)
@@ -47,3 +43,15 @@ var _ = register(Rule{
 		return out
 	},
 })
+
+// ksoftirqds is the part of the window that each CPU's ksoftirqd ran.
+func (c *Case) ksoftirqds() map[int]float64 {
+	out := map[int]float64{}
+	for pid, share := range c.threadShare(func(p host.Process) bool { return strings.HasPrefix(p.Comm, "ksoftirqd/") }) {
+		var cpu int
+		if _, err := fmt.Sscanf(c.process(pid).Comm, "ksoftirqd/%d", &cpu); err == nil {
+			out[cpu] = share
+		}
+	}
+	return out
+}

@@ -73,18 +73,81 @@ func TestDeterminism(t *testing.T) {
 		random := rand.New(rand.NewPCG(1, 2))
 		for _, policy := range everyPolicy(t) {
 			first := encode(t, o, policy)
-			random.Shuffle(len(o.Last.IRQs.Rows), func(i, j int) {
-				rows := o.Last.IRQs.Rows
-				rows[i], rows[j] = rows[j], rows[i]
-			})
-			random.Shuffle(len(o.Last.Processes), func(i, j int) {
-				o.Last.Processes[i], o.Last.Processes[j] = o.Last.Processes[j], o.Last.Processes[i]
-			})
+			disorder(random, o)
 			if again := encode(t, o, policy); again != first {
 				t.Fatalf("another plan from the same observation:\n%s\n%s", first, again)
 			}
 		}
 	})
+}
+
+// TestDeterminismOfScenes is the same for what no captured host has: probes, threads
+// with their times, and devices of every kind.
+func TestDeterminismOfScenes(t *testing.T) {
+	hold := func(name string, make func() *scene) {
+		t.Run(name, func(t *testing.T) {
+			s := make()
+			policy := profiles.Balanced()
+			policy.Latency = s.latency
+			if s.policy != nil {
+				s.policy(&policy)
+			}
+			first := encode(t, s.obs, policy)
+			random := rand.New(rand.NewPCG(3, 4))
+			for range 4 {
+				disorder(random, s.obs)
+				if again := encode(t, s.obs, policy); again != first {
+					t.Fatalf("another plan from the same observation:\n%s\n%s", first, again)
+				}
+			}
+		})
+	}
+	for _, tc := range allCases() {
+		hold(tc.rule+"/"+tc.name, tc.make)
+	}
+	for _, sc := range allScenarios() {
+		hold(sc.name, sc.make)
+	}
+}
+
+// disorder puts everything that has an order by chance into another one.
+func disorder(random *rand.Rand, o *detect.Observation) {
+	snaps := []*detect.Snapshot{o.Last}
+	if o.First != o.Last {
+		snaps = append(snaps, o.First)
+	}
+	for _, s := range snaps {
+		shuffle(random, s.IRQs.Rows)
+		shuffle(random, s.Processes)
+		shuffle(random, s.Devices)
+		shuffle(random, s.Links)
+		shuffle(random, s.Gaps)
+		shuffle(random, s.Contests)
+		shuffle(random, s.Topo.Nodes)
+		for _, d := range s.Devices {
+			shuffle(random, d.Queues)
+			shuffle(random, d.Lower)
+			shuffle(random, d.Upper)
+			shuffle(random, d.OtherIRQs)
+			shuffle(random, d.Stats)
+		}
+	}
+	if p := o.Probes; p != nil {
+		shuffle(random, p.CPUs)
+		shuffle(random, p.NAPIs)
+		shuffle(random, p.IRQs)
+		shuffle(random, p.Virtio)
+		shuffle(random, p.GRO)
+		shuffle(random, p.Windows)
+		shuffle(random, p.Drops)
+		shuffle(random, p.Latency)
+		shuffle(random, p.Control)
+		shuffle(random, p.ControlReads)
+	}
+}
+
+func shuffle[S ~[]E, E any](random *rand.Rand, of S) {
+	random.Shuffle(len(of), func(i, j int) { of[i], of[j] = of[j], of[i] })
 }
 
 func encode(t *testing.T, o *detect.Observation, policy profiles.Policy) string {

@@ -125,7 +125,7 @@ func (c *Case) aroundPolls() map[int]float64 {
 func (c *Case) pathOf(n counters.NAPI) *path {
 	var transmit []*path
 	for _, p := range c.Paths {
-		if p.dev.Name != n.Device || p.dev.Index != 0 && p.dev.Index != int(n.IfIndex) {
+		if p.dev.Name != n.Device || !c.isDevice(p.dev, n.NetNS, n.IfIndex) {
 			continue
 		}
 		if n.ID != 0 && p.queue.NAPI == int(n.ID) || n.Kind == "virtio-rx" && p.queue.Rx && p.queue.N == n.Queue {

@@ -18,7 +18,7 @@ var _ = register(Rule{
 		SideEffects: "None from here.",
 		NotWhen:     "Always worth reading before turning a knob.",
 		Source:      "net/ipv4/udp.c; net/netfilter/nf_conntrack_core.c; ENA driver documentation (allowance metrics)",
-		Thresholds:  describe(backlogRate, conntrackFull, ringLoss, ringLossCount, ringLossBoot),
+		Thresholds:  describe(backlogRate, lossCount, lossShare, conntrackFull, ringLoss, ringLossCount, ringLossBoot),
 	},
 	Eval: func(c *Case) []plan.Finding {
 		out := append(c.syntheticDevices(), c.connectionTable()...)
@@ -30,7 +30,7 @@ var _ = register(Rule{
 		if c.Basis == detect.BasisBoot {
 			return out
 		}
-		if n := c.Protocols["Udp.RcvbufErrors"] + c.Protocols["Udp6.RcvbufErrors"]; n > 0 && c.lossRate(n) {
+		if n := c.Protocols["Udp.RcvbufErrors"] + c.Protocols["Udp6RcvbufErrors"]; c.losesMany(n, c.Protocols["Udp.InDatagrams"]+c.Protocols["Udp6InDatagrams"]) {
 			out = append(out, plan.Finding{
 				Severity: plan.Advice, Subject: "host",
 				Claim:    fmt.Sprintf("%d UDP packets were dropped because the reading socket's buffer was full", n),
@@ -40,7 +40,7 @@ var _ = register(Rule{
 		}
 		for c, d := range c.devices() {
 			for _, s := range d.Stats {
-				if n := c.Device[d.Name].Stats[s.Name]; n > 0 && isAllowance(s.Name) && c.lossRate(n) {
+				if n := c.Device[d.Name].Stats[s.Name]; isAllowance(s.Name) && c.losesMany(n, c.Device[d.Name].Counters.RxPackets+c.Device[d.Name].Counters.TxPackets) {
 					out = append(out, plan.Finding{
 						Severity: plan.Advice, Subject: d.Name,
 						Claim:    fmt.Sprintf("the cloud dropped or queued %d packets of %s: %s", n, d.Name, s.Name),
@@ -99,11 +99,6 @@ func (c *Case) syntheticDevices() []plan.Finding {
 	return out
 }
 
-func (c *Case) lossRate(n uint64) bool {
-	rate, timed := c.PerSecond(n)
-	return !timed || rate >= c.At(backlogRate)
-}
-
 // isAllowance names ENA's counters of the instance's limits
 // (drivers/net/ethernet/amazon/ena/ena_ethtool.c).
 func isAllowance(name string) bool {
@@ -131,7 +126,7 @@ func (c *Case) connectionTable() []plan.Finding {
 	used := float64(t.Count) / float64(t.Max)
 	dropped, early := c.Conntrack["drop"], c.Conntrack["early_drop"]
 	full := used >= c.At(conntrackFull)
-	lost := dropped > 0 && c.lossRate(dropped)
+	lost := c.losesMany(dropped, 0)
 	f := plan.Finding{
 		Subject:  "nf_conntrack",
 		Evidence: []plan.Evidence{{Metric: "conntrack_used", Value: used, Unit: "of nf_conntrack_max", Threshold: c.At(conntrackFull), Source: "nf_conntrack_count"}},
@@ -146,7 +141,7 @@ func (c *Case) connectionTable() []plan.Finding {
 			plan.Evidence{Metric: "conntrack_early_drop", Value: float64(early), Unit: "connections", Source: "/proc/net/stat/nf_conntrack"})
 	}
 	switch {
-	case full && (lost || early > 0 && c.lossRate(early)):
+	case full && (lost || c.losesMany(early, 0)):
 		f.Severity = plan.Advice
 		f.Claim = fmt.Sprintf("the connection table is full (%d of %d): %d packets of new connections were dropped here, and %d connections thrown out for others", t.Count, t.Max, dropped, early)
 	case full:

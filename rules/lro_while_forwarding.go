@@ -13,7 +13,7 @@ var _ = register(Rule{
 	Title: "LRO is on while the host forwards packets",
 	Page: Page{
 		Meaning:     "Large receive offload merges packets in a way that cannot be undone. A host that routes or bridges then sends packets that the next hop drops or the sender must send again; throughput can fall to a hundredth.",
-		Evidence:    "Feature rx-lro (ethtool -k) together with net.ipv4.ip_forward, IPv6 forwarding, or membership in a bridge.",
+		Evidence:    "Feature rx-lro (ethtool -k) together with net.ipv4.ip_forward, IPv6 forwarding, or membership in a bridge or Open vSwitch, also through bonds and VLANs.",
 		Cause:       "The kernel switches LRO off when forwarding starts (dev_disable_lro), but a later ethtool -K or a driver reset can bring it back.",
 		Remedy:      "ethtool -K DEV lro off. GRO stays on: it keeps packets re-segmentable, and so does rx-gro-hw.",
 		SideEffects: "More packets for the stack to process.",
@@ -46,10 +46,8 @@ var _ = register(Rule{
 // forwards says how packets of this device leave the host again, "" if
 // nothing says that they do.
 func (c *Case) forwards(d *detect.Device) string {
-	for _, name := range d.Upper {
-		if up := c.Last.Device(name); up != nil && up.Kind == "bridge" {
-			return fmt.Sprintf("%s is a port of the bridge %s", d.Name, name)
-		}
+	if bridge := c.bridgeAbove(d); bridge != "" {
+		return fmt.Sprintf("%s is a port of the bridge %s", d.Name, bridge)
 	}
 	switch {
 	case c.Policy.Forwarding:
@@ -58,6 +56,29 @@ func (c *Case) forwards(d *detect.Device) string {
 		return "the host routes IPv4 (net.ipv4.ip_forward = 1)"
 	case c.Last.Forwarding.IPv6 == detect.Yes:
 		return "the host routes IPv6 (net.ipv6.conf.all.forwarding = 1)"
+	}
+	return ""
+}
+
+// bridgeAbove is a bridge or an Open vSwitch that a device is a port of, directly
+// or through bonds and VLANs: the kernel's dev_disable_lro goes all the way down as
+// well. "" if there is none.
+func (c *Case) bridgeAbove(d *detect.Device) string {
+	seen := map[string]bool{d.Name: true}
+	for above := d.Upper; len(above) > 0; {
+		var next []string
+		for _, name := range above {
+			up := c.Last.Device(name)
+			if up == nil || seen[name] {
+				continue
+			}
+			if up.Kind == "bridge" || up.Driver == "openvswitch" {
+				return name
+			}
+			seen[name] = true
+			next = append(next, up.Upper...)
+		}
+		above = next
 	}
 	return ""
 }

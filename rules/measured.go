@@ -3,7 +3,6 @@ package rules
 import (
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/napitune/napitune/detect"
 	"github.com/napitune/napitune/detect/host"
@@ -68,6 +67,13 @@ func (p *polling) nsPerPacket() float64 {
 	return p.softirqNs / float64(p.work)
 }
 
+// isDevice reports whether a row of the probes that has d's name is about d: a
+// pod's eth0 has that name too, and its index as well where both namespaces made
+// few devices.
+func (c *Case) isDevice(d *detect.Device, netns, ifindex uint32) bool {
+	return c.Probes.OfDevice(d.Index, netns, ifindex)
+}
+
 // devicePolling sums a device's receive NAPIs.
 func (c *Case) devicePolling(d *detect.Device) (polling, bool) {
 	var out polling
@@ -75,7 +81,7 @@ func (c *Case) devicePolling(d *detect.Device) (polling, bool) {
 		return out, false
 	}
 	for _, n := range c.Probes.NAPIs {
-		if n.Device == d.Name && n.ID != 0 && (d.Index == 0 || int(n.IfIndex) == d.Index) {
+		if n.ID != 0 && n.Device == d.Name && c.isDevice(d, n.NetNS, n.IfIndex) {
 			out.add(n)
 		}
 	}
@@ -102,7 +108,7 @@ func (c *Case) groOf(d *detect.Device) (counters.GRO, bool) {
 		return counters.GRO{}, false
 	}
 	for _, g := range c.Probes.GRO {
-		if g.Device == d.Name && (d.Index == 0 || int(g.IfIndex) == d.Index) {
+		if g.Device == d.Name && c.isDevice(d, g.NetNS, g.IfIndex) {
 			return g, true
 		}
 	}
@@ -243,15 +249,4 @@ func (c *Case) udpShare() (float64, bool) {
 		return 0, false
 	}
 	return min(1, float64(udp)/float64(all)), true
-}
-
-// tunnels lists the tunnel devices of the host.
-func (c *Case) tunnels() []string {
-	var out []string
-	for _, d := range c.Last.Devices {
-		if d.Kind == "tunnel" || strings.HasPrefix(d.Name, "ppp") {
-			out = append(out, d.Name)
-		}
-	}
-	return out
 }

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/napitune/napitune/detect"
@@ -43,6 +44,9 @@ var _ = register(Rule{
 		}
 		if c.Last.Topo.Online.IsEmpty() {
 			missing = append(missing, "the list of CPUs")
+		}
+		if slices.ContainsFunc(c.Last.Gaps, func(g detect.Gap) bool { return g.Source == "processes" }) {
+			missing = append(missing, "the list of programs: whether irqbalance, tuned or a tuning script owns these settings")
 		}
 		for _, text := range c.Inconsistent {
 			missing = append(missing, "consistent sources: "+text)

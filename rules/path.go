@@ -337,10 +337,10 @@ func (c *Case) cool(cpu int) bool {
 	return known && c.Basis == detect.BasisWindow && c.softirq(cpu) < c.At(warmSoftirq)
 }
 
-// lossy reports whether a CPU's softnet counters show loss or squeezes in the window.
+// lossy reports whether a CPU's backlog lost packets worth judging in the window.
 func (c *Case) lossy(cpu int) bool {
 	d, ok := c.Softnet[cpu]
-	return ok && c.Basis == detect.BasisWindow && d.Dropped > 0
+	return ok && c.Basis == detect.BasisWindow && c.losesMany(d.Dropped, d.Processed)
 }
 
 // isolated are the CPUs that must not get network work.

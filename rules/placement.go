@@ -61,7 +61,7 @@ func (c *Case) place() *placement {
 			}
 		}
 	}
-	for _, list := range [][]*path{d.smeared, d.split, d.remote, d.isolated, d.little, slices.Concat(d.siblings...)} {
+	for _, list := range [][]*path{d.smeared, d.churned, d.split, d.remote, d.isolated, d.little, slices.Concat(d.siblings...)} {
 		for _, p := range unfixed(list) {
 			moving[p] = true
 		}
@@ -82,14 +82,14 @@ func (c *Case) solve(moving, unpin map[*path]bool) *placement {
 	out := &placement{cpu: map[*path]int{}, before: map[int]float64{}, after: map[int]float64{}}
 	var items []place.Item
 	var order []*path
-	allowed := c.allowedAny()
+	allowed := c.interruptibleAny()
 	for cpu := range allowed.All() {
 		out.before[cpu] = c.load.other[cpu]
 		out.after[cpu] = c.load.other[cpu]
 	}
 	for _, p := range c.Paths {
 		addLoads(out.before, c.load.pairs[p])
-		if own := c.allowed(p.dev); moving[p] && !own.IsEmpty() {
+		if own := c.interruptible(p.dev); moving[p] && !own.IsEmpty() {
 			item := c.item(p, unpin[p])
 			if refuge, squatted := c.refugeOf(p); squatted {
 				item.Allowed = refuge.Intersect(own)
@@ -144,7 +144,7 @@ func (c *Case) item(p *path, unpin bool) place.Item {
 	}
 	// A pair that comes together needs a vector where only one side is now.
 	gathers := c.pairSplit(p) && c.fullCPUs().Has(item.Current)
-	if unpin || gathers || !c.allowed(p.dev).Has(item.Current) {
+	if unpin || gathers || !c.interruptible(p.dev).Has(item.Current) {
 		item.Current = -1
 	}
 	if !c.Last.Topo.NUMATrusted() {

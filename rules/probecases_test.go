@@ -3,6 +3,7 @@ package rules_test
 import (
 	"fmt"
 	"strings"
+	"testing"
 	"time"
 
 	"github.com/napitune/napitune/detect"
@@ -10,6 +11,8 @@ import (
 	"github.com/napitune/napitune/detect/host"
 	"github.com/napitune/napitune/detect/knob"
 	"github.com/napitune/napitune/probes/counters"
+	"github.com/napitune/napitune/profiles"
+	"github.com/napitune/napitune/rules"
 )
 
 // squeezed adds n squeezes of one cause ("packets" or "time") on a CPU whose polls
@@ -40,6 +43,25 @@ func (s *scene) polls(dev string, polls, work uint64) {
 	p.NAPIs = append(p.NAPIs, counters.NAPI{Device: dev, ID: 7, CPU: 0, Polls: polls, Work: work, TimedPolls: polls, TimeNs: work * 1000})
 }
 
+// Network namespaces, by inode.
+const ourNetNS, podNetNS = 4026531840, 4026532201
+
+// pods says of which network namespace the rows of the probes are, and has a
+// device of the same name and number in another one, listed first, that receives
+// as short polls and merges as little as can be.
+func (s *scene) pods() {
+	p := s.probe()
+	p.NetNS = ourNetNS
+	for i := range p.NAPIs {
+		p.NAPIs[i].NetNS = ourNetNS
+	}
+	for i := range p.GRO {
+		p.GRO[i].NetNS = ourNetNS
+	}
+	p.NAPIs = append([]counters.NAPI{{NetNS: podNetNS, Device: "eth0", ID: 77, Polls: 400_000, Work: 500_000, TimedPolls: 400_000, TimeNs: 5e8}}, p.NAPIs...)
+	p.GRO = append([]counters.GRO{{NetNS: podNetNS, Device: "eth0", In: 10_000, Normal: 10_000, Delivered: 10_000, Segments: 10_000, TCPSegments: 9_000}}, p.GRO...)
+}
+
 func (s *scene) merged(dev string, in, merged, tcp uint64) {
 	p := s.probe()
 	p.GRO = append(p.GRO, counters.GRO{Device: dev, In: in, Merged: merged, Normal: in - merged, Delivered: in - merged, Segments: in, TCPSegments: tcp})
@@ -60,6 +82,13 @@ func (s *scene) thread(pid int, comm string, cpu int, share float64) {
 func (s *scene) receive(dev string, packets uint64) {
 	d := s.obs.Device[dev]
 	d.Counters.RxPackets = packets
+	s.obs.Device[dev] = d
+}
+
+// sent sets a device's sent packets in the window.
+func (s *scene) sent(dev string, packets uint64) {
+	d := s.obs.Device[dev]
+	d.Counters.TxPackets = packets
 	s.obs.Device[dev] = d
 }
 
@@ -87,14 +116,16 @@ func shortTCP(s *scene, kind string) *detect.Device {
 	return d
 }
 
-func wireGuard(s *scene) {
-	s.snap.Devices = append(s.snap.Devices, &detect.Device{Name: "wg0", Kind: "tunnel", Driver: "wireguard"})
-	s.set(knob.Device("wg0", "threaded"), "off")
+// tunnel adds a tunnel device that received so many of eth0's packets.
+func (s *scene) tunnel(name, driver string, packets uint64) {
+	s.snap.Devices = append(s.snap.Devices, &detect.Device{Name: name, Kind: "tunnel", Driver: driver, Up: detect.Yes})
+	s.obs.Device[name] = detect.DeviceDelta{Known: true, Counters: detect.InterfaceCounters{Known: true, RxPackets: packets}}
+	s.set(knob.Device(name, "threaded"), "off")
 }
 
-func pppoe(s *scene) {
-	s.snap.Devices = append(s.snap.Devices, &detect.Device{Name: "ppp0", Kind: "tunnel"})
-}
+func wireGuard(s *scene) { s.tunnel("wg0", "wireguard", 900_000) }
+
+func pppoe(s *scene) { s.tunnel("ppp0", "", 900_000) }
 
 func bits(set ...int) string {
 	b := []byte(strings.Repeat("0", 64))
@@ -111,7 +142,20 @@ func moderation(d *detect.Device, adaptive bool, usecs int) {
 var probeCases = []ruleCase{
 	{"cpu-saturated", "fires", "hot and squeezed with full polls", scene4(func(s *scene) { budgets(s); s.squeezed(1, 500, "packets", 0.9, 6); s.heat(1, 0.9) }), problem, []string{}},
 	{"cpu-saturated", "must not", "squeezed with time left", scene4(func(s *scene) { budgets(s); s.squeezed(1, 500, "packets", 0.9, 6) }), silent, nil},
-	{"cpu-saturated", "must not", "hot without a squeeze", scene4(func(s *scene) { s.heat(1, 0.9) }), silent, []string{}},
+	{"cpu-saturated", "fires", "one busy queue: nearly no time left, not a single squeeze", scene4(func(s *scene) { s.heat(1, 0.9) }), advice, []string{}},
+	{"cpu-saturated", "fires", "no squeeze, and its backlog overflows", scene4(func(s *scene) {
+		s.heat(1, 0.9)
+		s.obs.Softnet[1] = detect.SoftnetDelta{Processed: 90_000, Dropped: 400}
+	}), problem, []string{}},
+	{"cpu-saturated", "fires", "no squeeze, and ksoftirqd takes over", scene4(func(s *scene) { s.heat(1, 0.9); s.thread(11, "ksoftirqd/1", 1, 0.4) }), problem, []string{}},
+	{"cpu-saturated", "fires", "hot and squeezed, nobody saw the polls: no proof of work left over", scene4(func(s *scene) {
+		budgets(s)
+		s.squeezed(1, 500, "packets", 0.9, 6)
+		s.heat(1, 0.6)
+		s.obs.Probes = nil
+	}), advice, []string{}},
+	{"cpu-saturated", "must not", "hot and squeezed, nothing waits", scene4(func(s *scene) { budgets(s); s.squeezed(1, 500, "packets", 0.2, 6); s.heat(1, 0.6) }), silent, []string{}},
+	{"cpu-saturated", "must not", "busy with room for bursts, no squeeze", scene4(func(s *scene) { s.heat(1, 0.84) }), silent, []string{}},
 	{"cpu-saturated", "missing", "no CPU time", scene4(func(s *scene) { s.squeezed(1, 500, "packets", 0.9, 6); s.obs.CPU = map[int]detect.CPUShare{} }), silent, []string{}},
 
 	{"budget-packets", "fires", "six full NAPIs, CPU idle: one step up", scene4(func(s *scene) { budgets(s); s.squeezed(1, 500, "packets", 0.9, 6) }), advice, []string{"net.core.netdev_budget 600"}},
@@ -126,6 +170,16 @@ var probeCases = []ruleCase{
 		s.nic("eth0", "physical", all(6, 1, 50_000), nil)
 		s.squeezed(1, 500, "packets", 0.9, 6)
 	}), advice, []string{"eth0/rx-2/irq.affinity 0", "eth0/rx-3/irq.affinity 0", "eth0/rx-4/irq.affinity 2", "eth0/rx-5/irq.affinity 3"}},
+	{"budget-packets", "fires", "a real-time kernel: no longer runs", scene4(func(s *scene) {
+		budgets(s)
+		s.squeezed(1, 500, "packets", 0.9, 6)
+		s.snap.Ident.Realtime = true
+	}), advice, []string{}},
+	{"budget-packets", "fires", "a tickless CPU: no longer runs", scene4(func(s *scene) {
+		budgets(s)
+		s.squeezed(1, 500, "packets", 0.9, 6)
+		s.snap.Topo.NohzFull = cpuset.Of(1)
+	}), advice, []string{}},
 	{"budget-packets", "must not", "polls not full", scene4(func(s *scene) { budgets(s); s.squeezed(1, 500, "packets", 0.2, 6) }), silent, []string{}},
 	{"budget-packets", "must not", "a few squeezes", scene4(func(s *scene) { budgets(s); s.squeezed(1, 90, "packets", 0.9, 6) }), silent, []string{}},
 	{"budget-packets", "missing", "no probes", scene4(func(s *scene) { budgets(s); s.squeezed(1, 500, "packets", 0.9, 6); s.obs.Probes = nil }), silent, []string{}},
@@ -147,6 +201,33 @@ var probeCases = []ruleCase{
 		s.squeezed(1, 500, "time", 0.9, 3)
 		s.obs.CPU[1] = detect.CPUShare{Steal: 0.2, Idle: 0.7, Ticks: 1000}
 	}), advice, []string{}},
+	{"budget-time", "fires", "GRO off on what it polls comes first", scene4(func(s *scene) {
+		timeOver(s, 3).Features["rx-gro"] = host.Feature{}
+		s.set(knob.Device("eth0", "feature.rx-gro"), "off")
+	}), advice, []string{"eth0/feature.rx-gro on"}},
+	{"budget-time", "fires", "8 µs for what the hardware merged: not known to be dear, not known to be cheap", scene4(func(s *scene) {
+		timeOver(s, 8).Features["rx-gro-hw"] = host.Feature{On: true}
+	}), advice, []string{}},
+	{"budget-time", "fires", "8 µs for ten packets that the hardware merged: cheap", scene4(func(s *scene) {
+		timeOver(s, 8).Features["rx-gro-hw"] = host.Feature{On: true}
+		s.obs.Probes.GRO = []counters.GRO{{Device: "eth0", In: 1000, Delivered: 1000, Segments: 10_000}}
+	}), advice, []string{"net.core.netdev_budget_usecs 16000"}},
+	{"budget-time", "fires", "a real-time kernel: no longer runs", scene4(func(s *scene) { timeOver(s, 1); s.snap.Ident.Realtime = true }), advice, []string{}},
+	{"budget-time", "fires", "a tickless CPU: no longer runs", scene4(func(s *scene) {
+		budgets(s)
+		s.squeezed(1, 500, "time", 0.9, 3)
+		s.snap.Topo.NohzFull = cpuset.Of(1)
+	}), advice, []string{}},
+	{"budget-time", "fires", "one tick where two are the least: two", scene4(func(s *scene) { timeOver(s, 1); s.set(knob.Global(usecsKnob), "2000") }), advice,
+		[]string{"net.core.netdev_budget_usecs 8000"}},
+	{"budget-time", "fires", "two ticks of ten milliseconds are the least", scene4(func(s *scene) {
+		timeOver(s, 1)
+		s.snap.Ident.HZ = 100
+		s.set(knob.Global(usecsKnob), "2000")
+	}), advice, []string{"net.core.netdev_budget_usecs 20000"}},
+	{"budget-time", "fires", "three ticks to four: no part of a tick", scene4(func(s *scene) { timeOver(s, 1); s.set(knob.Global(usecsKnob), "10000") }), advice,
+		[]string{"net.core.netdev_budget_usecs 16000"}},
+	{"budget-time", "fires", "four ticks already", scene4(func(s *scene) { timeOver(s, 1); s.set(knob.Global(usecsKnob), "16000") }), advice, []string{}},
 	{"budget-time", "must not", "packets are the cause", scene4(func(s *scene) { budgets(s); s.squeezed(1, 500, "packets", 0.9, 6) }), silent, nil},
 	{"budget-time", "missing", "no probes", scene4(func(s *scene) { budgets(s); s.squeezed(1, 500, "time", 0.9, 3); s.obs.Probes = nil }), silent, []string{}},
 
@@ -159,6 +240,11 @@ var probeCases = []ruleCase{
 	{"softirq-latency", "missing", "no probes", scene4(func(s *scene) {}), silent, []string{}},
 
 	{"irq-churn", "fires", "three moves", scene4(func(s *scene) { s.nic("eth0", "physical", even(4, 50_000), nil); moved(s, 3) }), advice, []string{}},
+	{"irq-churn", "fires", "each between two CPUs: pinned where it fired most", scene4(func(s *scene) {
+		s.nic("eth0", "physical", []fire{{0: 30_000, 1: 20_000}, {1: 30_000, 2: 20_000}, {2: 30_000, 3: 20_000}, {3: 30_000, 0: 20_000}}, nil)
+		moved(s, 3)
+	}), advice, []string{"eth0/rx-0/irq.affinity 0", "eth0/rx-1/irq.affinity 1", "eth0/rx-2/irq.affinity 2", "eth0/rx-3/irq.affinity 3"}},
+	{"irq-churn", "must not", "interrupts that hardly fire", scene4(func(s *scene) { s.nic("eth0", "physical", even(4, 500), nil); moved(s, 3) }), silent, []string{}},
 	{"irq-churn", "must not", "one move", scene4(func(s *scene) { s.nic("eth0", "physical", even(4, 50_000), nil); moved(s, 1) }), silent, []string{}},
 	{"irq-churn", "missing", "no interrupts", scene4(func(s *scene) {}), silent, []string{}},
 
@@ -251,10 +337,39 @@ var probeCases = []ruleCase{
 		s.obs.Probes.GRO[0].Normal = 1_000
 	}), silent, []string{}},
 	{"gro-ineffective", "must not", "mostly UDP", scene4(func(s *scene) { shortTCP(s, "physical"); s.obs.Probes.GRO[0].TCPSegments = 100 }), silent, []string{}},
+	{"gro-ineffective", "must not", "a pod's eth0 does not merge, ours does", scene4(func(s *scene) {
+		shortTCP(s, "physical")
+		s.obs.Probes.GRO[0].Merged, s.obs.Probes.GRO[0].Normal = 9_000, 1_000
+		s.pods()
+	}), silent, []string{}},
 	{"gro-ineffective", "missing", "no probes", scene4(func(s *scene) { shortTCP(s, "physical"); s.obs.Probes = nil }), silent, nil},
 
 	{"gro-short-polls", "fires", "two packets per poll", scene4(func(s *scene) { shortTCP(s, "physical") }), advice, []string{"eth0/gro_flush_timeout 20000", "eth0/napi_defer_hard_irqs 2"}},
+	{"gro-short-polls", "fires", "moderation is offered and off, below what coalescing-off judges: moderation, no deferral", scene4(func(s *scene) {
+		moderation(shortTCP(s, "physical"), false, 0)
+		s.set(knob.Device("eth0", "coalesce.adaptive-rx"), "off")
+	}), advice, []string{"eth0/coalesce.adaptive-rx on"}},
+	{"gro-short-polls", "fires", "coalescing-off asks for moderation: no deferral beside it", scene4(func(s *scene) {
+		d := busyNIC(s, "physical", 250_000)
+		s.receive("eth0", 2_000_000)
+		s.polls("eth0", 1_000_000, 2_000_000)
+		s.merged("eth0", 10_000, 500, 9_000)
+		moderation(d, false, 0)
+		s.set(knob.Device("eth0", "coalesce.adaptive-rx"), "off")
+	}), advice, []string{"eth0/coalesce.adaptive-rx on"}},
+	{"gro-short-polls", "fires", "adaptive moderation is on: nothing to add", scene4(func(s *scene) { moderation(shortTCP(s, "physical"), true, 8) }), advice, []string{}},
+	{"gro-short-polls", "fires", "virtio that coalesces: its delay, no deferral", scene4(func(s *scene) {
+		shortTCP(s, "virtio")
+		s.set(knob.Device("eth0", "coalesce.rx-usecs"), "0")
+	}), advice, []string{"eth0/coalesce.rx-usecs 20"}},
+	{"gro-short-polls", "fires", "virtio that coalesces, an interrupt for every third packet: below the other rule", scene4(func(s *scene) {
+		shortTCP(s, "virtio")
+		s.receive("eth0", 1_200_000)
+		s.set(knob.Device("eth0", "coalesce.rx-usecs"), "0")
+	}), advice, []string{"eth0/coalesce.rx-usecs 20"}},
 	{"gro-short-polls", "must not", "long polls", scene4(func(s *scene) { shortTCP(s, "physical"); s.obs.Probes.NAPIs[0].Polls = 10_000 }), silent, []string{}},
+	{"gro-short-polls", "must not", "the short polls are a pod's eth0", scene4(func(s *scene) { shortTCP(s, "physical"); s.obs.Probes.NAPIs[0].Polls = 10_000; s.pods() }), silent, []string{}},
+	{"gro-short-polls", "fires", "short polls, namespace of the reader unknown", scene4(func(s *scene) { shortTCP(s, "physical"); s.pods(); s.obs.Probes.NetNS = 0 }), advice, []string{"eth0/gro_flush_timeout 20000", "eth0/napi_defer_hard_irqs 2"}},
 	{"gro-short-polls", "missing", "deferral not there: never one alone", scene4(func(s *scene) {
 		shortTCP(s, "physical")
 		delete(s.snap.Knobs, knob.Device("eth0", "napi_defer_hard_irqs"))
@@ -285,6 +400,10 @@ var probeCases = []ruleCase{
 		s.receive("eth0", 400_000)
 	}), silent, []string{}},
 	{"virtio-ring-starved", "must not", "once", scene4(func(s *scene) { starved(s, 1) }), silent, []string{}},
+	{"virtio-ring-starved", "must not", "a pod's ring", scene4(func(s *scene) {
+		starved(s, 500)
+		s.obs.Probes.NetNS, s.obs.Probes.Virtio[0].NetNS = ourNetNS, podNetNS
+	}), silent, []string{}},
 	{"virtio-ring-starved", "missing", "no probes", scene4(func(s *scene) { starved(s, 500); s.obs.Probes = nil }), silent, []string{}},
 
 	{"virtio-tx-stopped", "fires", "100 stops a second", scene4(func(s *scene) { stops(s, 1000) }), advice, []string{}},
@@ -315,6 +434,59 @@ var probeCases = []ruleCase{
 		pppoe(s)
 		s.heat(2, 0.9)
 	}), silent, []string{}},
+	{"tunnel-hash", "fires", "WireGuard behind the only queue: its thread, no RPS", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(1, 90_000), nil)
+		s.heat(0, 0.9)
+		wireGuard(s)
+	}), problem, []string{"wg0/threaded on"}},
+	{"tunnel-hash", "fires", "the tunnel's packets were merged before it: bytes tell", scene4(func(s *scene) {
+		oneFlow(s)
+		s.tunnel("gre1", "", 100_000)
+		for name, bytes := range map[string]uint64{"eth0": 1_500_000_000, "gre1": 1_300_000_000} {
+			d := s.obs.Device[name]
+			d.Counters.RxBytes = bytes
+			s.obs.Device[name] = d
+		}
+	}), problem, []string{"eth0/rx-0/rps.cpus 1-3"}},
+	{"tunnel-hash", "fires", "VXLAN, and UDP hashed over addresses: the hash, no RPS", scene4(func(s *scene) {
+		oneFlow(s).HashFields = map[string]string{"udp4": "sd"}
+		s.set(knob.Device("eth0", "rss.hash.udp4"), "sd")
+		s.tunnel("flannel.1", "vxlan", 900_000)
+	}), problem, []string{"eth0/rss.hash.udp4 sdfn"}},
+	{"tunnel-hash", "fires", "VXLAN over two queues: the hash, no RPS", scene4(func(s *scene) {
+		spread(s, 990_000, 1000).HashFields = map[string]string{"udp4": "sd"}
+		s.heat(0, 0.9)
+		s.set(knob.Device("eth0", "rss.hash.udp4"), "sd")
+		s.tunnel("flannel.1", "vxlan", 900_000)
+	}), problem, []string{"eth0/rss.hash.udp4 sdfn"}},
+	{"tunnel-hash", "fires", "PPPoE, and UDP hashed over addresses: RPS, no hash", scene4(func(s *scene) {
+		oneFlow(s).HashFields = map[string]string{"udp4": "sd"}
+		s.set(knob.Device("eth0", "rss.hash.udp4"), "sd")
+		pppoe(s)
+	}), problem, []string{"eth0/rx-0/rps.cpus 1-3"}},
+	{"tunnel-hash", "must not", "tunl0 is there and down", scene4(func(s *scene) {
+		oneFlow(s)
+		s.tunnel("tunl0", "", 900_000)
+		s.snap.Devices[1].Up = detect.No
+	}), silent, []string{}},
+	{"tunnel-hash", "must not", "a tunnel that carries a third", scene4(func(s *scene) { oneFlow(s); s.tunnel("gre1", "", 330_000) }), silent, []string{}},
+	{"tunnel-hash", "must not", "a tunnel over another NIC", scene4(func(s *scene) {
+		oneFlow(s)
+		s.tunnel("gre1", "", 900_000)
+		s.snap.Devices[1].Lower = []string{"eth9"}
+	}), silent, []string{}},
+	{"single-flow-bound", "fires", "one flow, and a tunnel device that carries nothing", scene4(func(s *scene) {
+		oneFlow(s).HashFields = map[string]string{"udp4": "sdfn"}
+		s.tunnel("sit0", "", 0)
+	}), advice, []string{}},
+	{"single-flow-bound", "fires", "VXLAN hashed over the ports: one flow inside", scene4(func(s *scene) {
+		oneFlow(s).HashFields = map[string]string{"udp4": "sdfn"}
+		s.tunnel("flannel.1", "vxlan", 900_000)
+	}), advice, []string{}},
+	{"single-flow-bound", "must not", "GRE of many flows", scene4(func(s *scene) {
+		oneFlow(s).HashFields = map[string]string{"udp4": "sdfn"}
+		s.tunnel("gre1", "", 900_000)
+	}), silent, []string{"eth0/rx-0/rps.cpus 1-3"}},
 	{"tunnel-hash", "must not", "no tunnel", scene4(func(s *scene) { oneFlow(s) }), silent, nil},
 	{"tunnel-hash", "missing", "no queue counters", scene4(func(s *scene) { s.nic("eth0", "physical", even(4, 50_000), nil); s.heat(0, 0.9); wireGuard(s) }), silent, []string{}},
 
@@ -361,6 +533,29 @@ var probeCases = []ruleCase{
 		s.nic("eth0", "physical", even(1, 5_000), nil)
 		s.set(knob.Rx("eth0", 0, "rps.cpus"), "4-7")
 	}), silent, []string{}},
+	{"rps-covers-irq-cpu", "fires", "one other CPU, saturated, while two idle", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(1, 90_000), nil)
+		s.heat(0, 0.3)
+		s.set(knob.Rx("eth0", 0, "rps.cpus"), "1")
+		s.heat(1, 0.99)
+		s.obs.Softnet[1] = detect.SoftnetDelta{Processed: 900_000, Dropped: 5000}
+	}), problem, []string{"eth0/rx-0/rps.cpus 2-3"}},
+	{"rps-covers-irq-cpu", "fires", "two saturated queues to one saturated CPU", sceneN(8, func(s *scene) {
+		gathered(s, 2, "2", 2)
+		s.warm(3, 0.95)
+	}), problem, []string{"eth0/rx-0/rps.cpus 3-7", "eth0/rx-1/rps.cpus 3-7"}},
+	{"rps-covers-irq-cpu", "must not", "one other CPU, saturated, and nobody idles", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(1, 90_000), nil)
+		s.warm(4, 0.99)
+		s.heat(0, 0.3)
+		s.set(knob.Rx("eth0", 0, "rps.cpus"), "1")
+	}), silent, []string{}},
+	{"rps-covers-irq-cpu", "must not", "one of two others has time", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(1, 90_000), nil)
+		s.heat(0, 0.3)
+		s.set(knob.Rx("eth0", 0, "rps.cpus"), "1-2")
+		s.heat(1, 0.99)
+	}), silent, []string{}},
 	{"rps-covers-irq-cpu", "missing", "mask unknown", sceneN(8, func(s *scene) {
 		s.nic("eth0", "physical", even(1, 90_000), nil)
 		delete(s.snap.Knobs, knob.Rx("eth0", 0, "rps.cpus"))
@@ -383,6 +578,16 @@ var probeCases = []ruleCase{
 		s.set(knob.Device("eth0", "coalesce.adaptive-rx"), "on")
 		s.set(knob.Device("eth0", "coalesce.rx-usecs"), "50")
 		s.latency = true
+	}), advice, []string{"eth0/coalesce.adaptive-rx off", "eth0/coalesce.rx-usecs 0"}},
+	{"coalescing-for-wrong-load", "fires", "a CPU at 92 %: no more interrupts for it", scene4(func(s *scene) {
+		delayed(s)
+		s.heat(2, 0.92)
+	}), note, []string{}},
+	{"coalescing-for-wrong-load", "fires", "a port that receives 10 packets a second", scene4(func(s *scene) { delayed(s); s.receive("eth0", 100) }), note, []string{}},
+	{"coalescing-for-wrong-load", "fires", "a service of 200 requests a second, its CPUs at rest", scene4(func(s *scene) {
+		delayed(s)
+		s.receive("eth0", 2000)
+		s.warm(4, 0.01)
 	}), advice, []string{"eth0/coalesce.adaptive-rx off", "eth0/coalesce.rx-usecs 0"}},
 	{"coalescing-for-wrong-load", "must not", "balanced policy", scene4(func(s *scene) { moderation(busyNIC(s, "physical", 100), true, 50) }), silent, []string{}},
 	{"coalescing-for-wrong-load", "missing", "moderation unknown", scene4(func(s *scene) { busyNIC(s, "physical", 100); s.latency = true }), silent, []string{}},
@@ -419,6 +624,9 @@ var probeCases = []ruleCase{
 	{"vhost-shares-irq-cpu", "missing", "CPU time unknown", scene4(func(s *scene) { s.thread(30, "vhost-4242", 1, 0.3); s.obs.CPU = map[int]detect.CPUShare{} }), silent, []string{}},
 
 	{"tap-drops", "fires", "guest too slow", scene4(func(s *scene) { tap(s, 5000) }), problem, []string{}},
+	{"tap-drops", "fires", "ten packets", scene4(func(s *scene) { tap(s, 10) }), problem, []string{}},
+	{"tap-drops", "must not", "nine packets", scene4(func(s *scene) { tap(s, 9) }), silent, []string{}},
+	{"tap-drops", "must not", "one packet", scene4(func(s *scene) { tap(s, 1) }), silent, []string{}},
 	{"tap-drops", "must not", "none", scene4(func(s *scene) { tap(s, 0) }), silent, []string{}},
 	{"tap-drops", "missing", "one sample", scene4(func(s *scene) { tap(s, 5000); s.sinceBoot() }), silent, []string{}},
 
@@ -445,8 +653,58 @@ var probeCases = []ruleCase{
 	}), silent, []string{}},
 
 	{"backlog-flow-limit", "fires", "limited", scene4(func(s *scene) { s.obs.Softnet[0] = detect.SoftnetDelta{FlowLimit: 500} }), note, []string{}},
+	{"backlog-flow-limit", "must not", "nine packets", scene4(func(s *scene) { s.obs.Softnet[0] = detect.SoftnetDelta{FlowLimit: 9} }), silent, []string{}},
 	{"backlog-flow-limit", "must not", "none", scene4(func(s *scene) {}), silent, []string{}},
 	{"backlog-flow-limit", "missing", "one sample", scene4(func(s *scene) { s.obs.Softnet[0] = detect.SoftnetDelta{FlowLimit: 500}; s.sinceBoot() }), silent, []string{}},
+}
+
+// timeOver is a NIC that is polled on CPU 1, where runs end by time, at so many
+// microseconds for each unit of work.
+func timeOver(s *scene, cost uint64) *detect.Device {
+	budgets(s)
+	d := s.nic("eth0", "physical", even(4, 50_000), nil)
+	s.squeezed(1, 500, "time", 0.9, 3)
+	s.obs.Probes.NAPIs[0].Device = "eth0"
+	s.obs.Probes.NAPIs[0].TimeNs *= cost
+	return d
+}
+
+// TestBudgetClaims: the numbers of a claim are those of the cause it names.
+func TestBudgetClaims(t *testing.T) {
+	for cause, want := range map[string]string{"packets": "ended 260 receive runs at the packet budget, of 500", "time": "ended 260 receive runs because their time was up, of 500"} {
+		s := newScene(4)
+		budgets(s)
+		s.squeezed(1, 500, cause, 0.9, 6)
+		b := &s.obs.Probes.CPUs[0].Budget
+		b.SqueezedPackets, b.SqueezedTime = 260, 240
+		if cause == "time" {
+			b.SqueezedPackets, b.SqueezedTime = 240, 260
+		}
+		found := false
+		for _, f := range rules.Evaluate(s.obs, profiles.Balanced()) {
+			if f.ID != "budget-"+cause {
+				continue
+			}
+			found = true
+			if !strings.Contains(f.Claim, want) {
+				t.Errorf("%s: %q, want %q in it", f.ID, f.Claim, want)
+			}
+			if len(f.Wants) != 1 || !strings.HasPrefix(f.Wants[0].Why, "260 runs") {
+				t.Errorf("%s: wants %v, want one for 260 runs", f.ID, f.Wants)
+			}
+		}
+		if !found {
+			t.Errorf("no budget-%s", cause)
+		}
+	}
+}
+
+// delayed is a NIC that may wait 50 µs, where the site prefers latency.
+func delayed(s *scene) {
+	moderation(busyNIC(s, "physical", 100), true, 50)
+	s.set(knob.Device("eth0", "coalesce.adaptive-rx"), "on")
+	s.set(knob.Device("eth0", "coalesce.rx-usecs"), "50")
+	s.latency = true
 }
 
 func waiting(s *scene, ns uint64) {

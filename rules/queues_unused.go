@@ -18,9 +18,9 @@ var _ = register(Rule{
 		Cause:       "A tuning script that reduces queues by the size class of the host, or a driver default.",
 		Remedy:      "Raise the channel count to the local cores. Many drivers reset the link for that.",
 		SideEffects: "Seconds of link loss on many drivers; new queues start with default affinity, RPS and XPS, so those are planned again afterwards.",
-		NotWhen:     "Dedicated interrupt CPUs are wanted and have time to spare, or the device hardly works: then this is only a note.",
+		NotWhen:     "The CPUs that serve the queues have time to spare, or the device hardly works: then this is only a note.",
 		Source:      "Documentation/networking/scaling.rst (suggested configuration)",
-		Thresholds:  describe(fewQueues, activeRate, activeSoftirq),
+		Thresholds:  describe(fewQueues, activeRate, activeSoftirq, warmSoftirq),
 	},
 	Eval: func(c *Case) []plan.Finding { return c.unusedQueues(false) },
 })
@@ -52,9 +52,13 @@ func (c *Case) unusedQueues(virtio bool) []plan.Finding {
 				Expect: expect("max_cpu_interrupt_share", "down", 1/float64(want), "of NIC interrupts"),
 			}},
 		}
-		if !virtio && c.atRest(d) {
+		switch {
+		case c.atRest(d):
 			f.Severity, f.Wants = plan.Note, nil
-			f.Claim += "; at its present load they are enough, and a channel change resets many links"
+			f.Claim += "; it hardly works, and they are enough for that"
+		case !virtio && c.coolDevice(d):
+			f.Severity, f.Wants = plan.Note, nil
+			f.Claim += fmt.Sprintf("; their CPUs have time to spare (%s at most), and a channel change resets many links", percent(c.heat(d)))
 		}
 		if bounded {
 			f.Claim += fmt.Sprintf("; %d CPUs could serve them", c.local(d).Len())
@@ -75,7 +79,7 @@ func (c *Case) usefulQueues(d *detect.Device) (want int, bounded bool) {
 	if d.Kind != "virtio" {
 		cpus = c.Last.Topo.Cores(c.local(d))
 	}
-	if cpus > 0 {
+	if !c.Last.Topo.Online.IsEmpty() { // known; none of them may be left for network work
 		return min(want, cpus), true
 	}
 	return want, false

@@ -14,7 +14,7 @@ var _ = register(Rule{
 	ID:    "rps-covers-irq-cpu",
 	Title: "an RPS mask names the wrong CPUs",
 	Page: Page{
-		Meaning:     "RPS moves packets to CPUs that cannot help: the saturated CPU that takes the interrupt, the SMT siblings of CPUs that take the device's interrupts, or CPUs of another node.",
+		Meaning:     "RPS moves packets to CPUs that cannot help: the saturated CPU that takes the interrupt, the SMT siblings of CPUs that take the device's interrupts, CPUs of another node, or only CPUs without time left while others near them idle.",
 		Evidence:    "rps_cpus of the queue against the CPUs where the device's queues interrupt, their siblings, its node and softirq time.",
 		Cause:       "An all-ones mask, or a mask written for another machine.",
 		Remedy:      "Use CPUs of the same cache or node, without the interrupt's core.",
@@ -26,7 +26,12 @@ var _ = register(Rule{
 	Eval: func(c *Case) []plan.Finding {
 		var out []plan.Finding
 		for _, p := range c.Paths {
-			if f, ok := c.of(p.dev).wrongRPS(p); ok {
+			c := c.of(p.dev)
+			f, ok := c.wrongRPS(p)
+			if !ok {
+				f, ok = c.saturatedTargets(p)
+			}
+			if ok {
 				out = append(out, f)
 			}
 		}
@@ -78,6 +83,34 @@ func (c *Case) wrongRPS(p *path) (plan.Finding, bool) {
 		f.Wants = []plan.Want{{Ref: ref, Value: targets.String(), Why: "RPS " + what, Expect: effect}}
 	}
 	return f, true
+}
+
+// saturatedTargets is about a mask of CPUs that have no time left, all of them,
+// while enough CPUs beside them idle. Where the queues' own CPUs have time,
+// rps-narrows asks to leave the packets there.
+func (c *Case) saturatedTargets(p *path) (plan.Finding, bool) {
+	cpu := p.home()
+	ref := knob.Rx(p.dev.Name, p.queue.N, "rps.cpus")
+	text, known := c.knob(ref)
+	mask, err := cpuset.ParseList(text)
+	if !known || err != nil || mask.IsEmpty() || cpu < 0 || !p.queue.Rx || !c.allHot(mask) || !c.busySteered(p, mask) || c.rpsPointless(p.dev) {
+		return plan.Finding{}, false
+	}
+	targets := c.rpsTargetCPUs(cpu).Minus(mask)
+	if _, narrow := c.narrowed(p.dev); narrow || float64(targets.Len()) < c.At(rpsTargets) {
+		return plan.Finding{}, false
+	}
+	return plan.Finding{
+		Severity: plan.Problem, Subject: p.id(),
+		Claim:    fmt.Sprintf("the RPS mask %s of %s names only CPUs without time left (%s in softirqs), while CPUs %s idle", mask, p.id(), percent(c.hottest(mask)), targets),
+		Evidence: append([]plan.Evidence{{Metric: "rps_targets", Value: float64(mask.Len()), Unit: "CPUs, all saturated", Threshold: c.At(rpsTargets), Source: "rps_cpus"}}, c.cpuEvidence(mask.Min())...),
+		Wants: []plan.Want{{Ref: ref, Value: targets.String(), Why: fmt.Sprintf("CPU %s has no time left", mask),
+			Expect: expect("max_cpu_softirq_share", "down", c.hottest(mask)/2, "of a CPU")}},
+	}, true
+}
+
+func (c *Case) allHot(cpus cpuset.Set) bool {
+	return !slices.ContainsFunc(cpus.CPUs(), func(cpu int) bool { return !c.hot(cpu) })
 }
 
 // busySteered reports whether a queue whose packets go to other CPUs is worth

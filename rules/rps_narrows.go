@@ -58,6 +58,9 @@ func (c *Case) narrowed(d *detect.Device) (plan.Finding, bool) {
 		wants = append(wants, plan.Want{Ref: ref, Value: "", Why: "RPS gathers packets on fewer CPUs than interrupts have",
 			Expect: expect("received_rps", "down", 0, "1/s")})
 	}
+	if c.allHot(homes) && c.allHot(targets) {
+		return plan.Finding{}, false // there is no way back: rps-covers-irq-cpu names CPUs with time
+	}
 	share, known := c.processedBy(targets)
 	if targets.Len() >= homes.Len() || targets.Contains(c.Allowed) || !known || share < c.At(stackedShare) {
 		return plan.Finding{}, false

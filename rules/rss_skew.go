@@ -70,6 +70,10 @@ func (c *Case) rssSkew(d *detect.Device) (plan.Finding, bool) {
 		f.Wants = []plan.Want{want}
 		return f, true
 	}
+	if kind, tunnels := c.tunnelsThrough(d); kind == otherTunnel || kind == wireGuard {
+		f.Operator = fmt.Sprintf("most of it comes in a tunnel (%s) whose outer headers are all that the NIC can hash: see tunnel-hash, which proposes a remedy once the CPU is saturated", strings.Join(tunnels, ", "))
+		return f, true
+	}
 	f.Wants = c.hashWants(d)
 	if len(f.Wants) == 0 {
 		f.Operator = "one flow, or headers that the NIC cannot hash (tunnel, PPPoE): look at the traffic; if it is UDP with many flows, hash it over the four-tuple " +
@@ -152,13 +156,15 @@ func (c *Case) fewFlows(packets map[int]uint64, total uint64) bool {
 // hashWants asks for a four-tuple hash of UDP where it is known to be less.
 func (c *Case) hashWants(d *detect.Device) []plan.Want {
 	var out []plan.Want
+	queues := float64(max(2, rxQueues(d)))
+	left := min(c.At(skewFactor)/queues, (1+1/queues)/2) // with two queues halfway to even
 	for _, flow := range []string{"udp4", "udp6"} {
 		fields, known := d.HashFields[flow]
 		if !known || fields == "" || strings.Contains(fields, "f") {
 			continue
 		}
 		out = append(out, plan.Want{Ref: knob.Device(d.Name, "rss.hash."+flow), Value: "sdfn",
-			Why: "UDP is hashed over addresses only", Expect: expect("max_queue_share", "down", min(1, c.At(skewFactor)/float64(max(1, rxQueues(d)))), "of packets")})
+			Why: "UDP is hashed over addresses only", Expect: expect("max_queue_share", "down", left, "of packets")})
 	}
 	return out
 }

@@ -44,7 +44,7 @@ var _ = register(Rule{
 		Meaning:     "Packets arrived while the receive ring was full and were lost in the NIC, before Linux saw them.",
 		Evidence:    "The driver's own counters (ethtool -S: rx_missed_errors, rx_out_of_buffer, rx_discards, rx_drops_no_frags and their kin) and the interface's missed and fifo errors, against received packets.",
 		Cause:       "The CPU of the queue does not poll in time: it is saturated, stalled by something else, or bursts exceed the ring.",
-		Remedy:      "If that CPU has time to spare, double the ring. If it is saturated, spread the queues first: a longer ring only delays the loss.",
+		Remedy:      "If that CPU has time to spare, double the ring. If it is saturated, spread the queues first: a longer ring only delays the loss. At the end of the ring: shorter moderation, more queues, flow control.",
 		SideEffects: "Changing a ring re-creates queues: packets are lost for a moment, many drivers reset the link and forget interrupt affinity. Rings larger than the cache's DMA share cost throughput.",
 		NotWhen:     "The loss is old (totals since boot change nothing), or below the threshold.",
 		Source:      "Documentation/networking/statistics.rst (rx_missed_errors, rx_fifo_errors); Cai et al., SIGCOMM 2021",
@@ -94,13 +94,24 @@ func (c *Case) ringOverrun(d *detect.Device) (plan.Finding, bool) {
 	}
 	ref := knob.Device(d.Name, "ring.rx")
 	want := c.capped(ref, d, min(2*d.Rings.Rx, d.Rings.MaxRx, int(c.At(ringCeiling))))
-	if want > d.Rings.Rx {
+	switch {
+	case want <= d.Rings.Rx && d.Rings.Rx >= d.Rings.MaxRx:
+		f.Claim += fmt.Sprintf("; the ring has %d descriptors, all that the device offers", d.Rings.Rx)
+		f.Operator = whereRingsEnd
+	case want <= d.Rings.Rx:
+		f.Claim += fmt.Sprintf("; the ring has %d descriptors already, and a longer one costs more cache than it saves packets", d.Rings.Rx)
+		f.Operator = whereRingsEnd
+	default:
 		f.Wants = []plan.Want{{Ref: ref, Value: strconv.Itoa(want), Mode: plan.Raise,
 			Why:    fmt.Sprintf("%d packets lost in the ring", lost),
 			Expect: expect("rx_ring_lost", "down", 0, "packets/s")}}
 	}
 	return f, true
 }
+
+// whereRingsEnd is what is left when no longer ring helps and the CPUs have time.
+const whereRingsEnd = "bursts come faster than a ring is emptied: look at long interrupt moderation (ethtool -c: rx-usecs), at what keeps the CPUs from polling " +
+	"(interrupts off, deep idle states, steal), more queues, or flow control (ethtool -a)"
 
 // oldLoss is how much is said of packets lost at some time since boot: they ask
 // for a second sample, never for a change.

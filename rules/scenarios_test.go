@@ -65,15 +65,18 @@ var scenarios = []scenario{
 	{5, "queues spread over both nodes of a two-node host", sceneN(16, func(s *scene) {
 		s.nodes()
 		s.nic("eth0", "physical", even(16, 50_000)[:12], nil)
+		s.warm(12, 0.3)
 	}), []string{"irq-remote-node"}, []string{"rx-8/irq.affinity"}, []string{"rx-0/irq.affinity"}},
 	{6, "the APIC delivers every queue to every CPU", scene4(func(s *scene) {
 		s.nic("eth0", "physical", []fire{{0: 20_000, 1: 20_000, 2: 20_000, 3: 20_000}, {0: 20_000, 1: 20_000, 2: 20_000, 3: 20_000}}, nil)
 	}), []string{"irq-smeared"}, []string{"irq.affinity"}, nil},
-	{7, "irqbalance moves interrupts every ten seconds", scene4(func(s *scene) {
-		s.nic("eth0", "physical", even(4, 50_000), nil)
-		moved(s, 3)
+	{7, "irqbalance moves every interrupt every ten seconds, totals are flat over eight CPUs", sceneN(8, func(s *scene) { s.wandering("eth0", 8, 5) }),
+		[]string{"irq-smeared", "irqbalance-active"}, []string{"rx-0/irq.affinity", "rx-7/irq.affinity"}, []string{"rps.cpus", "channels.combined"}},
+	{7, "irqbalance moved some interrupts twice, each has a CPU most of the time", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", []fire{{0: 80_000, 4: 15_000, 5: 5_000}, {1: 80_000, 5: 15_000, 6: 5_000}, {2: 80_000, 6: 15_000, 7: 5_000}, {3: 100_000}}, nil)
+		moved(s, 2)
 		s.snap.Processes = []host.Process{{PID: 9, Comm: "irqbalance"}}
-	}), []string{"irq-churn"}, nil, nil},
+	}), []string{"irq-churn", "irqbalance-active"}, []string{"rx-0/irq.affinity", "rx-2/irq.affinity"}, []string{"rps.cpus"}},
 	{16, "NIC interrupts on isolated CPUs", sceneN(8, func(s *scene) {
 		s.nic("eth0", "physical", []fire{{4: 50_000}, {5: 50_000}, {6: 50_000}, {7: 50_000}}, nil)
 		s.snap.Topo.Isolated = cpuset.Range(4, 7)
@@ -86,6 +89,7 @@ var scenarios = []scenario{
 	{20, "a tuner cut 16 queues to 2", sceneN(16, func(s *scene) {
 		s.nic("eth0", "physical", even(2, 90_000), nil).Channels.MaxCombined = 16
 		s.set(knob.Device("eth0", "channels.combined"), "2")
+		s.warm(2, 0.4)
 	}), []string{"queues-unused"}, []string{"channels.combined"}, nil},
 	{26, "a few squeezes an hour and nothing else", scene4(func(s *scene) {
 		budgets(s)
@@ -104,8 +108,12 @@ var scenarios = []scenario{
 		s.heat(2, 1)
 		s.squeezed(2, 900, "packets", 0.95, 4)
 	}), []string{"cpu-saturated", "irq-stacked"}, []string{"irq.affinity"}, neverBudget},
-	{29, "a tuner drove the time limit to 300 ms", scene4(func(s *scene) { budgets(s); s.set(knob.Global(usecsKnob), "300000") }),
-		[]string{"budget-oversized"}, []string{usecsKnob}, []string{"/" + budgetKnob}},
+	{29, "a tuner drove the time limit to 300 ms, and bursts overrun the backlog of veths", scene4(func(s *scene) {
+		budgets(s)
+		s.set(knob.Global(usecsKnob), "300000")
+		s.set(knob.Global(backlog), "1000")
+		s.obs.Softnet[1] = detect.SoftnetDelta{Processed: 90_000, Dropped: 400}
+	}), []string{"budget-oversized", "backlog-drops"}, []string{usecsKnob, backlog}, []string{budgetKnob}},
 	{31, "backlog drops with a thousand containers", scene4(func(s *scene) {
 		budgets(s)
 		s.set(knob.Global(backlog), "1000")
@@ -124,7 +132,8 @@ var scenarios = []scenario{
 		nil, nil, []string{"channels.combined", "rps.cpus"}},
 	{37, "guest with one queue of one, saturated", scene4(func(s *scene) { s.nic("eth0", "virtio", even(1, 90_000), nil); s.heat(0, 0.9) }),
 		[]string{"virtio-host-single-queue", "rps-needed"}, []string{"rps.cpus"}, []string{"channels.combined"}},
-	{38, "one vCPU", sceneN(1, func(s *scene) { s.nic("eth0", "virtio", even(1, 90_000), nil); s.heat(0, 0.9) }), nil, nil, []string{"channels.combined", "rps.cpus"}},
+	{38, "one vCPU", sceneN(1, func(s *scene) { s.nic("eth0", "virtio", even(1, 90_000), nil); s.heat(0, 0.9) }),
+		[]string{"cpu-saturated"}, nil, []string{"channels.combined", "rps.cpus"}},
 	{39, "eight queues, one gets 90 %: UDP hashed on addresses", sceneN(8, func(s *scene) {
 		spread(s, 900_000, 10_000, 10_000, 10_000, 10_000, 10_000, 10_000, 10_000).HashFields = map[string]string{"udp4": "sd"}
 		s.set(knob.Device("eth0", "rss.hash.udp4"), "sd")
@@ -138,6 +147,9 @@ var scenarios = []scenario{
 			s.set(knob.Rx("eth0", i, "rps.cpus"), "0-3")
 		}
 	}), []string{"rps-redundant"}, []string{"rps.cpus"}, []string{"rps.flow_cnt"}},
+	{44, "a small router with RPS on, far from saturated", scene4(func(s *scene) { s.calledRPS(9_000, 0.12, 0.08) }),
+		[]string{"rps-unneeded"}, []string{"eth0/rx-0/rps.cpus"}, []string{"rps.flow_cnt", "irq.affinity", "channels.combined"}},
+	{44, "a small router that RPS keeps from saturation", scene4(func(s *scene) { s.calledRPS(9_000, 0.4, 0.3) }), nil, nil, []string{"rps.cpus"}},
 	{44, "a small router with two CPUs and RPS off", sceneN(2, func(s *scene) { s.nic("eth0", "physical", even(1, 90_000), nil); s.heat(0, 0.6) }), nil, nil, []string{"rps.cpus"}},
 	{45, "RPS mask names only the interrupt's sibling", sceneN(8, func(s *scene) {
 		s.siblings()

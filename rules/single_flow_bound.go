@@ -25,8 +25,11 @@ var _ = register(Rule{
 		var out []plan.Finding
 		for c, d := range c.devices() {
 			share, queue, ok := c.topQueue(d)
-			if !ok || share < c.At(flowShare) || c.heat(d) < c.At(hotSoftirq) || c.Basis != detect.BasisWindow || len(c.tunnels()) > 0 || !fourTuple(d) {
+			if !ok || share < c.At(flowShare) || c.heat(d) < c.At(hotSoftirq) || c.Basis != detect.BasisWindow || !fourTuple(d) {
 				continue
+			}
+			if kind, _ := c.tunnelsThrough(d); kind == otherTunnel || kind == wireGuard {
+				continue // many flows may be in it
 			}
 			out = append(out, plan.Finding{
 				Severity: plan.Advice, Subject: d.Name,

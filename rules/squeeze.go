@@ -10,13 +10,13 @@ import (
 
 var (
 	squeezeRate = threshold("squeeze-rate", 10, "1/s on one CPU",
-		"a squeeze delays the rest of the work by one softirq round; hundreds since boot or a few a minute were alarms without harm in every report read",
-		"latency budgets below 1 ms")
+		"a squeeze leaves the rest of the work to the next run, mostly at once; hundreds since boot or a few a minute were alarms without harm in every report read",
+		"a service that must answer in less than 1 ms")
 	squeezeExplained = threshold("squeeze-explained", 0.5, "of the squeezes",
 		"one cause must account for at least half of them before a setting is changed for it",
 		"nothing known")
 	fullPolls = threshold("full-polls", 0.5, "of the polls",
-		"when most polls use their whole weight, more packets are waiting; otherwise the run ended with nothing left and the squeeze cost nothing",
+		"when most polls take as many packets as they may (their weight), more are waiting; otherwise the run ended with nothing left and the squeeze cost nothing",
 		"drivers with a weight other than 64")
 	packetCost = threshold("packet-cost", 5_000, "ns per packet",
 		"the receive path of a plain packet costs 0.5 to 2 µs on current CPUs; above 5 µs something is done to every packet: filters, connection tracking, tunnels, emulation",

@@ -18,13 +18,13 @@ var _ = register(Rule{
 		SideEffects: "Longer queues add delay.",
 		NotWhen:     "The guest is stopped or migrating.",
 		Source:      "drivers/net/tun.c tun_net_xmit",
-		Thresholds:  describe(backlogRate),
+		Thresholds:  describe(backlogRate, lossCount, lossShare),
 	},
 	Eval: func(c *Case) []plan.Finding {
 		var out []plan.Finding
 		for _, d := range c.Last.Devices {
 			delta := c.Device[d.Name]
-			if d.Kind != "tap" || !c.wanted(d.Name) || !delta.Known || c.Basis != detect.BasisWindow || !c.atLeast(delta.Counters.TxDropped, c.At(backlogRate)) {
+			if d.Kind != "tap" || !c.wanted(d.Name) || !delta.Known || c.Basis != detect.BasisWindow || !c.losesMany(delta.Counters.TxDropped, delta.Counters.TxPackets) {
 				continue
 			}
 			out = append(out, plan.Finding{

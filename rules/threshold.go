@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // Threshold is a named number that a rule judges by. Policies override it by name.
@@ -36,7 +37,7 @@ func Thresholds() []Threshold {
 
 // describe is the line of a threshold on a manual page.
 func (t *Threshold) describe() string {
-	unit := t.Unit
+	unit := strings.Replace(t.Unit, "1/s", "a second", 1)
 	if unit != "" {
 		unit = " " + unit
 	}

@@ -2,6 +2,7 @@ package rules
 
 import (
 	"fmt"
+	"strconv"
 
 	"github.com/napitune/napitune/detect"
 	"github.com/napitune/napitune/detect/knob"
@@ -31,21 +32,23 @@ var _ = register(Rule{
 		Thresholds:  describe(interruptPerPacket, interruptPackets, warmSoftirq),
 	},
 	Eval: func(c *Case) []plan.Finding {
-		if c.Policy.Latency {
-			return nil
-		}
 		var out []plan.Finding
 		for c, d := range c.devices() {
-			packets, known := c.packetRate(d)
-			interrupts := c.receiveInterruptRate(d)
-			if d.Kind != "virtio" || !known || packets < c.At(interruptPackets) || interrupts < c.At(interruptPerPacket)*packets || c.heat(d) < c.At(warmSoftirq) {
-				continue
+			if c.perPacket(d) {
+				packets, _ := c.packetRate(d)
+				out = append(out, c.fewerInterrupts(d, c.receiveInterruptRate(d)/packets))
 			}
-			out = append(out, c.fewerInterrupts(d, interrupts/packets))
 		}
 		return out
 	},
 })
+
+// perPacket reports whether a virtio device interrupts for nearly every packet.
+func (c *Case) perPacket(d *detect.Device) bool {
+	packets, known := c.packetRate(d)
+	return d.Kind == "virtio" && !c.Policy.Latency && known && packets >= c.At(interruptPackets) &&
+		c.receiveInterruptRate(d) >= c.At(interruptPerPacket)*packets && c.heat(d) >= c.At(warmSoftirq)
+}
 
 func (c *Case) receiveInterruptRate(d *detect.Device) float64 {
 	total, _ := c.receiveInterrupts(d)
@@ -53,8 +56,8 @@ func (c *Case) receiveInterruptRate(d *detect.Device) float64 {
 	return rate
 }
 
-// coalesceUsecs is a first step: at 50,000 interrupts a second it halves them.
-const coalesceUsecs = "20"
+// coalesceStep is a first step, in microseconds: at 50,000 interrupts a second it halves them.
+const coalesceStep = 20
 
 func (c *Case) fewerInterrupts(d *detect.Device, per float64) plan.Finding {
 	claim := fmt.Sprintf("%s gets %.2f interrupts per received packet, and its CPU spends %s of its time on it", d.Name, per, percent(c.heat(d)))
@@ -63,7 +66,7 @@ func (c *Case) fewerInterrupts(d *detect.Device, per float64) plan.Finding {
 		return plan.Finding{
 			Severity: plan.Advice, Subject: d.Name, Claim: claim,
 			Evidence: []plan.Evidence{{Metric: "interrupts_per_packet", Value: per, Unit: "interrupts", Threshold: c.At(interruptPerPacket), Source: "/proc/interrupts, /proc/net/dev"}},
-			Wants: []plan.Want{{Ref: ref, Value: coalesceUsecs, Mode: plan.Raise, Why: fmt.Sprintf("%.2f interrupts per packet", per),
+			Wants: []plan.Want{{Ref: ref, Value: strconv.Itoa(coalesceStep), Mode: plan.Raise, Why: fmt.Sprintf("%.2f interrupts per packet", per),
 				Expect: expect("interrupts_per_packet", "down", per/2, "interrupts")}},
 		}
 	}

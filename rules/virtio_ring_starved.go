@@ -59,7 +59,7 @@ var _ = register(Rule{
 
 func (c *Case) ringLooks(d *detect.Device) (looks, starved uint64) {
 	for _, v := range c.Probes.Virtio {
-		if d.Index != 0 && int(v.IfIndex) == d.Index {
+		if d.Index != 0 && c.isDevice(d, v.NetNS, v.IfIndex) {
 			looks += v.RingReads
 			starved += v.Starved
 		}

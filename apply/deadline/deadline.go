@@ -40,13 +40,19 @@ type Guard struct {
 // for a deadline of seconds.
 const patience = 5 * time.Second
 
+// Patience is how long the command may wait for a process that keeps the host
+// locked, as one that was stopped does: not longer than anybody waits for a
+// confirmation.
+const Patience = 24 * time.Hour
+
 const (
 	// accuracy of the timer: systemd's own default is a minute
 	// (systemd.timer(5), AccuracySec=).
 	accuracy = 100 * time.Millisecond
-	// longest a rollback may take before systemd ends it: waiting for the lock
-	// of an apply takes up to 2 minutes, and link resets take seconds each.
-	longest = 15 * time.Minute
+	// longest a rollback may take before systemd ends it: after waiting, link
+	// resets take seconds each. Restart= would do for the waiting from systemd 244
+	// on; before, it makes a oneshot service that does not start at all.
+	longest = Patience + 15*time.Minute
 )
 
 // Timer is the name of the unit that guards a transaction.

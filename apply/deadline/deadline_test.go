@@ -76,7 +76,7 @@ func TestArm(t *testing.T) {
 		service + "Description=" + about + " (s)",
 		service + "Type=oneshot (s)",
 		service + "ExecStart=[{/usr/bin/napitune [/usr/bin/napitune rollback --unconfirmed " + id + "] false}] (a(sasb))",
-		service + "TimeoutStartUSec=900000000 (t)",
+		service + "TimeoutStartUSec=87300000000 (t)",
 		service + "CollectMode=inactive-or-failed (s)",
 	}
 	if diff := cmp.Diff(want, p.asked); diff != "" {

@@ -19,7 +19,7 @@ func Open(root string) apply.Files {
 	d := directory{root: root}
 	return apply.Files{
 		MkdirAll: d.mkdirAll, ReadDir: d.readDir, ReadFile: d.readFile, Append: d.append,
-		Rename: d.rename, Remove: d.remove, Lock: d.lock,
+		Rename: d.rename, Remove: d.remove, Lock: d.lock, Held: d.held,
 	}
 }
 

@@ -11,3 +11,7 @@ const noFollow = 0
 func (d directory) lock(string, string) (func() error, error) {
 	return nil, errors.ErrUnsupported
 }
+
+func (d directory) held(string) (string, bool, error) {
+	return "", false, errors.ErrUnsupported
+}

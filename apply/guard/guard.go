@@ -17,9 +17,9 @@
 // then on, says who it was where the kernel tells, and reports it. So it does at
 // once with what napitune itself was told to do otherwise: a setting of a
 // transaction that was rolled back, or that a later transaction set to another
-// value. A setting that the host refuses twice is left as well. What was left is
-// taken up again when the guard is told to read its profile anew, and after a
-// restart.
+// value. A setting that the host refuses twice is left until something happens
+// that may change its mind, such as a link that comes up. What was left is taken up
+// again when the guard is told to read its profile anew, and after a restart.
 //
 // # Journals
 //
@@ -59,8 +59,9 @@ const (
 	grace = 250 * time.Millisecond
 	// slack is how long after an event a driver may still reset something.
 	slack = 2 * time.Second
-	// followUp and lateFollowUp are further looks after one that had a cause, for
-	// what drivers do asynchronously (firmware resets take seconds).
+	// followUp is a further look after an event, and lateFollowUp after one that may
+	// have undone a setting, for what drivers do asynchronously (firmware resets take
+	// seconds).
 	followUp     = time.Second
 	lateFollowUp = 15 * time.Second
 	// memory is how long a rewrite by others counts. Hourly and nightly jobs come
@@ -69,8 +70,11 @@ const (
 	// tooMany rewrites of one setting by others make the guard leave it.
 	tooMany = 2
 	// refusals of one setting make the guard leave it; retryRefused lies between.
+	// longestRefused bounds the waits for a setting that is refused again after
+	// events that should have helped.
 	tooManyRefusals = 2
 	retryRefused    = 30 * time.Second
+	longestRefused  = time.Hour
 	// burst restorations of one setting may follow each other at once; after
 	// that there is one for each refill.
 	burst  = 30

@@ -29,10 +29,11 @@ type Keeper struct {
 	debt            time.Duration
 	// timers are further looks, by purpose.
 	timers map[string]time.Time
-	// fresh: something happened that may go on, and caused: before the present look.
-	fresh, caused bool
-	wait          time.Duration // the last pause of waiting
-	report        Report
+	// news are events that no look has followed yet, and caused those before the
+	// present look.
+	news, caused map[host.Event]bool
+	wait         time.Duration // the last pause of waiting
+	report       Report
 }
 
 // account is what is known of one setting.
@@ -53,6 +54,7 @@ type account struct {
 	// accepted is what the host makes of the wanted value.
 	wanted, accepted string
 	refusals         int
+	refused          time.Time // the last time
 	retry            time.Time // not to be tried before, after a refusal
 	tokens           int       // restorations that may follow at once
 	filled           time.Time
@@ -63,7 +65,7 @@ type account struct {
 // NewKeeper looks first at once.
 func NewKeeper(now time.Time) *Keeper {
 	return &Keeper{
-		accounts: map[knob.Ref]*account{}, causes: map[host.Event]time.Time{}, timers: map[string]time.Time{"begin": now},
+		accounts: map[knob.Ref]*account{}, causes: map[host.Event]time.Time{}, news: map[host.Event]bool{}, timers: map[string]time.Time{"begin": now},
 		report: Report{Schema: Schema, Since: now, Left: []Left{}},
 	}
 }
@@ -88,11 +90,15 @@ func (k *Keeper) Take(now time.Time, events []host.Event) {
 			continue
 		}
 		k.causes[e] = now
-		k.fresh = k.fresh || e.Kind != host.AddressChanged
+		if e.Kind != host.AddressChanged {
+			k.news[e] = true
+		}
 	}
-	if len(k.causes) > maxCauses {
+	if len(k.causes) > maxCauses || len(k.news) > maxCauses {
+		lost := host.Event{Kind: host.EventsLost}
 		clear(k.causes)
-		k.causes[host.Event{Kind: host.EventsLost}] = now
+		clear(k.news)
+		k.causes[lost], k.news[lost] = now, true
 	}
 	if k.began.IsZero() {
 		k.began = now
@@ -145,7 +151,7 @@ func (k *Keeper) Begin(now time.Time) (since time.Time) {
 		}
 	}
 	k.report.Looks++
-	k.caused, k.fresh = k.fresh, false
+	k.caused, k.news = k.news, map[host.Event]bool{}
 	return since
 }
 
@@ -165,6 +171,8 @@ func (k *Keeper) End(now time.Time, cost time.Duration) {
 type Around struct {
 	// Words are the journals' last words; see apply.Applier.Words.
 	Words map[knob.Ref]apply.Word
+	// Loaded is when the profile in force was read.
+	Loaded time.Time
 	// Owners gives those who write settings as well.
 	Owners func() []owner.Owner
 	// Blind: writes of other programs cannot be watched.
@@ -194,8 +202,11 @@ func (k *Keeper) Decide(begun, now time.Time, p plan.Plan, around Around) Decisi
 		k.differs(begun, now, c, around, &d)
 	}
 	k.forget(p)
-	if k.caused {
+	if len(k.caused) > 0 {
 		k.further("follow-up", now.Add(followUp))
+	}
+	if k.concerned(p) {
+		k.further("late follow-up", now.Add(lateFollowUp))
 	}
 	if around.Blind && k.contenders(p, around) {
 		k.further("blind", now.Add(blindly))
@@ -203,9 +214,35 @@ func (k *Keeper) Decide(begun, now time.Time, p plan.Plan, around Around) Decisi
 	return d
 }
 
+// concerned reports whether what led to this look may have undone a setting of
+// the plan, or may do so yet.
+func (k *Keeper) concerned(p plan.Plan) bool {
+	devices := map[string]bool{"": true}
+	refs := make([]knob.Ref, 0, len(p.Kept)+len(p.Changes))
+	for _, kept := range p.Kept {
+		refs = append(refs, kept.Ref)
+	}
+	for _, c := range p.Changes {
+		refs = append(refs, c.Ref)
+	}
+	for _, ref := range refs {
+		devices[ref.Dev] = true
+	}
+	for e := range k.caused {
+		// Most events of a host with containers are of devices that nobody tunes.
+		if devices[e.Dev] && slices.ContainsFunc(refs, func(ref knob.Ref) bool { return explains(e, ref) }) {
+			return true
+		}
+	}
+	return false
+}
+
 // fine is a setting as it should be.
 func (k *Keeper) fine(begun, now time.Time, kept plan.Kept, around Around, d *Decision) {
 	a := k.account(kept.Ref)
+	if a.refusedByHost() {
+		a.left = nil
+	}
 	a.right, a.since, a.counted, a.cause, a.wanted, a.refusals = begun, time.Time{}, false, "", kept.Value, 0
 	k.takeUp(now, a, kept.Ref, kept.Value, around.Words[kept.Ref], d)
 }
@@ -219,6 +256,28 @@ func (k *Keeper) takeUp(now time.Time, a *account, ref knob.Ref, want string, wo
 	d.Tell = append(d.Tell, Action{Kind: TookUp, At: now, Ref: ref, After: want, Reason: fmt.Sprintf("transaction %s set it again", word.ID)})
 }
 
+// refusedByHost tells a setting that was left because the host refused it.
+func (a *account) refusedByHost() bool { return a.left != nil && !a.left.Contested && !a.yielded }
+
+// tryAgain takes up what the host refused when something has happened since then
+// that may have changed its mind. Each time that it did not the wait is longer: a
+// driver that fails at a change takes its link down and up, too.
+func (k *Keeper) tryAgain(now time.Time, a *account, c plan.Change, d *Decision) {
+	if !a.refusedByHost() {
+		return
+	}
+	cause, ok := k.cause(c.Ref, a.refused.Add(time.Nanosecond))
+	if !ok {
+		return
+	}
+	a.left = nil
+	if again := a.refusals - tooManyRefusals; again > 0 {
+		a.retry = a.refused.Add(min(retryRefused<<min(again-1, 10), longestRefused))
+		k.further("refused "+c.Ref.String(), a.retry)
+	}
+	d.Tell = append(d.Tell, Action{Kind: TookUp, At: now, Ref: c.Ref, Before: c.Before, After: c.After, Reason: "it was refused before this " + cause})
+}
+
 // differs is a setting that is not as it should be.
 func (k *Keeper) differs(begun, now time.Time, c plan.Change, around Around, d *Decision) {
 	a := k.account(c.Ref)
@@ -229,6 +288,7 @@ func (k *Keeper) differs(begun, now time.Time, c plan.Change, around Around, d *
 	}
 	word := around.Words[c.Ref]
 	k.takeUp(now, a, c.Ref, c.After, word, d)
+	k.tryAgain(now, a, c, d)
 	switch {
 	case a.left != nil || a.retry.After(now):
 		return
@@ -236,7 +296,7 @@ func (k *Keeper) differs(begun, now time.Time, c plan.Change, around Around, d *
 		// Somebody is at it; what they decide is looked at afterwards.
 		k.further("transaction", now.Add(waitLongest))
 		return
-	case k.decidedOtherwise(now, a, c, word, d), !k.judged(now, a, c, around, d):
+	case k.decidedOtherwise(now, a, c, word, around.Loaded, d), !k.judged(now, a, c, around, d):
 		return
 	}
 	if wait := a.spend(now); wait > 0 {
@@ -254,7 +314,7 @@ func (k *Keeper) differs(begun, now time.Time, c plan.Change, around Around, d *
 }
 
 // decidedOtherwise leaves what people did with napitune itself.
-func (k *Keeper) decidedOtherwise(now time.Time, a *account, c plan.Change, word apply.Word, d *Decision) bool {
+func (k *Keeper) decidedOtherwise(now time.Time, a *account, c plan.Change, word apply.Word, loaded time.Time, d *Decision) bool {
 	profile, reason := k.report.Profile, ""
 	switch word.State {
 	case apply.RolledBack:
@@ -262,9 +322,14 @@ func (k *Keeper) decidedOtherwise(now time.Time, a *account, c plan.Change, word
 	case apply.Dirty, apply.Forgotten:
 		reason = fmt.Sprintf("somebody began to roll transaction %s back", word.ID)
 	case apply.Confirmed:
-		// Another value for the same profile is that of its older edition.
-		if word.Value != c.After && word.Value == c.Before && word.Profile != profile {
+		// Another value for the same profile is that of another edition: of an
+		// older one, or of one that was set after this one was read.
+		switch {
+		case word.Value == c.After || word.Value != c.Before:
+		case word.Profile != profile:
 			reason = fmt.Sprintf("transaction %s set it", word.ID)
+		case word.At.After(loaded):
+			reason = fmt.Sprintf("transaction %s set it for an edition of the profile that the guard has not read", word.ID)
 		}
 	}
 	if reason == "" {
@@ -292,7 +357,9 @@ func (k *Keeper) judged(now time.Time, a *account, c plan.Change, around Around,
 	cause, explained := k.cause(c.Ref, from)
 	seen := a.written.After(a.right)
 	switch {
-	case seen && a.told, seen && !explained, k.setByTool(c.Ref, a.right):
+	// Own writes are taken in before right is set, so that one that is seen after it
+	// is somebody else's, whatever a driver may have done beside it.
+	case seen, k.setByTool(c.Ref, a.right):
 	case explained:
 		a.counted, a.cause, a.writer, a.told = true, cause, "", false
 		return true
@@ -410,6 +477,7 @@ func (k *Keeper) Made(now time.Time, act Action, out apply.Outcome) Action {
 func (k *Keeper) Refuse(now time.Time, c plan.Change, reason string) Action {
 	a := k.account(c.Ref)
 	a.refusals++
+	a.refused = now
 	act := Action{Kind: Refused, At: now, Ref: c.Ref, Before: c.Before, After: c.After, Reason: reason}
 	if a.refusals < tooManyRefusals {
 		a.retry = now.Add(retryRefused)

@@ -76,7 +76,7 @@ func (s *scene) look(differing ...string) Decision {
 			p.Kept = append(p.Kept, plan.Kept{Ref: ref(s.t, text), Value: "2"})
 		}
 	}
-	d := s.k.Decide(s.now, s.now, p, Around{Words: s.words, Owners: func() []owner.Owner { return s.running }, Blind: s.blind})
+	d := s.k.Decide(s.now, s.now, p, Around{Words: s.words, Owners: func() []owner.Owner { return s.running }, Blind: s.blind, Loaded: start})
 	s.k.End(s.now, 0)
 	return d
 }
@@ -279,6 +279,57 @@ func TestWriteDuringFlap(t *testing.T) {
 	}
 }
 
+// Without its name, somebody who writes beside a link flap, or some seconds after
+// it, is somebody all the same; what the guard wrote itself is nobody's.
+func TestUntoldWriteBesideFlap(t *testing.T) {
+	untold := host.Event{Kind: host.FileWritten, Path: "irq"}
+	left := "left " + irq + `: written 2 times by somebody else within 1m0s, by ""`
+	for name, write := range map[string]func(*scene){
+		"before the flap": func(s *scene) { s.event(untold); flap(s) },
+		"after the flap":  func(s *scene) { flap(s); s.event(untold); s.pass(quiet) },
+		"when the guard had looked": func(s *scene) {
+			flap(s)
+			s.want("kept", s.made())
+			s.pass(5 * time.Second)
+			s.event(untold)
+			s.pass(quiet)
+		},
+		"when the guard had mended it": func(s *scene) {
+			flap(s)
+			s.want("mended", s.made(irq+"=1"), irq+": link change of eth0")
+			s.pass(20 * time.Millisecond)
+			s.event(untold)
+			s.pass(quiet)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(t)
+			s.look()
+			for _, want := range []string{irq + ": written by somebody else", left} {
+				s.pass(30 * time.Second)
+				begin := s.now
+				write(s)
+				s.want("written", s.made(irq+"=1"), want)
+				s.pass(30*time.Second - s.now.Sub(begin))
+			}
+		})
+	}
+	s := newScene(t)
+	s.look()
+	for range 20 {
+		s.pass(30 * time.Second)
+		flap(s)
+		d := s.look(irq + "=1")
+		s.event(untold) // its own, taken in before the outcome
+		for _, c := range d.Set {
+			s.k.Made(s.now, d.Causes[c.Ref], apply.Outcome{Ref: c.Ref, Observed: c.After, Verdict: apply.VerdictApplied})
+		}
+	}
+	if r := s.k.Report(); len(r.Left) > 0 || r.Restorations != 20 {
+		t.Errorf("its own writes are held against others: %+v", r)
+	}
+}
+
 // Rewrites further apart than the memory are no fight.
 func TestRareRewrites(t *testing.T) {
 	s := newScene(t)
@@ -317,7 +368,9 @@ func TestPeopleDecide(t *testing.T) {
 		{"rolled back", apply.Word{ID: "A-1", State: apply.RolledBack, Value: "1"}, "1", []string{"left " + rps + `: transaction A-1 was rolled back, by "napitune"`}},
 		{"half rolled back", apply.Word{ID: "A-1", State: apply.Dirty, Value: "2"}, "1", []string{"left " + rps + `: somebody began to roll transaction A-1 back, by "napitune"`}},
 		{"set otherwise", apply.Word{ID: "A-2", State: apply.Confirmed, Value: "1"}, "1", []string{"left " + rps + `: transaction A-2 set it, by "napitune"`}},
-		{"an older edition", apply.Word{ID: "A-2", State: apply.Confirmed, Value: "1", Profile: "web"}, "1", []string{rps + ": link change of eth0"}},
+		{"an older edition", apply.Word{ID: "A-2", State: apply.Confirmed, Value: "1", Profile: "web", At: start.Add(-time.Minute)}, "1", []string{rps + ": link change of eth0"}},
+		{"a newer edition", apply.Word{ID: "A-2", State: apply.Confirmed, Value: "1", Profile: "web", At: start.Add(time.Minute)}, "1",
+			[]string{"left " + rps + `: transaction A-2 set it for an edition of the profile that the guard has not read, by "napitune"`}},
 		{"being decided", apply.Word{ID: "A-2", State: apply.Unconfirmed, Value: "1"}, "1", nil},
 		{"it stands", apply.Word{ID: "A-1", State: apply.Confirmed, Value: "2"}, "1", []string{rps + ": link change of eth0"}},
 	} {
@@ -383,6 +436,67 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// What was refused while the link was down is tried when it comes up, at once, and
+// after longer and longer waits where that does not help.
+func TestRefusedUntilSomethingHappens(t *testing.T) {
+	c := plan.Change{Ref: ref(t, irq), Before: "1", After: "2"}
+	leftBy := func() *scene {
+		s := newScene(t)
+		s.look()
+		for range tooManyRefusals {
+			s.pass(time.Hour)
+			s.look(irq + "=1")
+			s.k.Refuse(s.now, c, "ENETDOWN")
+		}
+		if got := s.k.Report().Left; len(got) != 1 {
+			t.Fatalf("left: %+v", got)
+		}
+		s.pass(time.Hour)
+		s.want("nothing happened", s.made(irq+"=1"))
+		return s
+	}
+	s := leftBy()
+	s.event(host.Event{Kind: host.LinkChanged, Dev: "eth1"})
+	s.pass(quiet)
+	s.want("another device", s.made(irq+"=1"))
+	flap(s)
+	took := "took up " + irq + `: it was refused before this link change of eth0, by ""`
+	s.want("up", s.made(irq+"=1"), irq+": written by somebody else", took)
+	if got := s.k.Report().Left; len(got) > 0 {
+		t.Errorf("left: %+v", got)
+	}
+
+	// A driver that takes its link down and up at each attempt.
+	s = leftBy()
+	attempts := 0
+	begin := s.now
+	flap(s)
+	for s.now.Sub(begin) < 4*time.Hour {
+		if d := s.look(irq + "=1"); len(d.Set) > 0 {
+			attempts++
+			s.k.Refuse(s.now, c, "EIO")
+			s.pass(time.Second)
+			flap(s)
+		}
+		at, ok := s.k.Next()
+		if !ok {
+			break
+		}
+		s.now = latest(at, s.now.Add(time.Second))
+	}
+	// At 0, 30 s, 1, 2, 4, 8, 16, 32 minutes, and each hour.
+	if attempts < 6 || attempts > 13 {
+		t.Errorf("%d attempts in four hours", attempts)
+	}
+
+	// What is right by itself is kept again.
+	s = leftBy()
+	s.want("right", s.made())
+	s.pass(time.Hour)
+	flap(s)
+	s.want("kept", s.made(irq+"=1"), irq+": link change of eth0")
+}
+
 // A value that the kernel rounds is not wanted again and again.
 func TestRounded(t *testing.T) {
 	s := newScene(t)
@@ -412,7 +526,7 @@ func TestWhen(t *testing.T) {
 	}
 	s.pass(time.Second)
 	s.look()
-	s.pass(time.Second)
+	s.pass(lateFollowUp)
 	s.look()
 	if _, ok := s.k.Next(); ok {
 		t.Error("a timer is set though all is quiet")
@@ -433,8 +547,48 @@ func TestWhen(t *testing.T) {
 			break
 		}
 	}
-	if diff := cmp.Diff([]time.Duration{followUp}, gaps); diff != "" {
+	if diff := cmp.Diff([]time.Duration{followUp, lateFollowUp - followUp}, gaps); diff != "" {
 		t.Errorf("looks after the last event:\n%s", diff)
+	}
+	// Of what is not kept, such as the devices of containers, there is no late one.
+	s.event(host.Event{Kind: host.DeviceChanged, Dev: "veth7"})
+	s.pass(quiet)
+	s.look()
+	s.pass(followUp)
+	s.look()
+	if at, ok := s.k.Next(); ok {
+		t.Errorf("a look is due in %s because of a device that is not kept", at.Sub(s.now))
+	}
+}
+
+// What a driver undoes long after the event is found: the kernel tells nothing
+// then.
+func TestUndoneLate(t *testing.T) {
+	s := newScene(t)
+	s.look()
+	s.pass(time.Hour)
+	flap(s)
+	s.want("at once", s.made())
+	for s.now.Before(start.Add(time.Hour + 10*time.Second)) {
+		at, ok := s.k.Next()
+		if !ok {
+			t.Fatal("there is no late look")
+		}
+		if at.After(start.Add(time.Hour + 10*time.Second)) {
+			break
+		}
+		s.now = at
+		s.want("soon after", s.made())
+	}
+	at, ok := s.k.Next() // meanwhile the firmware is back
+	if !ok || at.After(start.Add(time.Hour+lateFollowUp+time.Second)) {
+		t.Fatalf("late look: %v %v", at, ok)
+	}
+	s.now = at
+	s.made(irq + "=1")
+	s.pass(grace)
+	if got := s.made(irq + "=1"); len(got) > 1 || s.k.Report().Restorations != 1 {
+		t.Errorf("%v, %+v", got, s.k.Report())
 	}
 }
 

@@ -28,6 +28,8 @@ type Loop struct {
 	// are as wanted, Changes those that are not, each with its present value. An
 	// error means that the host could not be read; it is asked again later.
 	Plan func(ctx context.Context) (plan.Plan, knob.View, error)
+	// Loaded is when the profile in force was read; nil means when the loop began.
+	Loaded func() time.Time
 	// Owners lists who else writes settings, to suspect of writes that nobody saw;
 	// nil for nobody.
 	Owners func() ([]owner.Owner, error)
@@ -192,8 +194,8 @@ func (l *Loop) recover(ctx context.Context) error {
 // round reads, decides and writes once. Again says that another round should
 // follow.
 func (l *Loop) round(ctx context.Context, since time.Time) (again bool, err error) {
-	begun := l.Now()
 	l.take()
+	begun := l.Now()
 	p, view, err := l.Plan(ctx)
 	if err != nil {
 		return false, fmt.Errorf("compare the host with the profile: %w", err)
@@ -224,7 +226,7 @@ func (l *Loop) round(ctx context.Context, since time.Time) (again bool, err erro
 // clobbers reports whether a change may undo other settings.
 func clobbers(c plan.Change) bool {
 	kind, ok := knob.Lookup(c.Ref.Kind)
-	return !ok || len(kind.Clobbers) > 0 || kind.Stage == knob.StageFeatures
+	return !ok || slices.ContainsFunc(knob.All(), kind.MayChange)
 }
 
 // some is a plan of some of the changes.
@@ -274,7 +276,10 @@ func (l *Loop) watch(p plan.Plan, view knob.View) (fresh bool) {
 // around reads what is needed to decide. Journals are read only if something
 // differs.
 func (l *Loop) around(p plan.Plan) (Around, error) {
-	out := Around{Blind: l.blind != nil, Owners: sync.OnceValue(l.owners)}
+	out := Around{Blind: l.blind != nil, Owners: sync.OnceValue(l.owners), Loaded: l.keeper.report.Since}
+	if l.Loaded != nil {
+		out.Loaded = l.Loaded()
+	}
 	if len(p.Changes) == 0 && !out.Blind && !l.keeper.yields() {
 		return out, nil
 	}
@@ -335,10 +340,11 @@ func (l *Loop) refused(now time.Time, p plan.Plan, result apply.Result, err erro
 	case errors.As(err, &refused):
 		found := false
 		for _, r := range refused.Refusals {
-			ref, err := knob.ParseRef(r.Subject)
-			if at := indexOf(p, ref); err == nil && at >= 0 && !r.Stale {
-				l.tell(l.keeper.Refuse(now, p.Changes[at], r.Reason))
-				found = true
+			for _, ref := range r.Refs {
+				if at := indexOf(p, ref); at >= 0 && !r.Stale {
+					l.tell(l.keeper.Refuse(now, p.Changes[at], r.Reason))
+					found = true
+				}
 			}
 		}
 		if found {

@@ -15,7 +15,7 @@ import (
 
 func adviseCommand(e env) *cli.Command {
 	formats := []string{"text", "json", "yaml", "shell", "sysctl", "link"}
-	flags := append(append(sharedFlags(formats...), windowFlags()...), profileFlag(),
+	flags := append(append(sharedFlags(formats...), windowFlags()...), probesFlag(), profileFlag(),
 		&cli.StringFlag{Name: "o", Aliases: []string{"output"}, Usage: "write the plan as JSON to `FILE` as well"})
 	return &cli.Command{
 		Name:      "advise",
@@ -50,8 +50,8 @@ func advise(c *cli.Context, e env, formats []string) error {
 	if m.live && e.Usage != nil {
 		a.Overhead = e.Usage()
 	}
-	if m.live {
-		a.Overhead.ProbeSeconds = probeSeconds(result.Probes)
+	if m.live && result.Probes != nil {
+		addCost(&a.Overhead, result.Probes)
 	}
 	kept := a.Plan
 	kept.Placement = a.Placement
@@ -74,14 +74,8 @@ func judge(m measurement, o options) report.Advice {
 	a := report.NewAdvice(m.Observation, findings, buildPlan(m, findings, o))
 	a.Placement = append(a.Placement, placement...)
 	a.PolicyFile = o.policyFile
-	if !o.noBPF || o.style.Verbose { // who asked for none need not be told
-		a.Probeless = m.probeless
-	}
-	for _, p := range m.probes {
-		if p.State == report.ProbeAttached {
-			a.Window.Probes = append(a.Window.Probes, p.Name)
-		}
-	}
+	a.Probeless = m.probeless
+	a.Window.Probes = append(a.Window.Probes, m.attached()...)
 	return a
 }
 

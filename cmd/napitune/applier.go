@@ -22,8 +22,8 @@ const (
 	historyFile = "/var/lib/napitune/history.jsonl"
 )
 
-// applier is the transaction machinery over the running machine. Without a
-// Writer in the surroundings it can only look.
+// applier is the transaction machinery over the running machine, with the
+// privileges of this process. Without a Writer in the surroundings it can only look.
 func applier(e env, m *machine, o options) (*apply.Applier, error) {
 	a := &apply.Applier{
 		Machine: apply.Machine{
@@ -43,6 +43,9 @@ func applier(e env, m *machine, o options) (*apply.Applier, error) {
 		return nil, err
 	}
 	a.Writer = *w
+	if a.Privileges, err = ownRights(m.last()); err != nil {
+		return nil, fmt.Errorf("own privileges unknown: %w", err)
+	}
 	return a, nil
 }
 
@@ -88,13 +91,6 @@ func changeable(e env, verb string, o options) (*machine, *apply.Applier, error)
 	if err != nil {
 		return nil, nil, err
 	}
-	rights, err := ownRights(m.last())
-	if err != nil {
-		return nil, nil, fmt.Errorf("own privileges unknown: %w", err)
-	}
-	if !rights.Root && !rights.Override {
-		return nil, nil, fmt.Errorf("%s needs root: settings and %s are root's (sudo napitune %s)", verb, journalDir, verb)
-	}
 	if e.Writer == nil || e.Files.ReadDir == nil {
 		return nil, nil, errors.New("this build changes no settings")
 	}
@@ -102,7 +98,9 @@ func changeable(e env, verb string, o options) (*machine, *apply.Applier, error)
 	if err != nil {
 		return nil, nil, err
 	}
-	a.Privileges = rights
+	if !a.Privileges.Root && !a.Privileges.Override {
+		return nil, nil, fmt.Errorf("%s needs root: settings and %s are root's (sudo napitune %s)", verb, journalDir, verb)
+	}
 	return m, a, nil
 }
 
@@ -154,6 +152,8 @@ func unfinishedText(s apply.Summary) string {
 	switch {
 	case s.NetNS != "":
 		return fmt.Sprintf("transaction %s of another network namespace (%s) is unfinished (%s): napitune rollback in that one puts it back, napitune forget %s if that one is gone", s.ID, s.NetNS, s.State, s.ID)
+	case s.Newer:
+		return fmt.Sprintf("the journal of transaction %s cannot be undone by this version (%s): the newer one rolls it back, napitune forget %s leaves the host as it is", s.ID, s.Damage, s.ID)
 	case s.Damage != "":
 		return fmt.Sprintf("the journal of transaction %s is damaged (%s): napitune rollback %s undoes what it still tells", s.ID, s.Damage, s.ID)
 	case s.State == apply.Unconfirmed:

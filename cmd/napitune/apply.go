@@ -21,8 +21,9 @@ func applyCommand(e env) *cli.Command {
 	flags := append(append(sharedFlags(documentFormats()...), windowFlags()...), profileFlag(),
 		&cli.BoolFlag{Name: "dry-run", Usage: "show the plan, check it against this machine, and write nothing"},
 		&cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: "do not ask; needed where nobody can be asked"},
-		&cli.StringFlag{Name: "confirm-within", Usage: "roll back unless confirmed within `TIME`, such as 60s; this process waits for it, and a timer of systemd does it if this process dies. Where there is no systemd, or this is another network namespace than its own, it says so: then only this process rolls back"},
+		&cli.StringFlag{Name: "confirm-within", Usage: "roll back unless confirmed within `TIME`, such as 60s, which measuring and questions are part of; this process waits for it, and a timer of systemd does it if this process dies. Where there is no systemd, or this is another network namespace than its own, it says so: then only this process rolls back"},
 		measureFlag(),
+		unclearFlag(),
 		&cli.StringFlag{Name: "max-disruption", Value: knob.DisruptsPackets.String(), Usage: "refuse a plan that does worse to traffic than `WORD`: none, packets (lost or reordered for moments), link (seconds without traffic)"},
 		ownerFlag(),
 	)
@@ -64,9 +65,16 @@ func applyPlan(c *cli.Context, e env) error {
 	if err != nil {
 		return err
 	}
-	if c.Bool("dry-run") {
-		return rehearse(c, e, o, limits)
+	unclear, err := parseUnclear(c, window)
+	if err != nil {
+		return err
 	}
+	if c.Bool("dry-run") {
+		return rehearse(c, e, o, limits, window)
+	}
+	e.Stderr = newAside(e.Stderr)
+	defer e.flush()
+	o.log = logger(e, o.style.Verbose)
 	interactive := e.StdinTTY && e.StderrTTY
 	switch {
 	case o.host != "":
@@ -85,6 +93,9 @@ func applyPlan(c *cli.Context, e env) error {
 	if p.advice != nil && len(p.plan.Changes) == 0 {
 		return p.print(e, o)
 	}
+	if err := inTime(limits, window, p, o); err != nil {
+		return err
+	}
 	if _, err := a.Preflight(p.plan, limits); err != nil {
 		return refusal(err)
 	}
@@ -102,7 +113,7 @@ func applyPlan(c *cli.Context, e env) error {
 		}
 	}
 	limits.Replan = p.again
-	t := newTrial(e, m, o, p, window)
+	t := newTrial(e, m, o, p, window, unclear)
 	if !c.Bool("yes") {
 		t.people = people
 	}
@@ -201,7 +212,7 @@ func agreed(next, first plan.Plan) plan.Plan {
 
 // rehearse shows what would be done. A captured host can be shown and not
 // checked: its present settings are not this machine's.
-func rehearse(c *cli.Context, e env, o options, limits apply.Options) error {
+func rehearse(c *cli.Context, e env, o options, limits apply.Options, window time.Duration) error {
 	if o.host != "" && c.NArg() == 1 {
 		return fmt.Errorf("--host %s: a plan file is checked against this machine only", o.host)
 	}
@@ -223,12 +234,15 @@ func rehearse(c *cli.Context, e env, o options, limits apply.Options) error {
 	case p.advice != nil && len(p.plan.Changes) == 0:
 		return nil
 	}
+	if err := inTime(limits, window, p, o); err != nil {
+		return err
+	}
 	a, err := applier(e, m, o)
 	if err != nil {
 		return err
 	}
 	if _, err := a.Preflight(p.plan, limits); err != nil {
-		return refusal(err)
+		return private(journalDir, "apply --dry-run", refusal(err))
 	}
 	_, _ = fmt.Fprintln(e.Stderr, "dry run: every check was passed and nothing was written")
 	return nil
@@ -258,7 +272,10 @@ func refusal(err error) error {
 // what became of it.
 func carryOut(ctx context.Context, e env, a *apply.Applier, p plan.Plan, limits apply.Options, o options, people *audience, g *guard, t *trial) error {
 	release := hold()
-	defer release()
+	defer func() {
+		e.flush() // into a pipe without a reader, which ends this process after release
+		release()
+	}()
 	done, all := 0, len(p.Changes)
 	limits.Progress = func(out apply.Outcome) {
 		done++
@@ -273,7 +290,7 @@ func carryOut(ctx context.Context, e env, a *apply.Applier, p plan.Plan, limits 
 		return refusal(err)
 	}
 	if err == nil && result.State == apply.Unconfirmed {
-		result, err = await(ctx, e, a, result, limits.ConfirmWithin, people, g)
+		result, err = await(ctx, e, a, result, people, g)
 	}
 	if limits.ConfirmWithin > 0 {
 		g.settle(o, result)
@@ -281,13 +298,20 @@ func carryOut(ctx context.Context, e env, a *apply.Applier, p plan.Plan, limits 
 	t.note(a, &result)
 	document := report.NewTransaction("apply", result)
 	document.Measured = t.found
-	if printed := printDocument(e, document, o); printed != nil {
-		err = errors.Join(err, printed)
-	}
+	announce(e, document, o)
 	if text := lastingBan(result, p.Origin); text != "" {
 		_, _ = fmt.Fprintln(e.Stderr, text)
 	}
 	return ending(result.ExitCode(), err)
+}
+
+// announce prints what became of a transaction. Where stdout takes it not, as on a
+// full disk, stderr has what matters, and the exit code stays that of the host: a
+// script that reads 1 would believe that nothing was done.
+func announce(e env, document report.Transaction, o options) {
+	if err := printDocument(e, document, o); err != nil {
+		_, _ = fmt.Fprintf(e.Stderr, "napitune: what was done could not be printed (%v): %s\n", err, report.Clean(document.Summary()))
+	}
 }
 
 // ending is how a verb ends that has said what state the host is in.
@@ -304,7 +328,7 @@ func ending(code int, err error) error {
 
 // await waits for the confirmation, from here or from another process. An
 // answer of no, or a signal, does not wait for the deadline.
-func await(ctx context.Context, e env, a *apply.Applier, applied apply.Result, within time.Duration, people *audience, g *guard) (apply.Result, error) {
+func await(ctx context.Context, e env, a *apply.Applier, applied apply.Result, people *audience, g *guard) (apply.Result, error) {
 	_, _ = fmt.Fprintf(e.Stderr, "applied; this is rolled back at %s unless it is confirmed (napitune confirm %s),\n%s\n",
 		applied.Deadline.Local().Format(time.TimeOnly), applied.ID, g.promise())
 	waiting, stop := context.WithCancelCause(ctx)
@@ -322,7 +346,7 @@ func await(ctx context.Context, e env, a *apply.Applier, applied apply.Result, w
 			}
 		}()
 	}
-	result, err := a.ConfirmWithin(waiting, applied.ID, within)
+	result, err := a.ConfirmBy(waiting, applied.ID, applied.Deadline)
 	if waiting.Err() != nil && err != nil && result.State == apply.RolledBack {
 		err = fmt.Errorf("rolled back: %w", context.Cause(waiting)) // and not for the deadline
 	}
@@ -345,6 +369,7 @@ func (p proposal) show(w io.Writer, o options) error {
 
 // print is the proposal as a dry run answers.
 func (p proposal) print(e env, o options) error {
+	e.flush()
 	switch {
 	case o.format == "text":
 		return p.show(e.Stdout, o)

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"time"
@@ -100,11 +102,33 @@ func rollBackUnconfirmed(c *cli.Context, e env) error {
 	if c.NArg() == 0 {
 		return errors.New("rollback --unconfirmed needs the ID of a transaction (napitune status lists them)")
 	}
-	return conclude(c, e, func(a *apply.Applier, id string) (apply.Result, error) { return a.RollbackUnconfirmed(c.Context, id) },
+	return conclude(c, e, func(a *apply.Applier, id string) (apply.Result, error) {
+		return insist(c.Context, e.Stderr, func() (apply.Result, error) { return a.RollbackUnconfirmed(c.Context, id) })
+	},
 		func(r apply.Result) int {
 			if r.State == apply.Confirmed || r.State == apply.Forgotten {
 				return exitDone
 			}
 			return r.RollbackExitCode()
 		})
+}
+
+// insist tries again where another process keeps the host locked. An apply rolls
+// back at its own deadline, so that one which still holds the lock after the
+// first try was stopped, or waits for a device. Its end is worth waiting for:
+// nobody comes after this one.
+func insist(ctx context.Context, told io.Writer, try func() (apply.Result, error)) (apply.Result, error) {
+	end := time.Now().Add(deadline.Patience)
+	for tries := 1; ; tries++ {
+		result, err := try()
+		if !errors.Is(err, apply.ErrLocked) || ctx.Err() != nil || !time.Now().Before(end) {
+			return result, err
+		}
+		// Told ever more seldom: a try takes minutes.
+		if tries&(tries-1) == 0 {
+			_, _ = fmt.Fprintf(told, "napitune: not rolled back yet: %v: tried %d times, trying again until %s. "+
+				"If that process is stopped, kill -CONT lets it roll back, and after kill -9 this one does\n",
+				err, tries, end.Local().Format(time.DateTime))
+		}
+	}
 }

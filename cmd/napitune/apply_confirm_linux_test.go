@@ -2,10 +2,12 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -97,6 +99,34 @@ func within(t *testing.T, limit time.Duration, what string, holds func() bool) {
 	}
 }
 
+// The question about a verdict that is unclear ends with the deadline: a terminal
+// that answers nothing and does not hang up either keeps nothing.
+func TestDeadlineEndsTheQuestionLive(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	before := settings(t)
+	file := writePlan(t, [][2]string{{"v1/rx-3/rps.flow_cnt", "1024"}})
+	terminal, person := io.Pipe()
+	defer func() { _ = person.Close() }()
+	go func() { _, _ = person.Write([]byte("y\n")) }() // to the plan; nothing comes after it
+	e := process()
+	e.Stdin, e.StdinTTY, e.StderrTTY = terminal, true, true
+	// Whoever waits for ever ends here.
+	ctx, stop := context.WithTimeout(context.Background(), 40*time.Second)
+	defer stop()
+	const window = time.Second
+	const within = window + settleLimit + answerTime // the least that is taken
+	code, out, errs := invoke(ctx, t, e, "apply", "--measure", window.String(), "--confirm-within", within.String(), file)
+	if code != apply.ExitRolledBack || !strings.Contains(errs, "Keep the changes? [y/N]") || !strings.Contains(errs, "not confirmed in time") {
+		t.Errorf("ended with %d:\n%s%s", code, out, errs)
+	}
+	same(t, "after the deadline", before)
+	if ctx.Err() != nil {
+		t.Error("the deadline did not end it")
+	}
+}
+
 // The timer of systemd outlives the process that armed it, does nothing after a
 // confirmation, and leaves no unit behind. In a guest that runs systemd:
 //
@@ -160,9 +190,10 @@ func TestTimerLive(t *testing.T) {
 	mustEnd(t, 0, napitune("rollback"))
 	same(t, "after the rollback", before)
 
-	// Both guards alive: one of them rolls back, and the process tells.
+	// Both guards alive: whichever rolls back, the process waits for its end and
+	// tells that nobody confirmed.
 	_, errs := mustEnd(t, apply.ExitRolledBack, applying("3s"))
-	if !strings.Contains(errs, "not confirmed in time") {
+	if !regexp.MustCompile(`(?m)^napitune: (\S+: )?not confirmed in time(: rolled back by another process)?$`).MatchString(errs) {
 		t.Errorf("both guards: %s", errs)
 	}
 	same(t, "after both guards", before)

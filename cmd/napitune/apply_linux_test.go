@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -76,6 +77,69 @@ func TestApplyLive(t *testing.T) {
 	}
 }
 
+// Where /sys is read-only, as in a container, it is said before the first write,
+// and by a dry run; so are the privileges that somebody lacks.
+func TestChecksBeforeTheFirstWriteLive(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	// The first change alone would be made: it is no file.
+	file := writePlan(t, [][2]string{{"v0/feature.rx-gro", "on"}, {"v0/rx-0/rps.cpus", "1"}})
+	before := settings(t)
+	remount := func(flags uintptr) {
+		t.Helper()
+		if err := syscall.Mount("", "/sys", "", syscall.MS_REMOUNT|syscall.MS_BIND|flags, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remount(syscall.MS_RDONLY)
+	for _, args := range [][]string{{"apply", "--dry-run", file}, {"apply", "--yes", file}} {
+		_, errs := mustEnd(t, exitError, command(args...))
+		if !strings.Contains(errs, "refused, nothing was written:") || !strings.Contains(errs, "/sys is mounted read-only here") || strings.Contains(errs, "every check") {
+			t.Errorf("%v: %s", args, errs)
+		}
+	}
+	remount(0)
+	same(t, "after the refusals", before)
+
+	// Everybody may read the plan and this program.
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod("/run", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile("/run/plan.json", text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	program, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile("/run/program", program, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	rehearsal := func() *exec.Cmd {
+		cmd := exec.Command("/run/program")
+		cmd.Args = []string{"napitune", "apply", "--dry-run", "/run/plan.json"}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		return cmd
+	}
+	_, errs := mustEnd(t, exitError, rehearsal())
+	if !strings.Contains(errs, "v0/feature.rx-gro: writing it needs CAP_NET_ADMIN") || !strings.Contains(errs, "v0/rx-0/rps.cpus: writing it needs root") || strings.Contains(errs, "every check") {
+		t.Errorf("nobody: %s", errs)
+	}
+	// There are journals, which are root's.
+	mustEnd(t, 0, command("apply", "--yes", file))
+	_, errs = mustEnd(t, exitError, rehearsal())
+	if !strings.Contains(errs, "/run/napitune is root's: sudo napitune apply --dry-run") {
+		t.Errorf("nobody, beside journals: %s", errs)
+	}
+	mustEnd(t, 0, command("rollback"))
+	same(t, "after the rollback", before)
+}
+
 // A reader of the messages that goes away does not end a transaction.
 func TestBrokenPipeLive(t *testing.T) {
 	if !inNamespace(t) {
@@ -103,6 +167,39 @@ func TestBrokenPipeLive(t *testing.T) {
 	}
 	mustEnd(t, 0, command("rollback"))
 	same(t, "after the rollback", before)
+}
+
+// Where stdout takes nothing, the exit code and stderr are true of the host.
+func TestFullOutputLive(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	before := settings(t)
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = full.Close() }()
+	file := writePlan(t, vethChanges()[:2])
+	for _, test := range []struct {
+		args []string
+		code int
+		told string
+	}{
+		{[]string{"apply", "--yes", file}, 0, "applied: 2 changes. napitune rollback"},
+		{[]string{"confirm"}, 0, "confirmed: the changes stay"},
+		{[]string{"rollback", "--format", "json"}, 0, "rolled back: the host is as it was"},
+		{[]string{"apply", "--yes", "--confirm-within", "1s", file}, apply.ExitRolledBack, "rolled back: the host is as it was"},
+	} {
+		cmd := command(test.args...)
+		var errs bytes.Buffer
+		cmd.Stdout, cmd.Stderr = full, &errs
+		_ = cmd.Run()
+		if got := cmd.ProcessState.ExitCode(); got != test.code || !strings.Contains(errs.String(), "no space left on device") || !strings.Contains(errs.String(), test.told) {
+			t.Errorf("%v ended with %d, want %d and %q\n%s", test.args, got, test.code, test.told, &errs)
+		}
+	}
+	same(t, "after the deadline", before)
 }
 
 // An apply without a file measures first, and finds nothing on idle devices.
@@ -166,7 +263,7 @@ func TestConfirmWithinLive(t *testing.T) {
 	}
 	same(t, "after the deadline", before)
 
-	for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP} {
+	for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT} {
 		cmd := begin(t, append(args, "1m", file)...)
 		if err := cmd.Process.Signal(signal); err != nil {
 			t.Fatal(err)
@@ -189,6 +286,85 @@ func TestConfirmWithinLive(t *testing.T) {
 	}
 	mustEnd(t, 0, command("rollback"))
 	same(t, "after the rollback", before)
+}
+
+// A terminal that stops the process, by Ctrl-Z or because it is in the background,
+// does not keep it from rolling back at the deadline.
+func TestTerminalStopsLive(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	before := settings(t)
+	file := writePlan(t, vethChanges()[:4])
+	for _, signal := range []syscall.Signal{syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU} {
+		cmd := command("apply", "--yes", "--confirm-within", "1s", file)
+		// The kernel stops nobody whose process group has no parent to wake it.
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		told := started(t, cmd)
+		if err := cmd.Process.Signal(signal); err != nil {
+			t.Fatal(err)
+		}
+		// Whoever is stopped for ever goes on here.
+		goOn := time.AfterFunc(10*time.Second, func() {
+			t.Errorf("%s stopped it", signal)
+			_ = cmd.Process.Kill()
+		})
+		_ = cmd.Wait()
+		goOn.Stop()
+		if got := cmd.ProcessState.ExitCode(); got != apply.ExitRolledBack {
+			t.Errorf("after %s it ended with %d\n%s", signal, got, told)
+		}
+		same(t, "after "+signal.String(), before)
+	}
+}
+
+// A terminal that takes no more output (Ctrl-S, a dead connection) does not keep
+// it from rolling back at the deadline, nor the lock.
+func TestStoppedOutputLive(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	before := settings(t)
+	file := writePlan(t, vethChanges()[:4])
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fill(t, writer)
+	cmd := command("apply", "--yes", "--confirm-within", "1s", file)
+	cmd.Stderr = writer
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	within(t, 10*time.Second, "it rolls back", func() bool { return strings.Contains(journals(t), `"type":"end"`) })
+	same(t, "after the deadline", before)
+	mustEnd(t, 0, command("apply", "--yes", file))
+	mustEnd(t, 0, command("rollback"))
+	// Somebody reads on, and it ends as it would have.
+	go func() { _, _ = io.Copy(io.Discard, reader) }()
+	_ = cmd.Wait()
+	if got := cmd.ProcessState.ExitCode(); got != apply.ExitRolledBack {
+		t.Errorf("it ended with %d", got)
+	}
+}
+
+// fill writes to a pipe until it takes no more.
+func fill(t *testing.T, pipe *os.File) {
+	t.Helper()
+	for size := 1 << 16; size > 0; size /= 2 {
+		for {
+			if err := pipe.SetWriteDeadline(time.Now().Add(10 * time.Millisecond)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := pipe.Write(make([]byte, size)); err != nil {
+				break
+			}
+		}
+	}
 }
 
 // begin starts an apply and returns when it waits for its confirmation.

@@ -33,17 +33,46 @@ const (
 	answerTime = 10 * time.Second
 )
 
-// errWorse is why a change is rolled back that measured worse.
-var errWorse = errors.New("measured worse")
+// Why a change is rolled back that was measured.
+var (
+	errWorse   = errors.New("measured worse")
+	errUnclear = errors.New("measured and cannot tell (--unclear rollback)")
+)
 
 func measureFlag() cli.Flag {
 	return &cli.StringFlag{Name: "measure", DefaultText: "10s where somebody is asked, else off",
 		Usage: "measure for `TIME` before and after the changes (1s to 10m), and roll back what made it worse; off applies without measuring"}
 }
 
+// What may be done about a verdict of measure.Unclear.
+const (
+	unclearAsk      = "" // where somebody can be asked; keep elsewhere
+	unclearKeep     = "keep"
+	unclearRollback = "rollback"
+)
+
+func unclearFlag() cli.Flag {
+	return &cli.StringFlag{Name: "unclear", DefaultText: "asks where somebody is asked, else keep",
+		Usage: "what to do where --measure cannot tell whether it became worse: `WORD` is keep or rollback"}
+}
+
 const measureDescription = "With --measure it compares before and after: loss, throughput, softirq time, what the plan promised. Worse beyond\n" +
-	"the noise is rolled back. Where the traffic changed so that nothing can be told the changes stay, and on a terminal\n" +
-	"you are asked.\n"
+	"the noise is rolled back. Where the traffic changed so that nothing can be told, --unclear decides; without it the\n" +
+	"changes stay, and on a terminal you are asked.\n"
+
+// parseUnclear reads what to do about a verdict that is none.
+func parseUnclear(c *cli.Context, window time.Duration) (string, error) {
+	word := c.String("unclear")
+	switch {
+	case !c.IsSet("unclear"):
+		return unclearAsk, nil
+	case word != unclearKeep && word != unclearRollback:
+		return "", fmt.Errorf("--unclear %q: it is keep or rollback", word)
+	case window == 0:
+		return "", fmt.Errorf("--unclear %s decides about what was measured, and nothing is: --measure 10s measures", word)
+	}
+	return word, nil
+}
 
 // parseMeasure is how long to measure before and after, 0 for not at all.
 func parseMeasure(c *cli.Context, e env, limits apply.Options) (time.Duration, error) {
@@ -86,13 +115,32 @@ func tooShort(confirm, window time.Duration) bool {
 	return confirm > 0 && confirm < window+settleLimit+answerTime
 }
 
+// inTime refuses a deadline that would pass while the rounds of this very plan
+// measure: each later one has a window of its own.
+func inTime(limits apply.Options, window time.Duration, p proposal, o options) error {
+	if limits.ConfirmWithin == 0 || p.again == nil || p.plan.Complete || o.window == 0 {
+		return nil
+	}
+	least := (apply.MaxRounds-1)*o.window + answerTime
+	if window > 0 {
+		least += window + settleLimit
+	}
+	if limits.ConfirmWithin >= least {
+		return nil
+	}
+	return fmt.Errorf("--confirm-within %s leaves no time to answer: this plan waits for its own first changes and measures again, for %s in each later round: it is at least %s, or less with a shorter --for",
+		limits.ConfirmWithin, o.window, least)
+}
+
 // trial measures before and after the changes of one apply.
 type trial struct {
 	e      env
 	m      *machine
 	o      options
 	window time.Duration // 0: nothing is measured
-	// people are asked where nothing can be told; nil if nobody is.
+	// unclear is what to do where nothing can be told; people are asked then, nil
+	// if nobody is.
+	unclear string
 	people  *audience
 	promise measuring.Promise
 
@@ -102,8 +150,8 @@ type trial struct {
 	found    *measuring.Report
 }
 
-func newTrial(e env, m *machine, o options, p proposal, window time.Duration) *trial {
-	t := &trial{e: e, m: m, o: o, window: window, promise: measuring.Promise{Changes: p.plan.Changes, Placement: p.plan.Placement}}
+func newTrial(e env, m *machine, o options, p proposal, window time.Duration, unclear string) *trial {
+	t := &trial{e: e, m: m, o: o, window: window, unclear: unclear, promise: measuring.Promise{Changes: p.plan.Changes, Placement: p.plan.Placement}}
 	if p.advice != nil {
 		t.promise.Placement = p.advice.Placement
 	}
@@ -163,10 +211,15 @@ func (t *trial) verify(ctx context.Context) error {
 	switch {
 	case found.Verdict == measuring.Worse:
 		return fmt.Errorf("%w: %s", errWorse, report.Clean(found.Reason))
-	case found.Verdict == measuring.Unclear && t.people != nil:
+	case found.Verdict != measuring.Unclear || t.unclear == unclearKeep:
+		return nil
+	case t.unclear == unclearRollback:
+		return fmt.Errorf("%w: %s", errUnclear, report.Clean(found.Reason))
+	case t.people != nil:
 		return t.ask(ctx, found)
+	default:
+		return nil
 	}
-	return nil
 }
 
 // ask lets a person decide what figures cannot.
@@ -239,7 +292,7 @@ func (t *trial) note(a *apply.Applier, r *apply.Result) {
 // and begins the next.
 type series struct {
 	t       *trial
-	probes  prober
+	probes  *counting
 	at      *detect.Snapshot
 	counted *counters.Counters
 }
@@ -250,7 +303,7 @@ func (t *trial) open() (*series, error) {
 		return nil, err
 	}
 	s := &series{t: t}
-	s.probes, _ = startProbes(t.e, first, t.o)
+	s.probes = startProbes(t.e, first, t.o)
 	if err := s.restart(); err != nil {
 		s.close()
 		return nil, err
@@ -266,7 +319,7 @@ func (s *series) restart() (err error) {
 
 // next lets a window pass and tells what happened in it.
 func (s *series) next(ctx context.Context, window time.Duration, line *progress) (*detect.Observation, error) {
-	if err := passing(ctx, s.probes, window, line); err != nil {
+	if err := s.probes.pass(ctx, window, line); err != nil {
 		return nil, err
 	}
 	at, counted, err := sample(s.t.m.last(), s.probes)
@@ -274,20 +327,14 @@ func (s *series) next(ctx context.Context, window time.Duration, line *progress)
 		return nil, err
 	}
 	o := detect.Between(s.at, at)
-	if s.counted != nil && counted != nil {
-		if o.Probes, err = counted.Sub(s.counted); err != nil {
-			return nil, err
-		}
-	}
+	o.Probes = s.probes.between(s.counted, counted)
 	s.at, s.counted = at, counted
 	return o, nil
 }
 
 func (s *series) close() {
-	if s.probes == nil {
-		return
+	if s.probes.failed != "" {
+		s.t.o.log.Warn(s.probes.why())
 	}
-	if err := s.probes.Close(); err != nil {
-		s.t.o.log.Warn("probes not detached", "err", err)
-	}
+	s.probes.close()
 }

@@ -19,6 +19,8 @@ import (
 	"github.com/napitune/napitune/apply"
 	measuring "github.com/napitune/napitune/apply/measure"
 	"github.com/napitune/napitune/cmd/napitune/report"
+	"github.com/napitune/napitune/detect"
+	"github.com/napitune/napitune/probes/counters"
 )
 
 // repeatEnv is how often the tests below measure a harmful and a neutral plan,
@@ -235,6 +237,30 @@ func TestLessTrafficIsNotBlamedLive(t *testing.T) {
 	}
 }
 
+// Probes that fail while it measures after the changes are no reason to take
+// them back.
+func TestMeasureWithoutProbesLive(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	stream(t, 2000, carefree)
+	file := writePlan(t, [][2]string{{"v1/rx-3/rps.flow_cnt", "1024"}})
+	opened := 0
+	e := process()
+	e.Probes = func(*detect.Snapshot, []string) (prober, error) {
+		opened++
+		p := &failingProbes{state: counters.Attached}
+		if opened == 2 {
+			p.watch = 3
+		}
+		return p, nil
+	}
+	code, stdout, errs := invoke(context.Background(), t, e, "apply", "--yes", "--measure", "1s", file)
+	if code != exitDone || opened != 2 || !strings.Contains(errs, "no probe figures: observe: detach") {
+		t.Errorf("ended with %d, probes opened %d times:\n%s%s", code, opened, errs, stdout)
+	}
+}
+
 // Ctrl-C while it measures: before the changes nothing was done, after them they
 // are rolled back.
 func TestMeasureInterruptedLive(t *testing.T) {
@@ -300,6 +326,40 @@ func TestMeasureAsksLive(t *testing.T) {
 	text, _ := mustEnd(t, 0, command("history"))
 	if !slices.ContainsFunc(strings.Split(text, "\n"), func(l string) bool { return strings.Contains(l, "cannot tell: there was hardly any traffic") }) {
 		t.Errorf("history:\n%s", text)
+	}
+	mustEnd(t, 0, command("rollback"))
+	same(t, "after the rollback", before)
+}
+
+// Where nothing can be told, what was chosen is done and nobody is asked.
+func TestUnclearLive(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	before := settings(t)
+	file := writePlan(t, [][2]string{{"v1/rx-3/rps.flow_cnt", "1024"}})
+	for _, test := range []struct {
+		terminal bool
+		word     string
+		code     int
+	}{{false, "rollback", apply.ExitRolledBack}, {true, "rollback", apply.ExitRolledBack}, {true, "keep", exitDone}} {
+		e := process()
+		args := []string{"apply", "--measure", "1s", "--unclear", test.word, file}
+		if e.StdinTTY, e.StderrTTY = test.terminal, test.terminal; test.terminal {
+			e.Stdin = strings.NewReader("y\n") // to the plan
+		} else {
+			args = append(args, "--yes")
+		}
+		code, stdout, errs := invoke(context.Background(), t, e, args...)
+		if code != test.code || strings.Contains(errs, "Keep the changes?") || !strings.Contains(errs, "cannot tell: there was hardly any traffic") {
+			t.Errorf("%+v ended with %d:\n%s%s", test, code, errs, stdout)
+		}
+		if test.word == "rollback" {
+			if !strings.Contains(errs, "(--unclear rollback)") {
+				t.Errorf("the reason is not told: %s", errs)
+			}
+			same(t, "after "+test.word, before)
+		}
 	}
 	mustEnd(t, 0, command("rollback"))
 	same(t, "after the rollback", before)

@@ -82,10 +82,17 @@ func lastingBan(r apply.Result, origin *plan.Origin) string {
 			buses = append(buses, bus)
 		}
 	}
-	if len(buses) == 0 {
-		return "irqbalance leaves these interrupts alone until it restarts"
+	text := "irqbalance leaves these interrupts alone until it restarts"
+	if len(buses) > 0 {
+		text += ". " + banForGood(buses)
 	}
-	return "irqbalance leaves these interrupts alone until it restarts. For good: IRQBALANCE_ARGS=\"--policyscript=/etc/irqbalance.policy\"\n" +
+	return text
+}
+
+// banForGood is how irqbalance leaves the interrupts of devices alone over
+// restarts.
+func banForGood(buses []string) string {
+	return "For good: IRQBALANCE_ARGS=\"--policyscript=/etc/irqbalance.policy\"\n" +
 		"in /etc/default/irqbalance (Debian) or /etc/sysconfig/irqbalance (Red Hat), with this executable /etc/irqbalance.policy:\n\n" +
 		"  #!/bin/sh\n  case \"$1\" in */" + strings.Join(buses, "|*/") + ") echo ban=true;; esac\n"
 }

@@ -3,21 +3,24 @@ package main
 import (
 	"context"
 	"errors"
-	"strconv"
 	"time"
 
 	"github.com/napitune/napitune/detect"
-	"github.com/napitune/napitune/detect/knob"
 	"github.com/napitune/napitune/probes"
 )
 
 // session is a set of attached probes with the way advise uses them.
 type session struct{ *probes.Session }
 
-func attachProbes(s *detect.Snapshot) (prober, error) {
+// probeNames are the probes of --probes, with those that count without being named.
+func probeNames() (all, byDefault []string) { return probes.Names(), probes.DefaultProbes() }
+
+func attachProbes(s *detect.Snapshot, names []string) (prober, error) {
 	open, err := probes.Open(probes.Options{
-		IRQs: queueIRQs(s), HZ: s.Ident.HZ, VirtioFeatures: virtioFeatures(s),
-		BudgetPackets: intKnob(s, "net.core.netdev_budget"), BudgetUsecs: intKnob(s, "net.core.netdev_budget_usecs"),
+		Probes: names,
+		IRQs:   queueIRQs(s), HZ: s.Ident.HZ, VirtioFeatures: virtioFeatures(s),
+		// Without the budgets of the snapshot, so that every Read looks at those in
+		// force: somebody may change them within the window.
 	})
 	if err != nil {
 		return nil, err
@@ -55,31 +58,29 @@ func virtioFeatures(s *detect.Snapshot) map[string]string {
 	return out
 }
 
-func intKnob(s *detect.Snapshot, kind string) int {
-	n, err := strconv.Atoi(s.Knobs[knob.Global(kind)].Value)
-	if err != nil {
-		return 0
-	}
-	return n
-}
-
 const (
-	// costWindow is how long BPF statistics are on: long enough for thousands
-	// of events under load, and they make each event dearer meanwhile.
+	// costWindow is how long BPF statistics are on for the default probes: long
+	// enough for thousands of events under load, and they make each event dearer
+	// meanwhile.
 	costWindow = 200 * time.Millisecond
-	// mergeWindow is how long GRO is looked at, packet by packet.
-	mergeWindow = 300 * time.Millisecond
+	// packetWindow is how long each probe that runs once per packet looks at
+	// them: GRO, and drops if they are asked for.
+	packetWindow = 300 * time.Millisecond
 )
 
 // Watch spends a small part of the window on the cost of the probes and on
-// GRO; windows that are too short for that go to the default probes alone.
+// those that run per packet, whose cost is the most worth knowing; windows that
+// are too short for that go to the others alone.
 func (s session) Watch(ctx context.Context, window time.Duration) error {
 	end := time.Now().Add(window)
-	if window >= 5*(costWindow+mergeWindow) {
-		if err := errors.Join(s.StartStats(), s.Observe(ctx, costWindow), s.StopStats()); err != nil {
-			return err
+	if window >= wholeWindow {
+		// Without statistics all is counted but the cost; Counters says why.
+		_ = s.StartStats()
+		errs := []error{s.Observe(ctx, costWindow)}
+		for _, name := range s.Windowed() {
+			errs = append(errs, s.Window(ctx, name, packetWindow))
 		}
-		if err := s.Window(ctx, "gro", mergeWindow); err != nil {
+		if err := errors.Join(append(errs, s.StopStats())...); err != nil {
 			return err
 		}
 	}

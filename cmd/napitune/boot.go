@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -18,6 +19,7 @@ import (
 	"github.com/napitune/napitune/cmd/napitune/report"
 	"github.com/napitune/napitune/detect"
 	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/detect/owner"
 	"github.com/napitune/napitune/profiles/boot"
 	"github.com/napitune/napitune/profiles/strict"
 	"github.com/napitune/napitune/rules/plan"
@@ -44,6 +46,8 @@ func bootCommand(e env) *cli.Command {
 		Description: "This is what the units of \"napitune profile install\" run. FILE is a boot profile, " + installedProfile + " if none\n" +
 			"is given. Nothing is measured. What the host cannot take is told, one line each, and all the rest is set; the changes\n" +
 			"are a transaction that napitune rollback undoes. Doing it again changes nothing.\n" +
+			"irqbalance is told to leave the interrupts of the profile alone. What another program that runs would undo is not set,\n" +
+			"and told. What a device does not take while it is down is only a warning where its entry is optional.\n" +
 			"A device that is plugged in later is set by udev's rule. For one that is there and brought up later there is no event\n" +
 			"that could start a unit: the guard sets what it takes only then, or systemctl start napitune-device@NAME.service.\n" +
 			"Ends with 0 if every setting stands and 1 if one does not.\n\n" +
@@ -89,6 +93,9 @@ func bootVerb(c *cli.Context, e env) error {
 	if err != nil {
 		return err
 	}
+	// The profile is what the site has chosen, also against a program that would
+	// choose otherwise.
+	limits.Owners = map[string]apply.Choice{"": apply.Tell}
 	if c.Bool("host-wide") && c.String("device") != "" {
 		return errors.New("--host-wide and --device exclude each other")
 	}
@@ -165,16 +172,18 @@ func profilePlan(m *machine, p boot.Profile, scope boot.Scope) (plan.Plan, []boo
 	return out, problems, nil
 }
 
-// patience is how long to wait for another transaction: at boot there is one
-// unit for each device.
 const (
-	patience = 30 * time.Second
+	// patience is how long to wait for another transaction, at boot there is one
+	// unit for each device, and then for a host that changes while plans are made of
+	// it: at least fewestPlans of them, where one takes seconds.
+	patience    = 30 * time.Second
+	fewestPlans = 10
+	// settling is how long a setting is tried that others change meanwhile, or
+	// whose owner does not answer: irqbalance listens some moments after its start.
+	settling = 5 * time.Second
 	recheck  = 200 * time.Millisecond
 	// A boot of 60 settings holds the lock for some 10 ms.
 	shortestPause, longestPause = 20 * time.Millisecond, time.Second
-	// mostAttempts bounds planning again, because devices appeared or another
-	// transaction was under way; the pauses add up to more than patience.
-	mostAttempts = 60
 )
 
 // stand sets what differs until everything stands, or until the time is over
@@ -183,7 +192,7 @@ func (b *standing) stand(ctx context.Context, wait time.Duration) ([]boot.Proble
 	end := time.Now().Add(wait)
 	for {
 		problems, err := b.once(ctx)
-		if err != nil || !slices.ContainsFunc(problems, waits) || !time.Now().Before(end) {
+		if err != nil || !slices.ContainsFunc(problems, b.waits) || !time.Now().Before(end) {
 			return problems, err
 		}
 		if err := pause(ctx, min(recheck, time.Until(end))); err != nil {
@@ -192,7 +201,11 @@ func (b *standing) stand(ctx context.Context, wait time.Duration) ([]boot.Proble
 	}
 }
 
-func waits(p boot.Problem) bool { return p.Kind != boot.Impossible }
+// waits reports whether waiting may mend a problem. A port that is not in use keeps
+// only the run for itself waiting, which nobody waits for.
+func (b *standing) waits(p boot.Problem) bool {
+	return p.Kind != boot.Impossible && (b.scope.Device != "" || !p.Excused())
+}
 
 func pause(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
@@ -208,14 +221,28 @@ func pause(ctx context.Context, d time.Duration) error {
 // once plans and applies. Devices come and other processes work at the same
 // time: then it plans anew.
 func (b *standing) once(ctx context.Context) ([]boot.Problem, error) {
-	deadline, contention := time.Now().Add(patience), shortestPause
-	var last error
-	for range mostAttempts {
+	begun, contention := time.Now(), shortestPause
+	var refusedAt time.Time // the first time
+	plans := 0
+	for {
 		p, problems, err := profilePlan(b.m, b.profile, b.scope)
 		if err != nil {
 			return nil, err
 		}
 		b.kept = len(p.Kept)
+		silent, err := b.holdOff(&p)
+		if err != nil {
+			return problems, err
+		}
+		if silent != "" && time.Since(begun) < settling {
+			if err := pause(ctx, recheck); err != nil {
+				return problems, err
+			}
+			continue
+		}
+		if silent != "" {
+			b.warn(silent)
+		}
 		if len(p.Changes) == 0 {
 			return problems, nil
 		}
@@ -226,24 +253,115 @@ func (b *standing) once(ctx context.Context) ([]boot.Problem, error) {
 		err = b.apply(ctx, p)
 		switch {
 		case err == nil && p.Complete && len(b.failed) == failures:
-			b.kept += len(p.Changes)
+			b.kept += settingsOf(p.Changes)
 			return problems, nil
 		case err == nil:
 			return b.left()
 		}
 		var refused *apply.Refused
 		switch {
-		case errors.Is(err, apply.ErrLocked) && time.Now().Before(deadline):
-			err = pause(ctx, contention)
-			contention = min(2*contention, longestPause)
 		case errors.As(err, &refused):
-			last, err = err, b.giveUp(refused)
-		}
-		if err != nil {
+			if plans++; plans == 1 {
+				refusedAt = time.Now()
+			}
+			waited := time.Since(refusedAt)
+			if b.giveUp(refused, waited) {
+				continue
+			}
+			if !mayPass(refused) || waited > patience && plans >= fewestPlans {
+				return problems, err
+			}
+		case !errors.Is(err, apply.ErrLocked) || time.Since(begun) > patience:
 			return problems, err
 		}
+		if err := pause(ctx, contention); err != nil {
+			return problems, err
+		}
+		contention = min(2*contention, longestPause)
 	}
-	return nil, fmt.Errorf("the host kept changing while %d plans were made: %w", mostAttempts, last)
+}
+
+// mayPass reports whether another plan may be carried out where this one was
+// refused: devices came or went meanwhile, or a setting was not given up yet. An
+// unfinished transaction is for a person to end.
+func mayPass(refused *apply.Refused) bool {
+	unfinished := func(r apply.Refusal) bool { return r.Subject == "host" }
+	passes := func(r apply.Refusal) bool { return r.Stale || len(r.Refs) > 0 }
+	return !slices.ContainsFunc(refused.Refusals, unfinished) && slices.ContainsFunc(refused.Refusals, passes)
+}
+
+// settingsOf counts changes of the profile's settings: what an owner is told is
+// none of them.
+func settingsOf(changes []plan.Change) int {
+	n := 0
+	for _, c := range changes {
+		if !tells(c.Ref) {
+			n++
+		}
+	}
+	return n
+}
+
+func tells(ref knob.Ref) bool {
+	kind, ok := knob.Lookup(ref.Kind)
+	return ok && kind.Except != nil
+}
+
+// holdOff adds to a plan what keeps others off the settings that stand. Those off
+// whom a change must be kept are told by Apply, of all that the plan names. Of one
+// that does not answer silent says what that means.
+func (b *standing) holdOff(p *plan.Plan) (silent string, err error) {
+	// Apply asks the same moments later, and reading all their files takes some
+	// milliseconds.
+	b.a.Owners = sync.OnceValues(func() ([]owner.Owner, error) { return findOwners(b.m) })
+	owners, err := b.a.Owners()
+	if err != nil {
+		return "", fmt.Errorf("find out who else writes these settings: %w", err)
+	}
+	for _, o := range owners {
+		kind, ok := knob.Lookup(o.Exceptions)
+		if !ok || slices.ContainsFunc(p.Changes, func(c plan.Change) bool { _, fights := o.Fights(c.Ref, c.After); return fights }) {
+			continue
+		}
+		var stand []knob.Ref
+		for _, kept := range p.Kept {
+			if _, ok := o.Claim(kept.Ref); ok {
+				stand = append(stand, kept.Ref)
+			}
+		}
+		if len(stand) == 0 {
+			continue
+		}
+		view, err := b.a.View()
+		if err != nil {
+			return "", err
+		}
+		ref := knob.Global(kind.Name)
+		state := kind.Read(view, ref)
+		means := fmt.Sprintf("%s writes %s as well, %s, and cannot be told to leave it: ", o.Name, stand[0], o.When)
+		if state.Status != knob.Known {
+			silent = means + state.Reason
+			continue
+		}
+		after, err := kind.Except(view, state.Value, stand)
+		if err != nil {
+			b.warn(means + err.Error())
+			continue
+		}
+		if after != state.Value {
+			p.Changes, p.Applyable = append(p.Changes, plan.Change{
+				Ref: ref, Before: state.Value, After: after, Stage: kind.Stage.String(), Why: o.Name + " would write " + stand[0].String() + " again",
+			}), true
+		}
+	}
+	return silent, nil
+}
+
+// warn tells something once.
+func (b *standing) warn(text string) {
+	if !slices.Contains(b.doc.Warnings, text) {
+		b.doc.Warnings = append(b.doc.Warnings, text)
+	}
 }
 
 // left is what cannot be after everything else was done.
@@ -275,7 +393,9 @@ func (b *standing) apply(ctx context.Context, p plan.Plan) error {
 		return err
 	}
 	b.doc.Transactions = append(b.doc.Transactions, result.ID)
-	b.doc.Warnings = append(b.doc.Warnings, result.Warnings...)
+	for _, warning := range result.Warnings {
+		b.warn(warning)
+	}
 	for _, o := range result.Changes {
 		if o.Verdict == apply.VerdictRefused {
 			continue
@@ -317,21 +437,25 @@ func (b *standing) fail(ref knob.Ref, reason string) {
 }
 
 // giveUp leaves out the settings that were refused again and again before
-// anything was written: once may be that another process just set them. A
-// refusal of the whole plan means that devices came or went: it is made anew.
-func (b *standing) giveUp(refused *apply.Refused) error {
+// anything was written, and reports whether there were any: once may be that
+// another process just set them.
+func (b *standing) giveUp(refused *apply.Refused, waited time.Duration) bool {
+	const enough = 3
+	found := false
 	for _, r := range refused.Refusals {
-		switch ref, err := knob.ParseRef(r.Subject); {
-		case err == nil:
-			const enough = 3
-			if b.refusals[ref]++; b.refusals[ref] == enough {
-				b.fail(ref, r.Reason)
+		for _, ref := range r.Refs {
+			if b.refusals[ref]++; b.refusals[ref] < enough || r.Stale && waited < settling {
+				continue
 			}
-		case r.Subject == "host":
-			return refused
+			reason := r.Reason
+			if r.Subject != ref.String() {
+				reason = "not set because of " + r.Subject + ": " + reason
+			}
+			b.fail(ref, reason)
+			found = true
 		}
 	}
-	return nil
+	return found
 }
 
 // conclude says what stands and what does not.
@@ -339,7 +463,7 @@ func (b *standing) conclude(problems []boot.Problem, err error, o options) error
 	b.take(problems)
 	b.doc.Stood = b.kept
 	for _, c := range b.doc.Changes {
-		if b.failed[c.Ref] == "" && b.doc.Stood > 0 {
+		if b.failed[c.Ref] == "" && !tells(c.Ref) && b.doc.Stood > 0 {
 			b.doc.Stood-- // it stands now because it was just set
 		}
 	}
@@ -375,6 +499,10 @@ func (b *standing) take(problems []boot.Problem) {
 		line += ": " + p.Subject + ": " + p.Reason
 		if dev, _, ok := strings.Cut(p.Subject, "/"); ok && p.Kind == boot.Down {
 			line += "; " + onceUp(dev)
+		}
+		if p.Excused() {
+			b.warn(line)
+			continue
 		}
 		b.doc.Problems = append(b.doc.Problems, line)
 	}

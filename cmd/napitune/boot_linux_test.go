@@ -134,6 +134,52 @@ func TestBootTogether(t *testing.T) {
 	}
 }
 
+// A port that is down keeps nobody waiting and is no failure where the profile does
+// without such a device: it is told, and the rest is set. Where it does not, the
+// whole wait is over before the run fails. The run for the device itself, on which
+// nobody waits, gives it the time to come up.
+func TestBootWithPortDown(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	if out, err := exec.Command("ip", "link", "set", "v0", "down").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	const wait = 3 * time.Second
+	e := bootEnv()
+	for _, test := range []struct {
+		optional, device, waits bool
+		code                    int
+	}{
+		{optional: true, code: exitDone},
+		{optional: true, device: true, waits: true, code: exitDone},
+		{optional: false, waits: true, code: exitError},
+	} {
+		// veth has no interrupts: they cannot be told from those of a port that shows
+		// them only when it is up.
+		file := bootFile(t, fmt.Sprintf("devices:\n  - match: {name: v0}\n    optional: %v\n    settings: {rx-*/irq.affinity: solve, gro_flush_timeout: 20000}\n", test.optional))
+		args := []string{"boot", file, "--wait", wait.String()}
+		if test.device {
+			args = append(args, "--device", "v0")
+		}
+		start := time.Now()
+		code, stdout, stderr := invoke(context.Background(), t, e, args...)
+		took := time.Since(start)
+		if code != test.code || (took >= wait) != test.waits || content("/sys/class/net/v0/gro_flush_timeout") != "20000" {
+			t.Errorf("%+v: code %d after %s: %s%s", test, code, took, stdout, stderr)
+		}
+		const told = "v0/rx-*/irq.affinity: the device is down and shows no such queues; when it comes up, napitune-guard.service sets it"
+		if warned := strings.Contains(stdout, "warning: "+file+":6: "+told); warned != test.optional || strings.Contains(stderr, told) == test.optional {
+			t.Errorf("%+v: %s%s", test, stdout, stderr)
+		}
+		// Installing is judged alike.
+		code, _, stderr = invoke(context.Background(), t, e, "profile", "install", file, "--dry-run", "--no-units")
+		if code != test.code {
+			t.Errorf("%+v: install: code %d, %s", test, code, stderr)
+		}
+	}
+}
+
 // A transaction that is confirmed becomes a profile that stands, also after a
 // driver rounded a value.
 func TestSaveFromTransaction(t *testing.T) {
@@ -167,9 +213,14 @@ func bootProfileOf(queues int) string {
 	return b.String()
 }
 
+// bareStarts bounds what setting sixty settings may cost, in bare starts of the
+// program: those are measured on the same machine at the same time, so that others
+// at work there slow both down. Where a start takes 12 ms, as on two CPUs of a virtual
+// machine, that is less than the 100 ms that a boot may spend.
+const bareStarts = 8
+
 // Sixty settings are set in well under the 100 ms that a boot may spend on
-// them, as a whole process. The bound leaves room for others at work on the
-// machine.
+// them, as a whole process.
 func TestBootIsFast(t *testing.T) {
 	if !inNamespace(t) {
 		return
@@ -178,13 +229,21 @@ func TestBootIsFast(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	file := bootFile(t, bootProfileOf(30))
-	fastest := time.Hour
-	for range 5 {
+	// Under this name the test binary is the command. One thread at a time, as in
+	// the units.
+	timed := func(fastest *time.Duration, args ...string) ([]byte, error) {
+		cmd := &exec.Cmd{Path: "/proc/self/exe", Args: append([]string{"napitune"}, args...), Env: append(os.Environ(), "GOMAXPROCS=1")}
 		start := time.Now()
-		// Under this name the test binary is the command.
-		cmd := &exec.Cmd{Path: "/proc/self/exe", Args: []string{"napitune", "boot", file}}
 		out, err := cmd.CombinedOutput()
-		fastest = min(fastest, time.Since(start))
+		*fastest = min(*fastest, time.Since(start))
+		return out, err
+	}
+	fastest, bare := time.Hour, time.Hour
+	for range 8 {
+		if out, err := timed(&bare, "version"); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		out, err := timed(&fastest, "boot", file)
 		if err != nil || !strings.Contains(string(out), " 60 ") {
 			t.Fatalf("%v: %s", err, out)
 		}
@@ -192,8 +251,8 @@ func TestBootIsFast(t *testing.T) {
 			t.Fatal(stderr)
 		}
 	}
-	t.Logf("60 settings in %s, the fastest of 5 processes", fastest)
-	if fastest > time.Second {
-		t.Errorf("60 settings took %s", fastest)
+	t.Logf("60 settings in %s, the fastest of 8 processes; a bare start takes %s", fastest, bare)
+	if fastest > bareStarts*bare {
+		t.Errorf("60 settings took %s, %.1f times a bare start of %s, allowed are %d", fastest, fastest.Seconds()/bare.Seconds(), bare, bareStarts)
 	}
 }

@@ -15,9 +15,11 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/urfave/cli/v2"
 
+	"github.com/napitune/napitune/cmd/napitune/report"
 	"github.com/napitune/napitune/detect"
 	"github.com/napitune/napitune/detect/host"
 	"github.com/napitune/napitune/detect/host/archive"
+	"github.com/napitune/napitune/probes/counters"
 )
 
 func captureCommand(e env) *cli.Command {
@@ -32,6 +34,7 @@ func captureCommand(e env) *cli.Command {
 			&cli.StringFlag{Name: "for", Value: "10s", Usage: "time between the two samples, such as 500ms, 30s or 2m; 0s takes one sample"},
 			&cli.StringFlag{Name: "comment", Usage: "put `TEXT` at the head of the file"},
 			&cli.BoolFlag{Name: "no-bpf", Usage: "do not use in-kernel probes"},
+			probesFlag(),
 			&cli.BoolFlag{Name: "force", Usage: "overwrite the file if it exists"},
 			&cli.BoolFlag{Name: "v", Aliases: []string{"verbose"}, Usage: "log to stderr"},
 		},
@@ -54,11 +57,15 @@ func capture(c *cli.Context, e env) error {
 	if err != nil {
 		return err
 	}
+	names, err := parseProbes(c)
+	if err != nil {
+		return err
+	}
 	m, err := e.Open("")
 	if err != nil {
 		return err
 	}
-	o := options{window: window, noBPF: c.Bool("no-bpf"), log: logger(e, c.Bool("v"))}
+	o := options{window: window, noBPF: c.Bool("no-bpf"), probes: names, log: logger(e, c.Bool("v"))}
 	o.style.Verbose = c.Bool("v")
 	recorder, err := record(c.Context, e, m.last(), o)
 	if err != nil {
@@ -88,36 +95,46 @@ func refuseExisting(path string, force bool) error {
 // for, and keeps what the probes counted beside it.
 func record(ctx context.Context, e env, h *host.Host, o options) (*archive.Recorder, error) {
 	recorder := archive.NewRecorder(h)
-	var p prober
-	if o.window > 0 {
-		s, err := detect.Collect(h)
-		if err != nil {
-			return nil, err
-		}
-		if p, _ = startProbes(e, s, o); p != nil {
-			defer func() { _ = p.Close() }()
-		}
-	}
-	if err := recordSample(recorder, 0, p); err != nil || o.window == 0 {
+	if o.window == 0 {
+		_, err := detect.Collect(recorder.Host())
 		return recorder, err
 	}
-	if err := pass(ctx, e, p, o); err != nil {
+	s, err := detect.Collect(h)
+	if err != nil {
+		return nil, err
+	}
+	p := startProbes(e, s, o)
+	defer p.close()
+	if _, err := recordSample(recorder, 0, p); err != nil {
+		return nil, err
+	}
+	if err := p.pass(ctx, o.window, newProgress(e, o)); err != nil {
 		return nil, err
 	}
 	recorder.NextSample()
-	return recorder, recordSample(recorder, 1, p)
+	counted, err := recordSample(recorder, 1, p)
+	if err != nil {
+		return nil, err
+	}
+	if why := p.why(); why != "" && !o.noBPF {
+		_, _ = fmt.Fprintln(e.Stderr, report.Clean(why))
+	}
+	if counted != nil && counted.CostUnknown != "" {
+		_, _ = fmt.Fprintln(e.Stderr, "cost of the probes unknown: "+report.Clean(counted.CostUnknown))
+	}
+	return recorder, nil
 }
 
-func recordSample(r *archive.Recorder, n int, p prober) error {
+func recordSample(r *archive.Recorder, n int, p *counting) (*counters.Counters, error) {
 	_, counted, err := sample(r.Host(), p)
 	if err != nil || counted == nil {
-		return err
+		return nil, err
 	}
 	raw, err := json.Marshal(counted)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return r.SetProbes(n, raw)
+	return counted, r.SetProbes(n, raw)
 }
 
 // store writes a capture: to standard output, or to a file that appears whole

@@ -66,6 +66,9 @@ func candidates(app *cli.App, command *cli.Command, before []string, current str
 	if len(before) > 0 {
 		previous, isOption, hasValue := option(before[len(before)-1])
 		if isOption && !hasValue && valued(command)[previous] {
+			if previous == "probes" {
+				return probeLists(current)
+			}
 			return optionValues(command, previous)
 		}
 	}
@@ -103,6 +106,8 @@ func optionValues(command *cli.Command, name string) []string {
 		return strings.Split(wayList(), ", ")
 	case "max-disruption":
 		return []string{"none", "packets", "link"}
+	case "unclear":
+		return []string{unclearKeep, unclearRollback}
 	case "confirm-within":
 		return []string{"30s", "60s", "5m"}
 	case "for":
@@ -116,6 +121,17 @@ func optionValues(command *cli.Command, name string) []string {
 		}
 	}
 	return nil
+}
+
+// probeLists go on with a list of probes.
+func probeLists(current string) []string {
+	all, _ := probeNames()
+	before := current[:strings.LastIndex(current, ",")+1]
+	out := []string{before + defaultProbes, before + allProbes}
+	for _, name := range all {
+		out = append(out, before+name)
+	}
+	return out
 }
 
 func optionNames(command *cli.Command) []string {

@@ -73,17 +73,25 @@ func unguarded(h *host.Host, s *detect.Snapshot) []string {
 	return out
 }
 
-// tryProbes attaches each probe for a moment.
+// tryProbes attaches each probe for a moment, those too that --probes switches on.
 func tryProbes(e env, m *machine, s *detect.Snapshot, o options) []report.Probe {
 	if !m.live {
 		return nil
 	}
-	p, probeless := startProbes(e, s, o)
-	if p == nil {
-		return []report.Probe{{Name: "all", State: report.ProbeOff, Reason: probeless}}
+	all, byDefault := probeNames()
+	o.probes = all
+	p := startProbes(e, s, o)
+	if p.prober == nil {
+		return []report.Probe{{Name: "all", State: report.ProbeOff, Reason: p.missing}}
 	}
-	if err := p.Close(); err != nil {
-		o.log.Warn("probes not detached", "err", err)
+	p.close()
+	out := probeStates(p.status())
+	for i := range out {
+		each := &out[i]
+		helps := each.State == report.ProbeAttached || each.State == report.ProbeDenied
+		if helps && slices.Contains(all, each.Name) && !slices.Contains(byDefault, each.Name) {
+			each.Reason = strings.TrimPrefix(each.Reason+"; counts with --probes "+each.Name+" only", "; ")
+		}
 	}
-	return probeStates(p.Status())
+	return out
 }

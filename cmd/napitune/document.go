@@ -15,6 +15,7 @@ type document interface {
 func documentFormats() []string { return []string{"text", "json", "yaml"} }
 
 func printDocument(e env, d document, o options) error {
+	e.flush()
 	switch o.format {
 	case "json":
 		return report.JSON(e.Stdout, d)

@@ -440,12 +440,13 @@ func TestSignalsLive(t *testing.T) {
 	mustEnd(t, 0, command("apply", "--yes", file))
 	took := time.Since(start)
 	mustEnd(t, 0, command("rollback"))
+	const crashed = 2 // what the runtime of Go does on SIGQUIT where nobody asks for it
 	codes, late := map[int]int{}, 0
 	signals := count(t, "NAPITUNE_SIGNALS", 18)
 	// On a busy machine most signals come too early or too late: some more, until
 	// one has come in the middle.
 	for i := 0; i < signals || codes[apply.ExitRolledBack] == 0 && i < 10*signals; i++ {
-		signal := []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP}[i%3]
+		signal := []syscall.Signal{syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGHUP}[i/4%4]
 		cmd := command("apply", "--yes", file)
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
@@ -469,7 +470,8 @@ func TestSignalsLive(t *testing.T) {
 		for _, left := range decode[report.Status](t, out).Transactions {
 			// It came too late: the apply had ended, and a second signal may have
 			// hit the process on its way out.
-			if left.State != apply.Confirmed || code != 0 && code != -1 {
+			onItsWayOut := code == -1 || code == crashed && signal == syscall.SIGQUIT
+			if left.State != apply.Confirmed || code != 0 && !onItsWayOut {
 				t.Errorf("%s: %s is %s, and the apply ended with %d", signal, left.ID, left.State, code)
 			}
 			late++

@@ -63,6 +63,7 @@ func TestDaemonSet(t *testing.T) {
 				Metadata struct{ Labels map[string]string }
 				Spec     struct {
 					HostNetwork bool `yaml:"hostNetwork"`
+					HostPID     bool `yaml:"hostPID"`
 					Containers  []struct {
 						Image           string
 						Args            []string
@@ -111,7 +112,7 @@ func TestDaemonSet(t *testing.T) {
 		t.Errorf("the profile in the manifest is not fleet.yaml (-file +manifest)\n%s", diff)
 	}
 	pod := set.Spec.Template.Spec
-	if diff := cmp.Diff(set.Spec.Selector.MatchLabels, set.Spec.Template.Metadata.Labels); diff != "" || !pod.HostNetwork || len(pod.Containers) != 1 {
+	if diff := cmp.Diff(set.Spec.Selector.MatchLabels, set.Spec.Template.Metadata.Labels); diff != "" || !pod.HostNetwork || !pod.HostPID || len(pod.Containers) != 1 {
 		t.Fatalf("pod: %+v %s", pod, diff)
 	}
 	guard := pod.Containers[0]
@@ -183,6 +184,11 @@ func TestAnsibleRole(t *testing.T) {
 		t.Errorf("%d commands", commands)
 	}
 	text := string(fleetFile(t, "ansible/roles/napitune/tasks/main.yml"))
+	for _, task := range tasks {
+		if handler, ok := task["notify"].(string); ok && !strings.Contains(string(fleetFile(t, "ansible/roles/napitune/handlers/main.yml")), "- name: "+handler+"\n") {
+			t.Errorf("no handler is called %q", handler)
+		}
+	}
 	for name := range defaults {
 		if !strings.Contains(text, name) {
 			t.Errorf("%s has a default and no use", name)

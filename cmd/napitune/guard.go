@@ -61,8 +61,8 @@ func guardCommand(e env) *cli.Command {
 			"A setting that a link flap, other queues or CPU hotplug reset is brought back at once. One that another program\n" +
 			"writes a second time is left to it and reported, here, in napitune status and in the journal of the system, where\n" +
 			"entries have the fields NAPITUNE_ACTION, NAPITUNE_KNOB, NAPITUNE_DEVICE, NAPITUNE_BEFORE, NAPITUNE_AFTER,\n" +
-			"NAPITUNE_CAUSE, NAPITUNE_BY, NAPITUNE_REASON and NAPITUNE_TOOK_USEC. SIGHUP reads the profile anew and takes up what\n" +
-			"was left; SIGTERM ends it. Ending changes no setting.",
+			"NAPITUNE_CAUSE, NAPITUNE_BY, NAPITUNE_REASON and NAPITUNE_TOOK_USEC. SIGHUP (systemctl reload napitune-guard) reads the\n" +
+			"profile anew and takes up what was left; SIGTERM ends it. Ending changes no setting.",
 		Flags:  transactionFlags(),
 		Action: func(c *cli.Context) error { return keepWatch(c, e) },
 	}
@@ -114,8 +114,10 @@ type watchman struct {
 	m    *machine
 	a    *apply.Applier
 	file string // the profile, "" for the installed one
-	// profile is what is kept; nil for the transactions of this boot.
+	// profile is what is kept, as read at loaded; nil for the transactions of this
+	// boot.
 	profile *boot.Profile
+	loaded  time.Time
 	stale   atomic.Bool // the profile is to be read anew
 	again   chan struct{}
 	status  string
@@ -165,7 +167,7 @@ func (w *watchman) origin() (plan.Origin, error) {
 // loop wires the loop.
 func (w *watchman) loop(events *host.Events) *guarding.Loop {
 	return &guarding.Loop{
-		Events: events, Plan: w.plan, Applier: w.a, Owners: func() ([]owner.Owner, error) { return findOwners(w.m) }, Tell: w.tell, Show: w.show, Reload: w.again,
+		Events: events, Plan: w.plan, Loaded: func() time.Time { return w.loaded }, Applier: w.a, Owners: func() ([]owner.Owner, error) { return findOwners(w.m) }, Tell: w.tell, Show: w.show, Reload: w.again,
 		Alive: func() { w.e.Service.Notify(daemon.SdNotifyWatchdog) }, AliveEvery: w.e.Service.Watchdog / 2,
 		Ready: func() { w.notify(daemon.SdNotifyReady) },
 		Rest:  debug.FreeOSMemory,
@@ -188,6 +190,7 @@ func (w *watchman) load() error {
 		w.profile = nil
 		return nil
 	}
+	at := time.Now()
 	p, mistakes, err := readProfile(cmp.Or(w.file, installedProfile))
 	if err != nil {
 		return err
@@ -198,7 +201,7 @@ func (w *watchman) load() error {
 	if len(mistakes) > 0 && w.profile != nil {
 		return errors.New("the new one has mistakes")
 	}
-	w.profile = &p
+	w.profile, w.loaded = &p, at
 	return nil
 }
 

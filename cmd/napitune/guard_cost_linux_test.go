@@ -113,7 +113,21 @@ func TestGuardStorm(t *testing.T) {
 	if !inNamespace(t) {
 		return
 	}
-	g := startGuard(t, vethChanges())
+	storm(t, startGuard(t, vethChanges()))
+}
+
+// So it is for the guard that its own writes are not told apart from others':
+// none of them is held against somebody.
+func TestGuardStormUntold(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	mustEnd(t, exitDone, command("apply", "--yes", writePlan(t, vethChanges())))
+	storm(t, runUntold(t))
+}
+
+func storm(t *testing.T, g *guarded) {
+	t.Helper()
 	const mask = "/sys/class/net/v0/queues/rx-1/rps_cpus"
 	want := content(mask)
 	link := linkNamed(t, "v0")

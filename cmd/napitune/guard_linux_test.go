@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -53,7 +55,29 @@ func startGuard(t *testing.T, want [][2]string) *guarded {
 
 func runGuard(t *testing.T, args ...string) *guarded {
 	t.Helper()
-	g := &guarded{t: t, cmd: command(append([]string{"guard"}, args...)...)}
+	return beginGuard(t, command(append([]string{"guard"}, args...)...))
+}
+
+// runUntold runs a guard with the capabilities that its unit gives it, to which
+// the kernel does not say who wrote a file.
+func runUntold(t *testing.T) *guarded {
+	t.Helper()
+	tool, err := exec.LookPath("setpriv")
+	needs(t, err == nil, "setpriv")
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(t.TempDir(), "napitune")
+	if err := os.Symlink(program, name); err != nil {
+		t.Fatal(err)
+	}
+	return beginGuard(t, exec.Command(tool, "--bounding-set=-all,+net_admin", "--inh-caps=-all", name, "guard"))
+}
+
+func beginGuard(t *testing.T, cmd *exec.Cmd) *guarded {
+	t.Helper()
+	g := &guarded{t: t, cmd: cmd}
 	g.cmd.Stderr = g
 	if err := g.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -327,6 +351,37 @@ func TestGuardLeavesToOthers(t *testing.T) {
 	g.stop()
 }
 
+// Without being told who writes, the guard sees that somebody does, though each
+// time the link goes down and up a moment before.
+func TestGuardLeavesToUntold(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	mustEnd(t, exitDone, command("apply", "--yes", writePlan(t, vethChanges())))
+	g := runUntold(t)
+	const flush, ref = "/sys/class/net/v0/gro_flush_timeout", "v0/gro_flush_timeout"
+	want := content(flush)
+	link := linkNamed(t, "v0")
+	hook := func() {
+		t.Helper()
+		for _, set := range []func(netlink.Link) error{netlink.LinkSetDown, netlink.LinkSetUp} {
+			if err := set(link); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(300 * time.Millisecond)
+		put(t, "v0", "gro_flush_timeout", "7")
+	}
+	hook()
+	g.until("the first write is undone", 10*time.Second, func() bool { return content(flush) == want })
+	hook()
+	g.until("the setting is left", 10*time.Second, func() bool { return len(g.report().Left) > 0 })
+	if left := g.report().Left; content(flush) != "7" || left[0].Ref.String() != ref || !left[0].Contested || left[0].By != "" {
+		t.Errorf("%s, left: %+v", content(flush), left)
+	}
+	g.stop()
+}
+
 // What people do with napitune itself is not undone.
 func TestGuardYieldsToRollback(t *testing.T) {
 	if !inNamespace(t) {
@@ -393,4 +448,85 @@ func TestGuardOfProfile(t *testing.T) {
 		mustEnd(t, exitDone, command("rollback"))
 	}
 	same(t, "rolled back", before)
+}
+
+// Another edition of the profile under a running guard: the installation has it
+// read anew, and where systemd is left alone, what a boot sets of it stays.
+func TestReinstallUnderGuard(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	for _, dir := range []string{"/etc", packagedUnits} {
+		if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(packagedUnits, bootUnits[0]), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var g *guarded
+	var ran []string
+	e := bootEnv()
+	e.Command = func(_ context.Context, name string, args ...string) ([]byte, error) {
+		line := strings.Join(append([]string{name}, args...), " ")
+		ran = append(ran, line)
+		switch {
+		case line == "systemctl is-active --quiet "+guardUnit && g == nil:
+			return nil, errors.New("inactive")
+		case line == "systemctl reload "+guardUnit: // as ExecReload= says
+			return nil, g.cmd.Process.Signal(syscall.SIGHUP)
+		}
+		return nil, nil
+	}
+	install := func(flush int, args ...string) string {
+		t.Helper()
+		ran = nil
+		file := bootFile(t, fmt.Sprintf("devices:\n  - match: {name: v0}\n    settings: {gro_flush_timeout: %d}\n", flush))
+		code, stdout, stderr := invoke(context.Background(), t, e, append([]string{"profile", "install", file}, args...)...)
+		if code != exitDone || stderr != "" {
+			t.Fatalf("install: %d, %s%s", code, stdout, stderr)
+		}
+		return stdout
+	}
+	boot := func(want string) {
+		t.Helper()
+		if code, stdout, stderr := invoke(context.Background(), t, e, "boot"); code != exitDone || !strings.Contains(stdout, want) {
+			t.Errorf("boot: %d, %s%s\nwant %s", code, stdout, stderr, want)
+		}
+	}
+	const flush, ref = "/sys/class/net/v0/gro_flush_timeout", "v0/gro_flush_timeout"
+	reloads := func() bool { return slices.Contains(ran, "systemctl reload "+guardUnit) }
+
+	if text := install(20000); reloads() || !strings.Contains(text, "in force from the next boot on") {
+		t.Errorf("without a guard: %q, %s", ran, text)
+	}
+	g = runGuard(t)
+	g.until("the first edition", 5*time.Second, func() bool { return content(flush) == "20000" })
+
+	if text := install(30000); !reloads() || !strings.Contains(text, guardUnit+" has read it") {
+		t.Errorf("under a guard: %q, %s", ran, text)
+	}
+	g.until("the second edition", 5*time.Second, func() bool { return content(flush) == "30000" })
+	boot("1 setting stood, 0 set")
+	if install(30000); reloads() {
+		t.Errorf("the same edition again: %q", ran)
+	}
+
+	install(40000, "--no-units")
+	for range 2 {
+		boot("boot profile p: ")
+		time.Sleep(1500 * time.Millisecond)
+		if got := content(flush); got != "40000" {
+			t.Errorf("the third edition was undone: %s", got)
+		}
+	}
+	left := g.report().Left
+	if len(left) != 1 || left[0].Ref.String() != ref || left[0].Contested || !strings.Contains(left[0].Reason, "for an edition of the profile that the guard has not read") {
+		t.Errorf("left: %+v", left)
+	}
+	if err := g.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	g.until("the third edition is kept", 5*time.Second, func() bool { return len(g.report().Left) == 0 })
+	g.stop()
 }

@@ -46,8 +46,10 @@ func (m *machine) last() *host.Host { return m.samples[len(m.samples)-1] }
 // measurement is an observation with the probes that took part.
 type measurement struct {
 	*detect.Observation
-	probes    []report.Probe
-	probeless string // why no probe took part, "" if one did
+	probes []report.Probe
+	// probeless is why a captured host has no figures of probes, "" if it has;
+	// of the running machine that is a gap.
+	probeless string
 }
 
 // measure reads the machine at both ends of the window. A captured machine
@@ -65,18 +67,39 @@ func measure(ctx context.Context, e env, m *machine, o options) (measurement, er
 		return measurement{}, err
 	}
 	if o.window == 0 {
-		return measurement{Observation: detect.Between(first), probeless: "one sample has no window"}, nil
+		out := measurement{Observation: detect.Between(first)}
+		out.lacks(o, "no in-kernel probes: one sample has no window")
+		return out, nil
 	}
-	p, probeless := startProbes(e, first, o)
+	p := startProbes(e, first, o)
+	defer p.close()
 	out, err := watch(ctx, e, m.last(), p, o)
-	if p != nil {
-		out.probes = probeStates(p.Status())
-		if closed := p.Close(); closed != nil {
-			o.log.Warn("probes not detached", "err", closed)
+	if err != nil {
+		return measurement{}, err
+	}
+	if out.Probes != nil {
+		out.probes = probeStates(p.status())
+	}
+	out.lacks(o, p.why())
+	return out, nil
+}
+
+// attached names the probes that took part.
+func (m *measurement) attached() []string {
+	var out []string
+	for _, p := range m.probes {
+		if p.State == report.ProbeAttached {
+			out = append(out, p.Name)
 		}
 	}
-	out.probeless = probeless
-	return out, err
+	return out
+}
+
+// lacks notes what the probes do not tell here. Who asked for none need not be told.
+func (m *measurement) lacks(o options, why string) {
+	if why != "" && (!o.noBPF || o.style.Verbose) {
+		m.Gaps = append(m.Gaps, detect.Gap{Source: report.GapProbes, Reason: why})
+	}
 }
 
 func replay(m *machine) (measurement, error) {
@@ -88,24 +111,24 @@ func replay(m *machine) (measurement, error) {
 		}
 		snapshots = append(snapshots, s)
 	}
-	out := measurement{Observation: detect.Between(snapshots...), probeless: "the capture has none"}
-	counted, err := replayProbes(m.probes)
-	if err != nil {
+	out := measurement{Observation: detect.Between(snapshots...)}
+	var err error
+	if out.Probes, out.probeless, err = replayProbes(m.probes); err != nil {
 		return measurement{}, err
 	}
-	if counted != nil {
-		out.Probes, out.probes, out.probeless = counted, probeStates(counted.Probes), ""
+	if out.Probes != nil {
+		out.probes = probeStates(out.Probes.Probes)
 	}
 	return out, nil
 }
 
 // watch takes both samples with the probes' readings beside them.
-func watch(ctx context.Context, e env, h *host.Host, p prober, o options) (measurement, error) {
+func watch(ctx context.Context, e env, h *host.Host, p *counting, o options) (measurement, error) {
 	first, begin, err := sample(h, p)
 	if err != nil {
 		return measurement{}, err
 	}
-	if err := pass(ctx, e, p, o); err != nil {
+	if err := p.pass(ctx, o.window, newProgress(e, o)); err != nil {
 		return measurement{}, err
 	}
 	last, end, err := sample(h, p)
@@ -113,38 +136,17 @@ func watch(ctx context.Context, e env, h *host.Host, p prober, o options) (measu
 		return measurement{}, err
 	}
 	out := measurement{Observation: detect.Between(first, last)}
-	if begin != nil && end != nil {
-		if out.Probes, err = end.Sub(begin); err != nil {
-			return measurement{}, err
-		}
-	}
+	out.Probes = p.between(begin, end)
 	return out, nil
 }
 
-// sample reads the machine once, and the probes if there are any.
-func sample(h *host.Host, p prober) (*detect.Snapshot, *counters.Counters, error) {
+// sample reads the machine once, and what the probes counted until then.
+func sample(h *host.Host, p *counting) (*detect.Snapshot, *counters.Counters, error) {
 	s, err := detect.Collect(h)
-	if err != nil || p == nil || withoutProbes(p.Status()) != "" {
-		return s, nil, err
+	if err != nil {
+		return nil, nil, err
 	}
-	c, err := p.Read()
-	return s, c, err
-}
-
-// pass lets the window pass, with the probes counting if there are any, and
-// tells how far it is. It ends at once, with the cause, if ctx does.
-func pass(ctx context.Context, e env, p prober, o options) error {
-	return passing(ctx, p, o.window, newProgress(e, o))
-}
-
-func passing(ctx context.Context, p prober, window time.Duration, line *progress) error {
-	if p == nil {
-		return wait(ctx, window, line)
-	}
-	counted := make(chan error, 1)
-	go func() { counted <- p.Watch(ctx, window) }()
-	waited := wait(ctx, window, line)
-	return errors.Join(<-counted, waited)
+	return s, p.read(), nil
 }
 
 // wait lets the window pass. It ends at once, with the cause, if ctx does.

@@ -67,9 +67,9 @@ type interrupted struct{ signal syscall.Signal }
 
 func (i interrupted) Error() string { return "interrupted (" + i.signal.String() + ")" }
 
-// withSignals ends the context at the first SIGINT, SIGTERM or, unless nohup
-// set it aside, SIGHUP. A second one gets the default treatment and ends the
-// process at once, except where hold keeps it from that.
+// withSignals ends the context at the first of the endings. A second one gets
+// the default treatment and ends the process at once, except where hold keeps it
+// from that.
 func withSignals(parent context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(parent)
 	signals := make(chan os.Signal, 1)
@@ -89,20 +89,36 @@ func withSignals(parent context.Context) (context.Context, func()) {
 	}
 }
 
-// endings are the signals that ask this process to end.
+// endings are the signals that ask this process to end, without those that
+// nohup or a shell set aside. The default treatment of SIGQUIT, a dump of
+// goroutines, would end it between two writes.
 func endings() []os.Signal {
 	out := []os.Signal{os.Interrupt, syscall.SIGTERM}
-	if !signal.Ignored(syscall.SIGHUP) {
-		out = append(out, syscall.SIGHUP)
+	for _, s := range []os.Signal{syscall.SIGHUP, syscall.SIGQUIT} {
+		if !signal.Ignored(s) {
+			out = append(out, s)
+		}
 	}
 	return out
 }
 
-// hold keeps signals from ending the process while it changes the host: the
-// first still ends the context, which rolls back, and later ones do nothing. A
-// reader of our output that goes away (SIGPIPE) must not end it either.
+// stops are how a terminal stops a process: Ctrl-Z, and reading or writing in the
+// background.
+var stops = []os.Signal{syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU}
+
+// hold keeps signals from ending or stopping the process while it changes the
+// host: the first that asks for an end still ends the context, which rolls back,
+// and later ones do nothing. A reader of our output that goes away (SIGPIPE) must
+// not end it either. Whoever is stopped with the lock keeps the host half changed,
+// past any deadline; stops are ignored and not caught, because the kernel begins a
+// read of the terminal anew after a handler, and fails it otherwise
+// (drivers/tty/n_tty.c, job_control).
 func hold() (release func()) {
 	swallowed := make(chan os.Signal, 1)
 	signal.Notify(swallowed, append(endings(), syscall.SIGPIPE)...)
-	return func() { signal.Stop(swallowed) }
+	signal.Ignore(stops...)
+	return func() {
+		signal.Stop(swallowed)
+		signal.Reset(stops...)
+	}
 }

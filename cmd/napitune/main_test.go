@@ -122,6 +122,9 @@ func TestComplete(t *testing.T) {
 		"completion ":              {"bash", "zsh", "fish"},
 		"explain gro-flush":        {"gro-flush-timeout"},
 		"--host x.txtar doct":      {"doctor"},
+		"--probes de":              {"default"},
+		"--probes default,la":      {"default,latency"},
+		"capture --probes virtio-": {"virtio-control"},
 		"--profile ":               profileNames(),
 		"map --host ":              nil,
 		"nonsense --format ":       nil,
@@ -260,8 +263,8 @@ func TestColorIsForTerminals(t *testing.T) {
 
 // Probes are told of, and their absence has a reason.
 func TestProbes(t *testing.T) {
-	attach := func(*detect.Snapshot) (prober, error) { return &fakeProbes{}, nil }
-	refuse := func(*detect.Snapshot) (prober, error) { return nil, errors.New("kernel is locked down") }
+	attach := func(*detect.Snapshot, []string) (prober, error) { return &fakeProbes{}, nil }
+	refuse := func(*detect.Snapshot, []string) (prober, error) { return nil, errors.New("kernel is locked down") }
 	for _, test := range []struct {
 		name   string
 		probes probing
@@ -272,9 +275,11 @@ func TestProbes(t *testing.T) {
 		{"off", attach, []string{"--for", "20ms", "--no-bpf", "-v"}, "switched off with --no-bpf"},
 		{"refused", refuse, []string{"--for", "20ms", "-v"}, "kernel is locked down"},
 		{"counts", attach, []string{"--for", "20ms", "--format", "json"}, `"probe_seconds": 0.004`},
+		{"counts, text", attach, []string{"--for", "20ms"}, "cost of the probes: 2 runs, 4.0 ms\n"},
 		{"control queue", attach, []string{"--for", "20ms"}, "control queue of eth0: 12 µs, by timing our own read (median of 5)"},
 		{"control queue, JSON", attach, []string{"--for", "20ms", "--format", "json"}, `"microseconds": 12`},
 		{"doctor", attach, []string{"doctor"}, "CAP_BPF would permit it"},
+		{"doctor, off by default", attach, []string{"doctor"}, "counts with --probes latency only"},
 		{"doctor without", nil, []string{"doctor"}, "this build has none"},
 	} {
 		_, stdout, stderr := invoke(context.Background(), t, env{Probes: test.probes}, test.args...)
@@ -294,15 +299,18 @@ func (*fakeProbes) Watch(context.Context, time.Duration) error { return nil }
 func (*fakeProbes) Close() error                               { return nil }
 
 func (*fakeProbes) Status() []counters.Status {
-	return []counters.Status{{Name: "softirq", State: counters.Attached}, {Name: "gro", State: counters.Denied, Capability: "CAP_BPF"}}
+	return []counters.Status{
+		{Name: "softirq", State: counters.Attached}, {Name: "gro", State: counters.Denied, Capability: "CAP_BPF"},
+		{Name: "latency", State: counters.Denied, Capability: "CAP_PERFMON"},
+	}
 }
 
 // Read costs 2 ms of 10 ms in which it was measured, of 20 ms attached.
 func (f *fakeProbes) Read() (*counters.Counters, error) {
 	f.reads++
 	return &counters.Counters{
-		Session: 1, TakenNs: f.reads * 20e6, AttachedNs: f.reads * 20e6, CostWindowNs: f.reads * 10e6,
-		Cost:         []counters.ProgCost{{Program: "napi_poll", Runs: f.reads, TimeNs: f.reads * 2e6}},
+		Session: 1, TakenNs: f.reads * 20e6, AttachedNs: f.reads * 20e6,
+		Cost:         []counters.ProgCost{{Program: "napi_poll", Runs: f.reads, TimeNs: f.reads * 2e6, AttachedNs: f.reads * 20e6, CountedNs: f.reads * 10e6}},
 		ControlReads: []counters.ControlRead{{Device: "eth0", Reads: 5, MedianNs: 12_000, MostNs: 30_000}},
 	}, nil
 }
@@ -310,7 +318,7 @@ func (f *fakeProbes) Read() (*counters.Counters, error) {
 // A capture keeps what the probes counted, and advice from it has it again.
 func TestProbesInCapture(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x.txtar")
-	e := env{Probes: func(*detect.Snapshot) (prober, error) { return &fakeProbes{}, nil }}
+	e := env{Probes: func(*detect.Snapshot, []string) (prober, error) { return &fakeProbes{}, nil }}
 	if code, _, stderr := invoke(context.Background(), t, e, "capture", "-o", path, "--for", "20ms"); code != exitDone {
 		t.Fatal(stderr)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"time"
 
@@ -94,8 +95,12 @@ func profileMetrics(m *machine, out *report.Metrics) error {
 		return err
 	}
 	todo, problems, err := profilePlan(m, p, boot.Scope{})
+	problems = slices.DeleteFunc(problems, boot.Problem.Excused)
 	out.Profile, out.ProfileUnreadable = p.Name, len(mistakes) > 0
-	out.Standing, out.Differing, out.Impossible = len(todo.Kept), len(todo.Changes)+len(todo.Deferred), len(problems)
+	out.Standing, out.Differing, out.Impossible = len(todo.Kept), len(todo.Changes)+len(todo.Deferred), 0
+	for _, problem := range problems {
+		out.Impossible += max(1, len(problem.Refs))
+	}
 	return err
 }
 

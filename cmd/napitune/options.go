@@ -24,6 +24,7 @@ type options struct {
 	window     time.Duration
 	format     string
 	noBPF      bool
+	probes     []string // those to attach; nil for the default
 	style      report.Style
 	log        *slog.Logger
 }
@@ -84,6 +85,9 @@ func parseOptions(c *cli.Context, e env, formats ...string) (options, error) {
 		return options{}, fmt.Errorf("--dev \"\": a device name is needed")
 	}
 	var err error
+	if o.probes, err = parseProbes(c); err != nil {
+		return options{}, err
+	}
 	if o.window, err = parseWindow(c); err != nil {
 		return options{}, err
 	}
@@ -91,8 +95,10 @@ func parseOptions(c *cli.Context, e env, formats ...string) (options, error) {
 		return options{}, err
 	}
 	o.policy.Devices = o.devices
-	if o.host != "" && c.IsSet("for") {
-		o.log.Warn("--for has no effect: a captured host was measured when it was captured")
+	for _, name := range []string{"for", "probes"} {
+		if o.host != "" && c.IsSet(name) {
+			o.log.Warn("--" + name + " has no effect: a captured host was measured when it was captured")
+		}
 	}
 	return o, err
 }

@@ -79,6 +79,11 @@ func wholePlan(p boot.Profile, s *detect.Snapshot) (plan.Plan, []boot.Problem) {
 		out.Changes = append(out.Changes, change)
 	}
 	out.Kept = []plan.Kept{}
+	for _, problem := range problems {
+		for _, ref := range problem.Refs {
+			out.Blocked = append(out.Blocked, plan.Blocked{Ref: ref, Want: problem.Want, Reason: problem.Reason, Findings: []string{"boot-profile"}})
+		}
+	}
 	stage := func(c plan.Change) knob.Stage {
 		kind, _ := knob.Lookup(c.Ref.Kind)
 		return kind.Stage

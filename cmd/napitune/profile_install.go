@@ -15,7 +15,11 @@ import (
 	"github.com/google/renameio/v2"
 	"github.com/urfave/cli/v2"
 
+	"github.com/napitune/napitune/cmd/napitune/report"
+	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/detect/owner"
 	"github.com/napitune/napitune/profiles/boot"
+	"github.com/napitune/napitune/rules/plan"
 )
 
 // unitFiles are the units and the udev rule as packages ship them.
@@ -89,14 +93,17 @@ func installProfile(c *cli.Context, e env, value string) error {
 	if err := i.suits(p, value, c.Bool("force")); err != nil {
 		return err
 	}
+	i.nameOwners(p)
 	if i.withUnits {
 		if err := i.putUnits(); err != nil {
 			return err
 		}
 	}
+	before := i.steps
 	if err := i.write(installedProfile, data); err != nil {
 		return err
 	}
+	another := i.steps > before
 	if i.withUnits {
 		units := bootUnits
 		if c.Bool("guard") {
@@ -106,10 +113,29 @@ func installProfile(c *cli.Context, e env, value string) error {
 			return err
 		}
 	}
-	if i.dry {
+	// Told of the same profile again, a guard would take up what it left.
+	guarded := i.withUnits && another && i.guardRuns()
+	if guarded {
+		if err := i.run("systemctl", "reload", guardUnit); err != nil {
+			return err
+		}
+	}
+	switch {
+	case i.dry:
 		return nil
+	case guarded:
+		return i.say("boot profile %s is in force: %s has read it and sets it now", p.Name, guardUnit)
 	}
 	return i.say("boot profile %s is in force from the next boot on; napitune boot sets it now", p.Name)
+}
+
+// guardRuns reports whether a guard keeps the profile of this system now.
+func (i *installation) guardRuns() bool {
+	if i.root != "" || i.e.Command == nil {
+		return false
+	}
+	_, err := i.e.Command(i.ctx, "systemctl", "is-active", "--quiet", guardUnit)
+	return err == nil
 }
 
 // find reads a profile, by the name under which it was saved or from a file.
@@ -155,6 +181,7 @@ func (i *installation) suits(p boot.Profile, value string, force bool) error {
 		return err
 	}
 	_, problems, err := profilePlan(m, p, boot.Scope{})
+	problems = slices.DeleteFunc(problems, boot.Problem.Excused)
 	if err != nil || len(problems) == 0 {
 		return err
 	}
@@ -164,6 +191,73 @@ func (i *installation) suits(p boot.Profile, value string, force bool) error {
 		b.WriteString("\n  - " + problem.String())
 	}
 	return errors.New(b.String())
+}
+
+// nameOwners says which programs write the settings of the profile as well, and
+// what each boot does about them. That it cannot be found out keeps no profile
+// from being installed.
+func (i *installation) nameOwners(p boot.Profile) {
+	if i.root != "" {
+		return
+	}
+	m, err := i.e.Open("")
+	if err != nil {
+		return
+	}
+	found, _, err := profilePlan(m, p, boot.Scope{})
+	if err != nil {
+		return
+	}
+	owners, err := findOwners(m)
+	if err != nil {
+		return
+	}
+	for _, o := range owners {
+		if text := contest(o, found); text != "" {
+			_, _ = fmt.Fprintln(i.e.Stderr, "napitune: "+report.Clean(o.Name)+" "+text)
+		}
+	}
+}
+
+// contest is what an owner means for the settings of a profile, "" for nothing.
+func contest(o owner.Owner, found plan.Plan) string {
+	var refs []knob.Ref
+	for _, kept := range found.Kept {
+		if _, fights := o.Fights(kept.Ref, kept.Value); fights {
+			refs = append(refs, kept.Ref)
+		}
+	}
+	for _, c := range found.Changes {
+		if _, fights := o.Fights(c.Ref, c.After); fights {
+			refs = append(refs, c.Ref)
+		}
+	}
+	if len(refs) == 0 || o.Habit == owner.AtBoot {
+		return "" // the boot sets its values after that
+	}
+	what := refs[0].String()
+	if len(refs) > 1 {
+		what += fmt.Sprintf(" and %d more", len(refs)-1)
+	}
+	text := fmt.Sprintf("writes %s as well, %s: ", report.Clean(what), o.When)
+	switch {
+	case o.Exceptions != "":
+		var buses []string
+		for _, ref := range refs {
+			if bus := busOf(found.Origin, ref.Dev); bus != "" && !slices.Contains(buses, bus) {
+				buses = append(buses, bus)
+			}
+		}
+		text += "each boot tells it to leave that alone, which lasts until it restarts"
+		if len(buses) > 0 {
+			text += ". " + banForGood(buses)
+		}
+		return text
+	case o.Habit == owner.Always:
+		return text + "no boot sets that while it runs, and each reports it as a problem (" + o.Remedy + ")"
+	default:
+		return text + "what a boot sets lasts until then (to end that: " + o.Remedy + ")"
+	}
 }
 
 // putUnits writes the units and the rule unless a package has.

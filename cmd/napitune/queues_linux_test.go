@@ -31,6 +31,7 @@ func furnish(t *testing.T) {
 		put(t, "v0", fmt.Sprintf("queues/rx-%d/rps_cpus", q), mask)
 		put(t, "v0", fmt.Sprintf("queues/rx-%d/rps_flow_cnt", q), flows)
 		put(t, "v0", fmt.Sprintf("queues/tx-%d/xps_cpus", q), mask)
+		put(t, "v0", fmt.Sprintf("queues/tx-%d/xps_rxqs", q), []string{"8", "5", "f", "2"}[q])
 	}
 }
 
@@ -72,7 +73,7 @@ func TestChannelsLive(t *testing.T) {
 	ownNAPIs(t)
 	for name, changes := range map[string][][2]string{
 		"fewer to receive":  {{"v0/channels.rx", "2"}, {"v0/rx-0/rps.cpus", "0"}},
-		"fewer to transmit": {{"v0/channels.tx", "1"}, {"v0/tx-0/xps.cpus", "0-1"}, {"v0/gro_flush_timeout", "30000"}},
+		"fewer to transmit": {{"v0/channels.tx", "1"}, {"v0/tx-0/xps.cpus", "0-1"}, {"v0/tx-0/xps.rxqs", "1-2"}, {"v0/gro_flush_timeout", "30000"}},
 		"fewer both ways":   {{"v0/channels.rx", "1"}, {"v0/channels.tx", "2"}, {"v0/tx-1/xps.cpus", "1"}, {"v0/napi_defer_hard_irqs", "3"}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -30,7 +30,7 @@ func confirmCommand(e env) *cli.Command {
 		Name:        "confirm",
 		Usage:       "let the changes of apply --confirm-within stay",
 		ArgsUsage:   "[ID]",
-		Description: "Without an ID it confirms the last transaction. Confirming twice is no error.",
+		Description: "Without an ID it confirms the last transaction, which must not have been rolled back. Confirming twice is no error.",
 		Flags:       transactionFlags(),
 		Action: func(c *cli.Context) error {
 			return conclude(c, e, func(a *apply.Applier, id string) (apply.Result, error) { return a.Confirm(id) },
@@ -137,7 +137,7 @@ func conclude(c *cli.Context, e env, act func(*apply.Applier, string) (apply.Res
 		return &ended{exitError, err}
 	}
 	if err == nil || verb == "rollback" {
-		err = errors.Join(err, printDocument(e, report.NewTransaction(verb, result), o))
+		announce(e, report.NewTransaction(verb, result), o)
 	}
 	return ending(code(result), err)
 }

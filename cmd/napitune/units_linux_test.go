@@ -6,11 +6,15 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/napitune/napitune/detect/host/hosttest"
+	"github.com/napitune/napitune/detect/knob"
 )
 
 func unitText(t *testing.T, name string) string {
@@ -51,7 +55,7 @@ func directives(text string) []string {
 	return out
 }
 
-// No unit changes anything when it stops, all are confined alike, and each
+// No unit changes anything when it stops or is reloaded, all are confined alike, and each
 // runs a verb that there is, with options that it has.
 func TestUnits(t *testing.T) {
 	var confined string
@@ -71,7 +75,7 @@ func TestUnits(t *testing.T) {
 		}
 		for _, line := range directives(text) {
 			key, value, _ := strings.Cut(line, "=")
-			if strings.HasPrefix(key, "ExecStop") || key == "ExecReload" || key == "ExecStartPost" {
+			if strings.HasPrefix(key, "ExecStop") || key == "ExecStartPost" || key == "ExecReload" && line != "ExecReload=/bin/kill -HUP $MAINPID" {
 				t.Errorf("%s: %s", name, line)
 			}
 			if key == "ExecStart" && name != guardUnit {
@@ -84,19 +88,28 @@ func TestUnits(t *testing.T) {
 	}
 }
 
+// README promises systemctl reload for the guard.
+func TestGuardUnitReloads(t *testing.T) {
+	if lines := directives(unitText(t, guardUnit)); !slices.Contains(lines, "ExecReload=/bin/kill -HUP $MAINPID") {
+		t.Error("systemctl reload does nothing: the unit has no ExecReload=")
+	}
+}
+
 // systemd finds nothing to say about the units and rates each below 3.0, "OK"
 // being what it calls everything below 5 (systemd-analyze(1), security).
 func TestUnitsBySystemd(t *testing.T) {
 	tool, err := exec.LookPath("systemd-analyze")
 	needs(t, err == nil, "systemd-analyze")
 	root := t.TempDir()
-	for _, dir := range []string{"usr/bin", "etc/systemd/system", "usr/lib/systemd"} {
+	for _, dir := range []string{"usr/bin", "bin", "etc/systemd/system", "usr/lib/systemd"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := os.WriteFile(filepath.Join(root, packagedProgram), []byte("#!/bin/sh\n"), 0o755); err != nil {
-		t.Fatal(err)
+	for _, program := range []string{packagedProgram, "/bin/kill"} {
+		if err := os.WriteFile(filepath.Join(root, program), []byte("#!/bin/sh\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
 	// The targets that the units order themselves by are systemd's own.
 	theirs := "/usr/lib/systemd/system"
@@ -183,7 +196,8 @@ func TestInstallAsks(t *testing.T) {
 	}
 }
 
-// udev accepts the rule, and it asks for a unit that there is.
+// The rule asks for a unit that there is, for devices of an enabled profile only.
+// That udev takes it, testServiceRule sees in a guest.
 func TestRule(t *testing.T) {
 	text := unitText(t, ruleFile)
 	lines := directives(text)
@@ -197,5 +211,55 @@ func TestRule(t *testing.T) {
 	}
 	if _, err := unitFiles.ReadFile("units/napitune-device@.service"); err != nil {
 		t.Error(err)
+	}
+}
+
+// Devices are writable for the units, and the CPUs among them are not: no setting
+// is written there.
+func TestUnitsCannotUnplugCPUs(t *testing.T) {
+	const system = "/sys/devices/system"
+	samples, err := hosttest.Generate(hosttest.Spec{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	memory, err := hosttest.NewMemory(samples)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := 0
+	for _, kind := range knob.All() {
+		for _, ref := range kind.Refs(memory.View()) {
+			for _, name := range kind.Files(memory.View(), ref) {
+				if files++; strings.HasPrefix("/"+name, system) {
+					t.Errorf("%s is written through %s", ref, name)
+				}
+			}
+		}
+	}
+	if files == 0 {
+		t.Error("no setting is written through a file: nothing was tested")
+	}
+	for _, name := range unitNames(t) {
+		lines := directives(unitText(t, name))
+		if i := slices.IndexFunc(lines, func(line string) bool { return strings.HasPrefix(line, "ReadOnlyPaths=") }); i < 0 || !slices.Contains(strings.Fields(lines[i]), system) {
+			t.Errorf("%s may write below %s", name, system)
+		}
+	}
+}
+
+// What writes over a setting at its start starts before.
+func TestUnitsAfterOwners(t *testing.T) {
+	for _, name := range []string{"napitune-device@.service", "napitune-settle.service"} {
+		var after []string
+		for _, line := range directives(unitText(t, name)) {
+			if list, ok := strings.CutPrefix(line, "After="); ok {
+				after = append(after, strings.Fields(list)...)
+			}
+		}
+		for _, unit := range []string{"irqbalance.service", "tuned.service"} {
+			if !slices.Contains(after, unit) {
+				t.Errorf("%s is ordered after %v and not after %s", name, after, unit)
+			}
+		}
 	}
 }

@@ -59,8 +59,10 @@ type Event struct {
 type Events struct {
 	// Ready holds a token after something happened.
 	Ready <-chan struct{}
-	// Take hands over what happened since the last call, in no order. Memory is
-	// bounded: of too many different events it makes one of kind EventsLost.
+	// Take hands over what happened since the last call, in no order. A write that
+	// was made before the call, by this process as well, is in what it hands over
+	// or was in an earlier call's. Memory is bounded: of too many different events
+	// it makes one of kind EventsLost.
 	Take func() []Event
 	// Watch makes writes to these files by other processes events of kind
 	// FileWritten, instead of those of the call before. Files that are not there

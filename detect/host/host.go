@@ -234,18 +234,29 @@ type Writer struct {
 	SetNAPI       func(n NAPI) error
 	// BanIRQs replaces the list of interrupts that a running irqbalance leaves alone.
 	BanIRQs func(irqs []int) error
+	// MayWrite asks whether WriteFile could open a file, and changes nothing; nil
+	// leaves that to the write. The error names the remedy where there is one.
+	MayWrite func(name string) error
 }
 
 // Watched reports whether a process of this name matters to packet
-// processing: softirq, NAPI, backlog and vhost threads, and the daemons that
-// write the same settings as napitune. The order of the list is of no meaning.
+// processing: softirq, NAPI, backlog and vhost threads, the daemons that write
+// the same settings as napitune, and sensors. The order of the list is of no meaning.
 func Watched(comm string) bool {
 	for _, prefix := range watchedPrefixes {
 		if len(comm) >= len(prefix) && comm[:len(prefix)] == prefix {
 			return true
 		}
 	}
-	return watchedNames[comm]
+	return watchedNames[comm] || Sensor(comm)
+}
+
+// Sensor reports whether a process of this name looks at packets as they were
+// sent: an intrusion detection or capture program that runs for good.
+func Sensor(comm string) bool { return sensors[comm] }
+
+var sensors = map[string]bool{
+	"suricata": true, "Suricata-Main": true, "zeek": true, "snort": true, "snort3": true, "arkime-capture": true, "stenotype": true,
 }
 
 // Thread name forms: kernel/softirq.c (ksoftirqd/N), net/core/dev.c

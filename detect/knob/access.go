@@ -18,7 +18,7 @@ import (
 func failure(err error, missing string) State {
 	switch {
 	case errors.Is(err, host.ErrNotCaptured):
-		return State{Status: Unknown, Reason: "not captured"}
+		return State{Status: Unknown, Reason: notCaptured}
 	case errors.Is(err, host.ErrInconclusive):
 		return State{Status: Unknown, Reason: err.Error()}
 	case errors.Is(err, fs.ErrPermission):
@@ -45,18 +45,24 @@ type file struct {
 	bounds func(v View, r Ref) Bounds
 	// missing is the reason when the file is not there.
 	missing func(v View, r Ref) string
+	// absent is an error of reading besides ENOENT that says so, nil for none.
+	absent error
 }
 
 func (f file) read(v View, r Ref) State {
 	if v.Host == nil {
-		return State{Status: Unknown, Reason: "not captured"}
+		return State{Status: Unknown, Reason: notCaptured}
 	}
 	path, err := f.path(v, r)
 	if err != nil {
 		return failure(err, err.Error())
 	}
 	text, err := v.Host.ReadFile(path)
-	if err != nil {
+	switch {
+	case err == nil:
+	case f.absent != nil && errors.Is(err, f.absent):
+		return State{Status: Unsupported, Reason: f.missing(v, r)}
+	default:
 		return failure(err, f.missing(v, r))
 	}
 	value, err := f.decode(string(text))

@@ -51,7 +51,7 @@ func (f channelField) kind() *Kind {
 		Source: "net/ethtool/channels.c, drivers/net/virtio_net.c virtnet_set_channels, Documentation/networking/scaling.rst",
 		Unit:   "queues", Codec: integerCodec, Stage: StageChannels, Disruption: DisruptsLink,
 		DisruptionOn: queueRestart,
-		Clobbers:     []string{"irq.affinity", "rps.cpus", "rps.flow_cnt", "rss.table", "xps.cpus"},
+		Clobbers:     []string{"irq.affinity", "rps.cpus", "rps.flow_cnt", "rss.table", "xps.cpus", "xps.rxqs"},
 		Default:      noDefault,
 		Refs:         tunableDevice(name),
 		Read:         f.read,

@@ -15,12 +15,14 @@ import (
 //	integer  decimal, without sign unless negative: "300"
 //	switch   "on" or "off"
 //	cpus     list form: "0-3,8"; "" is the empty set
+//	queues   likewise
 //	table    see FormatTable: "0-3*32"
 //	fields   letters of ethtool in the order mvtsdfnr: "sdfn"; "" is none
 var (
 	integerCodec = Codec{Name: "integer", Canonical: canonicalInteger}
 	switchCodec  = Codec{Name: "switch", Canonical: canonicalSwitch}
 	cpusCodec    = Codec{Name: "cpus", Canonical: canonicalCPUs}
+	queuesCodec  = Codec{Name: "queues", Canonical: canonicalQueues}
 	tableCodec   = Codec{Name: "table", Canonical: canonicalTable}
 	fieldsCodec  = Codec{Name: "fields", Canonical: canonicalFields}
 )
@@ -57,6 +59,15 @@ func canonicalCPUs(text string) (string, error) {
 		return "", err
 	}
 	return set.String(), nil
+}
+
+// canonicalQueues accepts what canonicalCPUs does: the kernel has one form for both.
+func canonicalQueues(text string) (string, error) {
+	set, err := canonicalCPUs(text)
+	if err != nil {
+		return "", fmt.Errorf("set of queues: %w", err)
+	}
+	return set, nil
 }
 
 // hashLetters are the field letters of ethtool -N rx-flow-hash in the order of
@@ -202,6 +213,8 @@ func (k *Kind) Check(b Bounds, value string) error {
 		return b.checkInteger(canonical)
 	case cpusCodec.Name:
 		return b.checkCPUs(canonical)
+	case queuesCodec.Name:
+		return b.checkQueues(canonical)
 	case tableCodec.Name:
 		return b.checkTable(canonical)
 	}
@@ -242,6 +255,17 @@ func (b Bounds) checkCPUs(canonical string) error {
 	}
 	if b.Min > 0 && int64(want.Len()) < b.Min {
 		return fmt.Errorf("%q names %d CPUs, at least %d must be named", canonical, want.Len(), b.Min)
+	}
+	return nil
+}
+
+func (b Bounds) checkQueues(canonical string) error {
+	want, err := cpuset.ParseList(canonical)
+	if err != nil {
+		return err
+	}
+	if top := int64(want.Max()); top > b.Max {
+		return fmt.Errorf("queue %d is named, the device has queues 0 to %d", top, b.Max)
 	}
 	return nil
 }

@@ -16,6 +16,16 @@ type feature struct {
 
 const featureSource = "net/core/dev.c netdev_fix_features, Documentation/networking/segmentation-offloads.rst, include/linux/netdev_features.h"
 
+// lostByReset are the settings that drivers set anew when they reset the device
+// for a feature: they close and open its queues (i40e_set_features,
+// ixgbe_set_features), with new moderation, and at each opening some set XPS
+// (mlx5e_num_channels_changed), and before 5.17 all that give a hint also the
+// affinity (kernel/irq/manage.c, irq_set_affinity_hint).
+var lostByReset = []string{
+	"coalesce.adaptive-rx", "coalesce.adaptive-tx", "coalesce.rx-frames", "coalesce.rx-usecs",
+	"coalesce.tx-frames", "coalesce.tx-usecs", "irq.affinity", "xps.cpus",
+}
+
 var featureRows = []feature{
 	{
 		name: "rx-gro", title: "software GRO", stacked: true,
@@ -77,9 +87,13 @@ func (f feature) kind() *Kind {
 	if f.stacked {
 		refs = everyDevice(name)
 	}
+	var clobbers []string
+	if f.disruption == DisruptsLink {
+		clobbers = lostByReset
+	}
 	return &Kind{
 		Name: name, Scope: ScopeDevice, Title: f.title, Doc: f.doc, Source: featureSource,
-		Codec: switchCodec, Stage: StageFeatures, Disruption: f.disruption,
+		Codec: switchCodec, Stage: StageFeatures, Disruption: f.disruption, Clobbers: clobbers,
 		DisruptionOn: func(v View, r Ref) Disruption {
 			// virtio_net switches guest offloads by a control command
 			// (virtnet_set_features).

@@ -14,6 +14,7 @@ func TestFiles(t *testing.T) {
 		"eth0/rx-3/irq.affinity": {"proc/irq/43/smp_affinity", "proc/irq/43/smp_affinity_list"},
 		"eth0/rx-1/rps.cpus":     {"sys/class/net/eth0/queues/rx-1/rps_cpus"},
 		"eth0/tx-1/xps.cpus":     {"sys/class/net/eth0/queues/tx-1/xps_cpus"},
+		"eth0/tx-1/xps.rxqs":     {"sys/class/net/eth0/queues/tx-1/xps_rxqs"},
 		"eth0/gro_flush_timeout": {"sys/class/net/eth0/gro_flush_timeout"},
 		"eth0/ring.rx":           nil,
 	} {

@@ -78,7 +78,7 @@ func readAffinity(v View, r Ref) State {
 		return failure(err, err.Error())
 	}
 	if v.Host == nil {
-		return State{Status: Unknown, Reason: "not captured"}
+		return State{Status: Unknown, Reason: notCaptured}
 	}
 	set, err := irqMask(v.Host, irq)
 	if err != nil {

@@ -60,6 +60,19 @@ func (r Ref) String() string {
 // used at the right place. Device names are checked like dev_valid_name
 // (net/core/dev.c): no slash, no white space, not "." or "..", at most 15 bytes.
 func ParseRef(text string) (Ref, error) {
+	ref, err := ParseAddress(text)
+	if err != nil {
+		return Ref{}, err
+	}
+	if _, ok := Lookup(ref.Kind); !ok {
+		return Ref{}, fmt.Errorf("setting %q: no such setting %q (napitune knobs lists them)", text, ref.Kind)
+	}
+	return ref, nil
+}
+
+// ParseAddress is ParseRef for what another version may have written: it takes
+// kinds that this version does not know.
+func ParseAddress(text string) (Ref, error) {
 	parts := strings.Split(text, "/")
 	ref := Ref{Queue: -1, Kind: parts[len(parts)-1]}
 	switch len(parts) {
@@ -77,14 +90,13 @@ func ParseRef(text string) (Ref, error) {
 	default:
 		return Ref{}, fmt.Errorf("setting %q: more parts than DEVICE/QUEUE/NAME", text)
 	}
-	kind, ok := Lookup(ref.Kind)
-	if !ok {
-		return Ref{}, fmt.Errorf("setting %q: no such setting %q (napitune knobs lists them)", text, ref.Kind)
+	if ref.Kind == "" {
+		return Ref{}, fmt.Errorf("setting %q: it names no setting", text)
 	}
 	if len(parts) > 1 && !validDevice(ref.Dev) {
 		return Ref{}, fmt.Errorf("setting %q: %q is not a device name", text, ref.Dev)
 	}
-	if !kind.Scope.fits(ref) {
+	if kind, ok := Lookup(ref.Kind); ok && !kind.Scope.fits(ref) {
 		return Ref{}, fmt.Errorf("setting %q: %s is a setting of %s", text, ref.Kind, kind.Scope)
 	}
 	return ref, nil
@@ -185,6 +197,20 @@ func (s Stage) String() string {
 	return [...]string{"owners", "channels", "rings", "rss", "features", "coalescing", "sysctl", "napi", "steering", "affinity"}[s]
 }
 
+// joint reports whether the settings of the stage on one device hang together:
+// ethtool hands them to the driver as one structure, and those that were not
+// asked for change with the others (features depend on one another,
+// net/core/dev.c netdev_fix_features; mlx5_core sets delays anew when adaptive
+// moderation is switched, mlx5e_ethtool_set_coalesce).
+func (s Stage) joint() bool {
+	switch s {
+	case StageChannels, StageRings, StageRSS, StageFeatures, StageCoalesce:
+		return true
+	default:
+		return false
+	}
+}
+
 // Disruption is what a write does to traffic.
 type Disruption uint8
 
@@ -224,9 +250,18 @@ type State struct {
 // Has reports whether the state carries a value.
 func (s State) Has() bool { return s.Status == Known || s.Status == Locked }
 
+// notCaptured is the reason of settings that a captured host cannot tell.
+const notCaptured = "not captured"
+
+// Withheld reports whether the setting may be there although this host, which is
+// not a captured one, did not tell its value.
+func (s State) Withheld() bool {
+	return s.Status == Denied || s.Status == Unknown && s.Reason != notCaptured
+}
+
 // Bounds is the range that this host accepts.
 type Bounds struct {
-	Min, Max int64    // both 0: not bounded or not a number
+	Min, Max int64    // both 0: not bounded or not a number; of a set of queues their numbers
 	Of       []string // the allowed words, for enumerations
 	CPUs     string   // the CPUs a CPU set may name, list form
 	// PowerOfTwo: the kernel refuses or rounds up anything else; 0 is
@@ -308,7 +343,7 @@ type Kind struct {
 
 // Codec is the textual form of a kind's values.
 type Codec struct {
-	Name string // "integer", "switch", "cpus", "table", "fields"
+	Name string // "integer", "switch", "cpus", "queues", "table", "fields"
 	// Canonical parses any accepted spelling and prints the one form that
 	// is used everywhere; equal values have equal canonical forms.
 	Canonical func(text string) (string, error)
@@ -328,6 +363,16 @@ func (k *Kind) DisruptionFor(v View, r Ref) Disruption {
 func (k *Kind) Exists(v View, r Ref) bool {
 	known := slices.ContainsFunc(v.Devices, func(d Dev) bool { return d.Name == r.Dev })
 	return (known || r.Dev == "") && k.Read(v, r).Has()
+}
+
+// MayChange reports whether a write of this kind may change a setting of the
+// other kind on the same device. Of kinds that overwrite others all of the
+// device is to be feared: drivers do more than the core demands of them.
+func (k *Kind) MayChange(other *Kind) bool {
+	if k == other || k.Scope == ScopeHost || other.Scope == ScopeHost {
+		return false
+	}
+	return len(k.Clobbers) > 0 || k.Stage == other.Stage && k.Stage.joint()
 }
 
 // All returns the rows in the order of stages, then names. The slice is the

@@ -92,6 +92,7 @@ func TestParseRef(t *testing.T) {
 		"eth0/tx-0/irq.affinity":              Tx("eth0", 0, "irq.affinity"),
 		"eth0/rx-0/rps.cpus":                  Rx("eth0", 0, "rps.cpus"),
 		"eth0/tx-1/xps.cpus":                  Tx("eth0", 1, "xps.cpus"),
+		"eth0/tx-1/xps.rxqs":                  Tx("eth0", 1, "xps.rxqs"),
 		"eth0.100/feature.rx-gro":             Device("eth0.100", "feature.rx-gro"),
 		"eth0/rss.hash.udp4":                  Device("eth0", "rss.hash.udp4"),
 		"$(reboot)/threaded":                  Device("$(reboot)", "threaded"),
@@ -111,7 +112,7 @@ func TestParseRef(t *testing.T) {
 	}
 	for _, text := range []string{
 		"", "/", "nonsense", "eth0/nonsense", "ring.rx", "eth0/net.core.netdev_budget",
-		"eth0/rx-0/xps.cpus", "eth0/tx-0/rps.cpus", "eth0/rps.cpus", "eth0/rx-0/ring.rx",
+		"eth0/rx-0/xps.cpus", "eth0/rx-0/xps.rxqs", "eth0/tx-0/rps.cpus", "eth0/rps.cpus", "eth0/rx-0/ring.rx",
 		"../rss.table", "./rss.table", "/rss.table", "a b/rss.table", "a\nb/rss.table", "a\x00/rss.table",
 		"abcdefghijklmnop/rss.table", "mlx5@0000:04:00/rss.table", "mlx5@x:y/rss.table", "a:b@0000:04:00.0/rss.table", "@0000:04:00.0/rss.table", "eth0:1/rss.table", "eth0/../rss.table", "x/y/rx-0/rps.cpus",
 		"eth0/rx-/rps.cpus", "eth0/rx--1/rps.cpus", "eth0/rx-01/rps.cpus", "eth0/rx-+1/rps.cpus",
@@ -154,6 +155,9 @@ func TestCanonical(t *testing.T) {
 		{"rps.cpus", "0xf0", "4-7"},
 		{"rps.cpus", "", ""},
 		{"rps.cpus", "10", "10"},
+		{"xps.rxqs", "3,1,2", "1-3"},
+		{"xps.rxqs", "0x12", "1,4"},
+		{"xps.rxqs", "", ""},
 		{"rss.hash.udp4", "nfds", "sdfn"},
 		{"rss.hash.udp4", "", ""},
 		{"rss.table", "0 1 2 3 0 1 2 3", "0-3*2"},
@@ -173,7 +177,7 @@ func TestCanonical(t *testing.T) {
 	}
 	refused := []struct{ kind, text string }{
 		{"ring.rx", ""}, {"ring.rx", "0x10"}, {"ring.rx", "1.5"}, {"ring.rx", "9223372036854775808"},
-		{"threaded", ""}, {"threaded", "2"}, {"rps.cpus", "3-0"}, {"rps.cpus", "99999999"}, {"rps.cpus", "0xg"},
+		{"threaded", ""}, {"threaded", "2"}, {"rps.cpus", "3-0"}, {"rps.cpus", "99999999"}, {"rps.cpus", "0xg"}, {"xps.rxqs", "3-0"}, {"xps.rxqs", "tx-0"},
 		{"rss.hash.udp4", "sdfx"}, {"rss.table", ""}, {"rss.table", "0*0"}, {"rss.table", "3-0"},
 		{"rss.table", "0*65537"}, {"rss.table", "0-4294967295*4294967295"}, {"rss.table", "-1"}, {"rss.table", "4294967296"},
 	}
@@ -190,7 +194,7 @@ func FuzzCanonical(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		for _, c := range []Codec{integerCodec, switchCodec, cpusCodec, tableCodec, fieldsCodec} {
+		for _, c := range []Codec{integerCodec, switchCodec, cpusCodec, queuesCodec, tableCodec, fieldsCodec} {
 			once, err := c.Canonical(text)
 			if err != nil {
 				if once != "" {
@@ -260,6 +264,11 @@ func TestCheck(t *testing.T) {
 		{"rps.cpus", Bounds{CPUs: "0-3"}, "", true},
 		{"rps.cpus", Bounds{CPUs: "0-3"}, "2-4", false},
 		{"irq.affinity", Bounds{Min: 1, CPUs: "0-3"}, "", false},
+		{"xps.rxqs", Bounds{Max: 3}, "0,3", true},
+		{"xps.rxqs", Bounds{Max: 3}, "3-4", false},
+		{"xps.rxqs", Bounds{}, "", true},
+		{"xps.rxqs", Bounds{}, "0", true},
+		{"xps.rxqs", Bounds{}, "1", false},
 		{"rss.table", Bounds{Slots: 8, Max: 3}, "0-3*2", true},
 		{"rss.table", Bounds{Slots: 8, Max: 3}, "0-4*2", false},
 		{"rss.table", Bounds{Slots: 8, Max: 3}, "0-3 0-4", false},
@@ -272,6 +281,59 @@ func TestCheck(t *testing.T) {
 		k, _ := Lookup(tt.kind)
 		if err := k.Check(tt.bounds, tt.value); (err == nil) != tt.ok {
 			t.Errorf("%s: Check(%+v, %q) = %v", tt.kind, tt.bounds, tt.value, err)
+		}
+	}
+}
+
+func TestMayChange(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		wrote, other string
+		want         bool
+	}{
+		{"coalesce.adaptive-rx", "coalesce.rx-usecs", true},
+		{"coalesce.rx-usecs", "coalesce.rx-usecs", false},
+		{"coalesce.rx-usecs", "irq.affinity", false},
+		{"rss.hash.udp4", "rss.table", true},
+		{"feature.rx-gro", "feature.rx-gro-list", true},
+		{"feature.rx-gro", "irq.affinity", false},
+		{"ring.rx", "ring.tx", true},
+		{"ring.rx", "rss.table", true},
+		{"channels.rx", "xps.cpus", true},
+		{"channels.rx", "xps.rxqs", true},
+		{"feature.rx-lro", "xps.rxqs", true},
+		{"channels.rx", "net.core.netdev_budget", false},
+		{"net.core.dev_weight", "net.core.netdev_budget", false},
+		{"rps.cpus", "rps.flow_cnt", false},
+		{"threaded", "gro_flush_timeout", false},
+		{"irqbalance.banned", "irq.affinity", false},
+	} {
+		wrote, _ := Lookup(tt.wrote)
+		other, _ := Lookup(tt.other)
+		if got := wrote.MayChange(other); got != tt.want {
+			t.Errorf("%s may change %s: %v", tt.wrote, tt.other, got)
+		}
+	}
+}
+
+// Another version's settings have addresses, too; what is no address stays none.
+func TestParseAddress(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]Ref{
+		"net.core.future":  Global("net.core.future"),
+		"eth0/tx-3/future": Tx("eth0", 3, "future"),
+		"eth0/ring.rx":     Device("eth0", "ring.rx"),
+	} {
+		if got, err := ParseAddress(text); err != nil || got != want || got.String() != text {
+			t.Errorf("%s: %+v, %v", text, got, err)
+		}
+		if _, err := ParseRef(text); (err != nil) != (want.Kind != "ring.rx") {
+			t.Errorf("ParseRef of %s: %v", text, err)
+		}
+	}
+	for _, text := range []string{"", "eth0/", "eth0/rx-0/", "a/b/c/d", "../future", "eth0/rx-x/future", "eth0/rx-0/ring.rx", "eth0/net.core.netdev_budget"} {
+		if got, err := ParseAddress(text); err == nil {
+			t.Errorf("%q is %+v", text, got)
 		}
 	}
 }

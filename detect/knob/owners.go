@@ -62,7 +62,7 @@ func owners() []*Kind {
 		},
 		Read: func(v View, _ Ref) State {
 			if v.Host == nil || v.Host.Irqbalance == nil {
-				return State{Status: Unknown, Reason: "not captured"}
+				return State{Status: Unknown, Reason: notCaptured}
 			}
 			setup, err := v.Host.Irqbalance()
 			if err != nil {

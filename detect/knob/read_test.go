@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/fstest"
 
@@ -55,6 +56,7 @@ func view() View {
 			q + "rx-0/rps_cpus":                       text("e"),
 			q + "rx-0/rps_flow_cnt":                   text("4096"),
 			q + "tx-0/xps_cpus":                       text("3"),
+			q + "tx-0/xps_rxqs":                       text("2"),
 			"sys/class/net/eth0/gro_flush_timeout":    text("20000"),
 			"sys/class/net/eth0/ifindex":              text("2"),
 			"sys/class/net/bond0/threaded":            text("0"),
@@ -63,6 +65,8 @@ func view() View {
 			"proc/sys/net/core/gro_normal_batch":      host.ErrNotCaptured,
 			"proc/sys/net/core/netdev_max_backlog":    fs.ErrPermission,
 			"sys/class/net/eth1/queues/tx-0/xps_cpus": fs.ErrNotExist,
+			"sys/class/net/eth1/queues/tx-0/xps_rxqs": host.ErrNotCaptured,
+			q + "tx-1/xps_rxqs":                       syscall.EINVAL,
 			"sys/class/net/eth0/queues/rx-1/rps_cpus": errors.New("input/output error"),
 		},
 	}
@@ -158,6 +162,9 @@ func TestRead(t *testing.T) {
 		{"eth0/rx-0/rps.flow_cnt", Known, "4096", "", Bounds{Max: 1 << 30, PowerOfTwo: true}},
 		{"eth0/tx-0/xps.cpus", Known, "0-1", "", Bounds{CPUs: "0-3"}},
 		{"eth1/tx-0/xps.cpus", Unsupported, "", "one transmit queue", Bounds{}},
+		{"eth0/tx-0/xps.rxqs", Known, "1", "", Bounds{Max: 1}},
+		{"eth0/tx-1/xps.rxqs", Unsupported, "", "no traffic class", Bounds{}},
+		{"eth1/tx-0/xps.rxqs", Unsupported, "", "one transmit queue", Bounds{}},
 		{"eth0/channels.combined", Known, "2", "", Bounds{Min: 1, Max: 8}},
 		{"eth0/channels.rx", Unsupported, "", "no rx channels", Bounds{}},
 		{"eth1/channels.combined", Locked, "1", "the device offers one queue", Bounds{Min: 1, Max: 1}},
@@ -306,8 +313,8 @@ func TestRefs(t *testing.T) {
 		t.Errorf("settings of a bond (-want +got):\n%s", diff)
 	}
 	// 10 sysctls; per NIC 26 device settings; 2+2 and 1+1 queues with affinity,
-	// 2 RPS rows per receive queue and 1 XPS row per transmit queue.
-	if want := 10 + 2*26 + 6 + 6 + 3 + len(bond); total != want {
+	// 2 RPS rows per receive queue and 2 XPS rows per transmit queue.
+	if want := 10 + 2*26 + 6 + 6 + 6 + len(bond); total != want {
 		t.Errorf("%d settings, want %d", total, want)
 	}
 }

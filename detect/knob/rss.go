@@ -116,7 +116,7 @@ func hashKind(flow string) *Kind {
 
 func readHash(v View, r Ref, flow string) State {
 	if v.Host == nil || v.Host.Ethtool.HashFields == nil {
-		return State{Status: Unknown, Reason: "not captured"}
+		return State{Status: Unknown, Reason: notCaptured}
 	}
 	letters, err := v.Host.Ethtool.HashFields(r.Dev, flow)
 	if err != nil {

@@ -2,6 +2,7 @@ package knob
 
 import (
 	"errors"
+	"syscall"
 
 	"github.com/napitune/napitune/detect/host"
 )
@@ -27,7 +28,12 @@ func steering() []*Kind {
 	xpsCPUs := file{
 		path: queuePath("xps_cpus"), decode: decodeMask, encode: encodeMask,
 		bounds:  func(v View, _ Ref) Bounds { return Bounds{CPUs: v.OnlineCPUs} },
-		missing: xpsMissing,
+		missing: xpsMissing, absent: syscall.EINVAL,
+	}
+	xpsQueues := file{
+		path: queuePath("xps_rxqs"), decode: decodeMask, encode: encodeMask,
+		bounds:  func(v View, r Ref) Bounds { return Bounds{Max: int64(max(v.device(r.Dev).RxQueues-1, 0))} },
+		missing: xpsMissing, absent: syscall.EINVAL,
 	}
 	return []*Kind{
 		{
@@ -63,17 +69,23 @@ func steering() []*Kind {
 			Source: "net/core/net-sysfs.c xps_cpus_store, net/core/dev.c get_xps_queue, Documentation/networking/scaling.rst",
 			Unit:   "CPUs", Codec: cpusCodec, Stage: StageSteering, Disruption: DisruptsNothing,
 			Default: noDefault,
-			Refs:    xpsRefs,
-			Read: func(v View, r Ref) State {
-				state := xpsCPUs.read(v, r)
-				// The file of a lone queue answers ENOENT; a capture that left
-				// the failing file out says the same.
-				if !state.Has() && v.device(r.Dev).TxQueues == 1 {
-					return State{Status: Unsupported, Reason: xpsMissing(v, r)}
-				}
-				return state
-			},
-			Write: xpsCPUs.write, Shell: xpsCPUs.shell, Files: xpsCPUs.written,
+			Refs:    txQueues("xps.cpus"),
+			Read:    readXPS(xpsCPUs),
+			Write:   xpsCPUs.write, Shell: xpsCPUs.shell, Files: xpsCPUs.written,
+		},
+		{
+			Name: "xps.rxqs", Scope: ScopeTx, Title: "receive queues whose flows answer through the queue",
+			Doc: "Transmit packet steering by receive queue: a socket whose packets come in on one of these queues sends through this " +
+				"transmit queue, so that both directions of a flow can stay in one queue pair, which busy polling wants. Where any " +
+				"queue has such a set, it goes before xps.cpus. The empty set switches it off. No driver sets it; the kernel drops " +
+				"it with the transmit queue when their number is lowered. Without effect on devices with one transmit queue. Since " +
+				"Linux 4.18.",
+			Source: "net/core/net-sysfs.c xps_rxqs_store, net/core/dev.c get_xps_queue, netif_reset_xps_queues_gt, Documentation/networking/scaling.rst",
+			Unit:   "queues", Codec: queuesCodec, Stage: StageSteering, Disruption: DisruptsNothing,
+			Default: fixed(""),
+			Refs:    txQueues("xps.rxqs"),
+			Read:    readXPS(xpsQueues),
+			Write:   xpsQueues.write, Shell: xpsQueues.shell, Files: xpsQueues.written,
 		},
 	}
 }
@@ -90,17 +102,31 @@ func rxQueues(kind string) func(View) []Ref {
 	}
 }
 
-func xpsRefs(v View) []Ref {
-	var out []Ref
-	for _, d := range v.Devices {
-		if !d.Tunable {
-			continue
+func txQueues(kind string) func(View) []Ref {
+	return func(v View) []Ref {
+		var out []Ref
+		for _, d := range v.Devices {
+			if !d.Tunable {
+				continue
+			}
+			for q := range d.TxQueues {
+				out = append(out, Tx(d.Name, q, kind))
+			}
 		}
-		for q := range d.TxQueues {
-			out = append(out, Tx(d.Name, q, "xps.cpus"))
-		}
+		return out
 	}
-	return out
+}
+
+// readXPS reads one of the two sets of a transmit queue. xps_cpus of a lone
+// queue answers ENOENT; a capture that left the failing file out says the same.
+func readXPS(f file) func(View, Ref) State {
+	return func(v View, r Ref) State {
+		state := f.read(v, r)
+		if !state.Has() && v.device(r.Dev).TxQueues == 1 {
+			return State{Status: Unsupported, Reason: xpsMissing(v, r)}
+		}
+		return state
+	}
 }
 
 // xpsMissing explains ENOENT, which xps_cpus gives on devices with one queue
@@ -109,7 +135,7 @@ func xpsMissing(v View, r Ref) string {
 	if v.device(r.Dev).TxQueues <= 1 {
 		return "the device has one transmit queue"
 	}
-	return "the device has no such transmit queue, or the kernel is built without XPS"
+	return "the device has no such transmit queue, or it is of no traffic class, or the kernel has no such XPS"
 }
 
 // defaultRPS is the mask that new queues get: net.core.rps_default_mask of

@@ -55,6 +55,8 @@ func TestWriteAndShell(t *testing.T) {
 		{"eth0/rx-0/rps.cpus", "", "sys/class/net/eth0/queues/rx-0/rps_cpus = 0", "echo 0 > /sys/class/net/eth0/queues/rx-0/rps_cpus"},
 		{"eth0/rx-1/rps.flow_cnt", "2048", "sys/class/net/eth0/queues/rx-1/rps_flow_cnt = 2048", "echo 2048 > /sys/class/net/eth0/queues/rx-1/rps_flow_cnt"},
 		{"eth0/tx-1/xps.cpus", "1", "sys/class/net/eth0/queues/tx-1/xps_cpus = 2", "echo 2 > /sys/class/net/eth0/queues/tx-1/xps_cpus"},
+		{"eth0/tx-1/xps.rxqs", "1,4", "sys/class/net/eth0/queues/tx-1/xps_rxqs = 12", "echo 12 > /sys/class/net/eth0/queues/tx-1/xps_rxqs"},
+		{"eth0/tx-1/xps.rxqs", "", "sys/class/net/eth0/queues/tx-1/xps_rxqs = 0", "echo 0 > /sys/class/net/eth0/queues/tx-1/xps_rxqs"},
 		{"eth0/channels.combined", "4", "channels eth0 {MaxRx:0 MaxTx:0 MaxOther:0 MaxCombined:8 Rx:0 Tx:0 Other:0 Combined:4}", "ethtool -L eth0 combined 4"},
 		{"eth0/ring.rx", "4096", "rings eth0 {MaxRx:4096 MaxTx:0 Rx:4096 Tx:0}", "ethtool -G eth0 rx 4096"},
 		{"eth0/coalesce.rx-usecs", "20", `coalesce eth0 {"adaptive_rx":true,"values":{"rx-usecs":20}}`, "ethtool -C eth0 rx-usecs 20"},

@@ -92,7 +92,7 @@ func (f *finder) parseTuned(text, source string) (claims []Claim, includes []str
 
 // sysfsKinds are the files of devices and queues that are settings here.
 var sysfsKinds = map[string]string{
-	"rps_cpus": "rps.cpus", "rps_flow_cnt": "rps.flow_cnt", "xps_cpus": "xps.cpus",
+	"rps_cpus": "rps.cpus", "rps_flow_cnt": "rps.flow_cnt", "xps_cpus": "xps.cpus", "xps_rxqs": "xps.rxqs",
 	"gro_flush_timeout": "gro_flush_timeout", "napi_defer_hard_irqs": "napi_defer_hard_irqs", "threaded": "threaded",
 }
 

@@ -270,7 +270,14 @@ func (g *guest) inject(f Fault) error {
 		g.shell(f.Inject)
 		return nil
 	}
-	return g.during(f.Load, func() error { g.shell(f.Inject); return nil })
+	return g.during(f.Load, func() error {
+		g.shell(f.Inject)
+		// What it does in its first rounds depends on what it counted in them.
+		for began := time.Now(); len(g.splitPairs()) < 2 && time.Since(began) < time.Minute; {
+			time.Sleep(time.Second)
+		}
+		return nil
+	})
 }
 
 // control looks at the healthy machine under the same load and lists all that

@@ -165,10 +165,10 @@ func (n *Napitune) Apply(f Fault) (Judgement, error) {
 	if !f.Contested {
 		return judged, err
 	}
-	// Another program may write between a plan and its changes: then nothing is
-	// written, or something is not as the plan found it, and one looks again.
+	// Another program goes on between two looks: what was right in the first may
+	// be wrong in the next, and the other way round.
 	for tries := 0; tries < 4; tries++ {
-		if err != nil && !strings.Contains(err.Error(), "when the plan was made") {
+		if err != nil && !strings.Contains(err.Error(), "it changes nothing") {
 			return judged, err
 		}
 		again, failed := n.Look(f)

@@ -30,6 +30,10 @@ type Counters struct {
 	// than TakenNs in a difference, they ran in slices to bound their cost:
 	// counts are then a sample in time, and rates divide by AttachedNs.
 	AttachedNs uint64 `json:"attached_ns"`
+	// NetNS is the network namespace of the reader, as an inode number like those
+	// of the rows below: the probes see all namespaces, and names and numbers of
+	// devices mean something in one only. 0 = not known.
+	NetNS uint32 `json:"netns,omitempty"`
 	// BudgetPackets and BudgetJiffies are the limits that squeezes were judged
 	// by (net.core.netdev_budget, netdev_budget_usecs rounded up to jiffies).
 	BudgetPackets uint64 `json:"budget_packets,omitempty"`
@@ -52,11 +56,49 @@ type Counters struct {
 	// ControlReads are reads of our own through control queues, by device.
 	ControlReads []ControlRead `json:"control_reads,omitempty"`
 
-	// Cost is per program; CostWindowNs is how long the default probes were
-	// attached while the statistics behind it were on, so that
-	// TimeNs/CostWindowNs is their share of one CPU while they are attached.
-	Cost         []ProgCost `json:"cost,omitempty"`
-	CostWindowNs uint64     `json:"cost_window_ns,omitempty"`
+	Cost []ProgCost `json:"cost,omitempty"` // per program
+	// CostUnknown is why there are no statistics, "" if there are or nobody
+	// asked for them.
+	CostUnknown string `json:"cost_unknown,omitempty"`
+	// Events is how often programs were called, as they count themselves:
+	// without those at the exit of a function, of the latency and control
+	// probes, and for interrupts that nobody chose. EstimateNs is what that
+	// costs on a slow machine (probes/observe.go, probes/account.go).
+	Events     uint64 `json:"events,omitempty"`
+	EstimateNs uint64 `json:"estimate_ns,omitempty"`
+}
+
+// Spent is what the probes cost.
+type Spent struct {
+	Runs uint64
+	Ns   uint64
+	// Estimated is true without statistics: Runs are the events then, and Ns
+	// those times what each costs on a slow machine.
+	Estimated bool
+}
+
+// Spent is what the programs cost all the while that they were attached, from
+// the part of it in which statistics were on. False if neither statistics nor
+// events tell.
+func (c *Counters) Spent() (Spent, bool) {
+	var runs, ns float64
+	counted := false
+	for _, p := range c.Cost {
+		if p.CountedNs == 0 {
+			continue
+		}
+		counted = true
+		scale := float64(p.AttachedNs) / float64(p.CountedNs)
+		runs += scale * float64(p.Runs)
+		ns += scale * float64(p.TimeNs)
+	}
+	switch {
+	case counted:
+		return Spent{Runs: uint64(runs), Ns: uint64(ns)}, true
+	case c.Events > 0:
+		return Spent{Runs: c.Events, Ns: c.EstimateNs, Estimated: true}, true
+	}
+	return Spent{}, false
 }
 
 // State is how far a probe came.
@@ -250,6 +292,18 @@ type Virtio struct {
 	MaxUnfilled uint64 `json:"max_unfilled" sub:"keep"`
 }
 
+// Ours reports whether a row of the network namespace netns may be of the
+// reader's: it is, or one of the two is not known.
+func (c *Counters) Ours(netns uint32) bool {
+	return netns == 0 || c.NetNS == 0 || netns == c.NetNS
+}
+
+// OfDevice reports whether a row is about the reader's device of this index, as
+// far as both are known; the name, where a row has one, is for the caller.
+func (c *Counters) OfDevice(index int, netns, ifindex uint32) bool {
+	return c.Ours(netns) && (index == 0 || int(ifindex) == index)
+}
+
 // Coverage is the part of a difference's time in which the default probes were
 // attached, 1 = all of it.
 func (c *Counters) Coverage() float64 {
@@ -286,6 +340,7 @@ func (c *Counters) Sub(earlier *Counters) (*Counters, error) {
 	out := &Counters{
 		TakenNs:       c.TakenNs - earlier.TakenNs,
 		AttachedNs:    s.n("attached time", c.AttachedNs, earlier.AttachedNs),
+		NetNS:         c.NetNS,
 		BudgetPackets: c.BudgetPackets,
 		BudgetJiffies: c.BudgetJiffies,
 		BudgetChanged: c.BudgetPackets != earlier.BudgetPackets || c.BudgetJiffies != earlier.BudgetJiffies,
@@ -301,7 +356,9 @@ func (c *Counters) Sub(earlier *Counters) (*Counters, error) {
 		Control:       rows(s, c.Control, earlier.Control, func(x Control) int { return x.CPU }),
 		ControlReads:  rows(s, c.ControlReads, earlier.ControlReads, func(x ControlRead) string { return x.Device }),
 		Cost:          rows(s, c.Cost, earlier.Cost, func(x ProgCost) string { return x.Program }),
-		CostWindowNs:  s.n("cost window", c.CostWindowNs, earlier.CostWindowNs),
+		CostUnknown:   c.CostUnknown,
+		Events:        s.n("events", c.Events, earlier.Events),
+		EstimateNs:    s.n("estimated cost", c.EstimateNs, earlier.EstimateNs),
 	}
 	if s.backwards != "" {
 		return nil, fmt.Errorf("%s went backwards: %w", s.backwards, ErrNotComparable)

@@ -18,7 +18,7 @@ func reading(session, taken, scale uint64) *Counters {
 		return NewHist(out, 100*scale)
 	}
 	return &Counters{
-		Session: session, TakenNs: taken, AttachedNs: taken / 2, BudgetPackets: 300, BudgetJiffies: 2,
+		Session: session, TakenNs: taken, AttachedNs: taken / 2, NetNS: 7, BudgetPackets: 300, BudgetJiffies: 2,
 		Probes: []Status{{Name: "budget", State: Attached, Hook: "tp_btf/napi_poll"}},
 		CPUs: []CPU{{
 			CPU:     3,
@@ -43,7 +43,8 @@ func reading(session, taken, scale uint64) *Counters {
 		Drops:   []Drop{{CPU: 3, Backlog: &scale, Other: scale, RPSInterrupts: &scale}},
 		Latency: []Latency{{CPU: 3, PollToSocketNs: hist(1), SocketToReadNs: hist(2)}},
 		Control: []Control{{CPU: 3, CommandNs: hist(3)}}, ControlReads: []ControlRead{{Device: "eth0", Reads: 5, MedianNs: 12_000, MostNs: 20_000}},
-		Cost: []ProgCost{{Program: "btf_napi_poll", Hook: "tp_btf/napi_poll", Runs: 20 * scale, TimeNs: 800 * scale}}, CostWindowNs: 9 * scale,
+		Cost:   []ProgCost{{Program: "btf_napi_poll", Hook: "tp_btf/napi_poll", Runs: 20 * scale, TimeNs: 800 * scale, AttachedNs: 50 * scale, CountedNs: 9 * scale}},
+		Events: 60 * scale, EstimateNs: 5100 * scale,
 	}
 }
 
@@ -83,6 +84,25 @@ func TestSubRefuses(t *testing.T) {
 		got, err := pair[0].Sub(pair[1])
 		if !errors.Is(err, ErrNotComparable) || got != nil {
 			t.Errorf("%s: %v, %v, want ErrNotComparable", name, got, err)
+		}
+	}
+}
+
+func TestSpent(t *testing.T) {
+	core := ProgCost{Program: "napi_poll", Runs: 100, TimeNs: 9000, AttachedNs: 1000, CountedNs: 100}
+	gro := ProgCost{Program: "receive_skb", Runs: 70, TimeNs: 5000, AttachedNs: 300, CountedNs: 300}
+	idle := ProgCost{Program: "kfree_skb"}
+	for name, tt := range map[string]struct {
+		c    Counters
+		want Spent
+		ok   bool
+	}{
+		"each by its own time": {Counters{Cost: []ProgCost{core, gro, idle}, Events: 5, EstimateNs: 6}, Spent{Runs: 1070, Ns: 95_000}, true},
+		"no statistics":        {Counters{Cost: []ProgCost{idle}, Events: 5, EstimateNs: 425}, Spent{Runs: 5, Ns: 425, Estimated: true}, true},
+		"nothing told":         {Counters{Cost: []ProgCost{idle}}, Spent{}, false},
+	} {
+		if got, ok := tt.c.Spent(); got != tt.want || ok != tt.ok {
+			t.Errorf("%s: %+v, %v, want %+v, %v", name, got, ok, tt.want, tt.ok)
 		}
 	}
 }

@@ -126,6 +126,10 @@ type ProgCost struct {
 	Hook    string `json:"hook"`
 	Runs    uint64 `json:"runs"`
 	TimeNs  uint64 `json:"time_ns"`
+	// AttachedNs is how long the program was attached, CountedNs how long of
+	// that with statistics on: Runs and TimeNs are of CountedNs alone.
+	AttachedNs uint64 `json:"attached_ns"`
+	CountedNs  uint64 `json:"counted_ns"`
 	// Missed is events not seen because the program was interrupted by itself.
 	Missed uint64 `json:"missed"`
 }

@@ -43,7 +43,17 @@ type Problem struct {
 	// Subject is a setting, a run of settings, or a match.
 	Subject string
 	Reason  string
+	// Refs are the settings that it is about, and Want what the profile gives them;
+	// none for a match or a file.
+	Refs []knob.Ref
+	Want string
+	// Optional: an entry says so that a host can do without.
+	Optional bool
 }
+
+// Excused reports whether the host is as good with this problem: a port that is
+// not in use, of devices that need not be there at all.
+func (p Problem) Excused() bool { return p.Optional && p.Kind == Down }
 
 // String is one line, without the name of the profile.
 func (p Problem) String() string {
@@ -75,10 +85,11 @@ type reckoning struct {
 	solution *solution
 }
 
-// want is the value that a setting is to have, and the line that says so.
+// want is the value that a setting is to have, and who says so.
 type want struct {
-	value string
-	line  int
+	value    string
+	line     int
+	optional bool
 }
 
 // problem is a Problem before those that differ in the queue are put together.
@@ -94,7 +105,7 @@ func (r *reckoning) gather() {
 			if value == Solve {
 				value = r.s.AllowedCPUs().String()
 			}
-			r.wish(set.ref(""), value, set.Line)
+			r.wish(set.ref(""), want{value, set.Line, false})
 		}
 	}
 	if r.scope.HostOnly {
@@ -105,9 +116,9 @@ func (r *reckoning) gather() {
 	}
 }
 
-func (r *reckoning) wish(ref knob.Ref, value string, line int) {
+func (r *reckoning) wish(ref knob.Ref, w want) {
 	if !r.scope.Except[ref] {
-		r.wants[ref] = want{value, line}
+		r.wants[ref] = w
 	}
 }
 
@@ -139,26 +150,26 @@ func (r *reckoning) device(d *detect.Device, e Entry) {
 			switch {
 			case (set.Side != "" && set.Queue == AllQueues) != every:
 			case every:
-				r.everyQueue(d, set)
+				r.everyQueue(d, set, e.Optional)
 			default:
-				r.single(d, set)
+				r.single(d, set, e.Optional)
 			}
 		}
 	}
 }
 
-func (r *reckoning) single(d *detect.Device, set Setting) {
+func (r *reckoning) single(d *detect.Device, set Setting, optional bool) {
 	ref := set.ref(d.Name)
 	value, ok := r.worth(d, ref, set.Value)
 	if _, there := r.s.Knobs[ref]; ok || !there {
-		r.wish(ref, value, set.Line)
+		r.wish(ref, want{value, set.Line, optional})
 	}
 }
 
 // everyQueue leaves out, where the value is worked out here, the queues that
 // leave nothing to choose, such as those whose interrupts the kernel manages:
 // that is no fault of this host.
-func (r *reckoning) everyQueue(d *detect.Device, set Setting) {
+func (r *reckoning) everyQueue(d *detect.Device, set Setting, optional bool) {
 	var refs []knob.Ref
 	for ref := range r.s.Knobs {
 		if ref.Dev == d.Name && ref.Kind == set.Kind && ref.Queue >= 0 && ref.Tx == (set.Side == "tx") {
@@ -172,22 +183,22 @@ func (r *reckoning) everyQueue(d *detect.Device, set Setting) {
 			continue
 		}
 		if value, ok := r.worth(d, ref, set.Value); ok {
-			r.wish(ref, value, set.Line)
+			r.wish(ref, want{value, set.Line, optional})
 		}
 	}
 	if len(refs) == 0 {
 		// Without the queues there is nothing to say how many there should be.
-		r.unready(d, set)
+		r.unready(d, set, optional)
 	}
 }
 
-func (r *reckoning) unready(d *detect.Device, set Setting) {
+func (r *reckoning) unready(d *detect.Device, set Setting, optional bool) {
 	kind, reason := Impossible, "the device shows no such queues"
 	if d.Up == detect.No {
 		kind, reason = Down, "the device is down and shows no such queues"
 	}
 	r.problems = append(r.problems, problem{Problem: Problem{
-		Kind: kind, Line: set.Line, Subject: d.Name + "/" + set.key(), Reason: reason,
+		Kind: kind, Line: set.Line, Subject: d.Name + "/" + set.key(), Reason: reason, Optional: optional,
 	}})
 }
 
@@ -255,7 +266,8 @@ func (r *reckoning) takeBack(p *plan.Plan) {
 
 func (r *reckoning) refuse(b plan.Blocked) {
 	out := problem{ref: b.Ref, Problem: Problem{
-		Line: r.wants[b.Ref].line, Subject: b.Ref.String(), Reason: "cannot be " + shown(b.Want) + ": " + b.Reason,
+		Line: r.wants[b.Ref].line, Optional: r.wants[b.Ref].optional, Subject: b.Ref.String(), Reason: "cannot be " + shown(b.Want) + ": " + b.Reason,
+		Refs: []knob.Ref{b.Ref}, Want: b.Want,
 	}}
 	d := r.s.Device(b.Ref.Dev)
 	_, there := r.s.Knobs[b.Ref]
@@ -305,6 +317,8 @@ func (r *reckoning) told() []Problem {
 		if _, known := at[g]; !known {
 			at[g] = len(out)
 			out = append(out, p.Problem)
+		} else {
+			out[at[g]].Refs = append(out[at[g]].Refs, p.ref)
 		}
 		queues[g] = append(queues[g], p.ref.Queue)
 	}

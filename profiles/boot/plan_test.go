@@ -175,8 +175,22 @@ func TestPlanOfDeviceThatIsDown(t *testing.T) {
 	if diff := cmp.Diff(map[string]string{d.Name + "/gro_flush_timeout": "20000"}, changes(p)); diff != "" {
 		t.Errorf("changes (-want +got)\n%s", diff)
 	}
-	if len(problems) != 1 || problems[0].Kind != boot.Down {
+	if len(problems) != 1 || problems[0].Kind != boot.Down || problems[0].Excused() {
 		t.Errorf("problems: %v", problems)
+	}
+	// Where the device need not be there at all, it need not be up.
+	for _, settings := range []string{"rx-0/irq.affinity: 1", "rx-*/irq.affinity: 1", "tx-*/xps.cpus: solve"} {
+		for i := range d.Queues {
+			delete(s.Knobs, knob.Tx(d.Name, d.Queues[i].N, "xps.cpus"))
+		}
+		_, problems = parse(t, "devices:\n- match: {name: "+d.Name+"}\n  optional: true\n  settings: {"+settings+"}\n").Plan(s, boot.Scope{})
+		if len(problems) != 1 || !problems[0].Excused() {
+			t.Errorf("optional, %s: %+v", settings, problems)
+		}
+	}
+	_, problems = parse(t, "devices:\n- match: {name: "+s.Devices[1].Name+"}\n  optional: true\n  settings: {rx-0/rps.cpus: 7}\n").Plan(s, boot.Scope{})
+	if len(problems) != 1 || problems[0].Excused() {
+		t.Errorf("what a device that is up cannot take is no excuse: %+v", problems)
 	}
 }
 

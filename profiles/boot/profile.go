@@ -45,7 +45,7 @@ type Profile struct {
 type Entry struct {
 	Match    Match
 	Settings []Setting
-	// Optional: a host without such a device is as good.
+	// Optional: a host without such a device is as good, and one on which it is down.
 	Optional bool
 	// Line is where the file says so, 0 if the profile was not read from one.
 	Line int

@@ -105,7 +105,7 @@ func (r *reckoning) solved(d *detect.Device) bool {
 
 func (r *reckoning) placeCPUs() []place.CPU {
 	var out []place.CPU
-	for id := range r.s.AllowedCPUs().All() {
+	for id := range r.s.InterruptCPUs().All() {
 		out = append(out, place.On(r.s.Topo, id))
 	}
 	return out

@@ -3,6 +3,7 @@ package place
 import (
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"testing"
 	"time"
 )
@@ -52,18 +53,26 @@ func largeHosts() []struct {
 	}
 }
 
+// TestLargeHostTime holds what is promised for the largest host known, 100 ms: as
+// time of the thread, best of several runs, since the machine has other work.
 func TestLargeHostTime(t *testing.T) {
+	if raceDetector {
+		t.Skip("the race detector makes all of it some ten times slower")
+	}
+	const promised, runs = 100 * time.Millisecond, 8
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	for _, h := range largeHosts() {
 		best := time.Hour
 		var sol Solution
-		for range 3 { // the best of three, for machines with other work
-			start := time.Now()
+		for n := 0; n < runs && (n < 3 || best > promised); n++ {
+			start := clock(t)
 			sol = Solve(h.cpus, h.items, Options{})
-			best = min(best, time.Since(start))
+			best = min(best, clock(t)-start)
 		}
 		t.Logf("%s: %v; max %.3f → %.3f, bound %.3f, %d moves, %d remote", h.name, best, sol.Before, sol.Max, sol.LowerBound, sol.Moves, sol.Remote)
-		if best > time.Second {
-			t.Errorf("%s: %v, far above the 100 ms aimed at", h.name, best)
+		if best > promised {
+			t.Errorf("%s: %v, promised are %v", h.name, best, promised)
 		}
 	}
 }

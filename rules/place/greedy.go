@@ -52,7 +52,7 @@ func (s *state) fill() {
 		if s.at[i] != none {
 			continue
 		}
-		if c := s.choose(i, nil); c != none {
+		if c := s.choose(i, s.all, nil); c != none {
 			s.place(i, c)
 		} else if s.limited {
 			s.makeRoom(i)
@@ -60,13 +60,13 @@ func (s *state) fill() {
 	}
 }
 
-// choose finds the best CPU for an item that has none, among those that the
-// filter accepts (nil accepts all); none if there is no room.
-func (s *state) choose(i int, accept func(c int) bool) int {
+// choose finds the best CPU for an item that has none, on these cores and among
+// those that the filter accepts (nil accepts all); none if there is no room.
+func (s *state) choose(i int, cores []int, accept func(c int) bool) int {
 	best := none
 	var bestRank rank
 	s.search++
-	for k := range s.cores {
+	for _, k := range cores {
 		worse := best != none && s.util[k] > bestRank.util && !bestRank.away
 		if worse && !s.items[i].idle || s.items[i].consumer == none && s.twin(k) {
 			continue

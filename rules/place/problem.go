@@ -31,7 +31,9 @@ type problem struct {
 	cpus    []cpu
 	cores   []core
 	items   []item
-	classes [][]bool // per class of equal Allowed: which CPUs
+	classes [][]bool      // per class of equal Allowed: which CPUs
+	all     []int         // every core
+	local   map[int][]int // by node: the cores with a CPU that is local to it
 	counted bool
 	limited bool // some CPU has not room for all
 }
@@ -67,6 +69,7 @@ func newProblem(cpus []CPU, items []Item, o Options) *problem {
 	p.addCPUs(cpus)
 	p.addItems(items)
 	p.classifyCores()
+	p.listCores()
 	return p
 }
 
@@ -218,6 +221,22 @@ func (p *problem) classifyCores() {
 			}
 		}
 		p.cores[k].kind = number(kinds, string(key))
+	}
+}
+
+// listCores lists the cores by node: most searches end on an item's own.
+func (p *problem) listCores() {
+	p.all, p.local = make([]int, len(p.cores)), map[int][]int{}
+	for i := range p.items {
+		p.local[p.items[i].node] = nil
+	}
+	for k := range p.cores {
+		p.all[k] = k
+		for node := range p.local {
+			if slices.ContainsFunc(p.cores[k].threads, func(c int) bool { return node == none || p.cpus[c].node == none || p.cpus[c].node == node }) {
+				p.local[node] = append(p.local[node], k)
+			}
+		}
 	}
 }
 

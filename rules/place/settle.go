@@ -213,7 +213,7 @@ func (s *state) comeHome() bool {
 func (s *state) wayHome(i int) (step, bool) {
 	a := s.at[i]
 	s.place(i, none)
-	c := s.choose(i, func(c int) bool { return !s.away(i, c) })
+	c := s.choose(i, s.local[s.items[i].node], func(c int) bool { return !s.away(i, c) })
 	s.place(i, a)
 	if c != none {
 		st := step{i, c, none}
@@ -222,20 +222,30 @@ func (s *state) wayHome(i int) (step, bool) {
 		}
 	}
 	return s.bestSwap(i,
-		func(c int) bool { return !s.away(i, c) },
+		func(j, c int) bool {
+			if s.away(i, c) || s.remoteLoad(j, a)-s.remoteLoad(j, c) > s.items[i].load {
+				return false
+			}
+			k, m := s.cpus[a].core, s.cpus[c].core
+			if k == m || s.items[i].idle {
+				return true
+			}
+			// The core that it comes to would be at least this busy.
+			return s.thread(c, s.cost(i, c)-s.cost(j, c)) <= max(s.opt.LocalLimit, s.util[k], s.util[m])
+		},
 		func(e effect) bool { return e.remote < 0 && e.evens(s.opt.LocalLimit) },
 	)
 }
 
-// bestSwap finds the swap that brings item i to one of the CPUs wanted and
-// leaves the least load among those that are accepted.
-func (s *state) bestSwap(i int, wanted func(c int) bool, accept func(e effect) bool) (step, bool) {
+// bestSwap finds the swap of item i with one that is wanted, for the CPU that it is
+// on, and leaves the least load among those that are accepted.
+func (s *state) bestSwap(i int, wanted func(j, c int) bool, accept func(e effect) bool) (step, bool) {
 	var best step
 	var bestEffect effect
 	found := false
 	for j, c := range s.at {
 		st := step{i, c, j}
-		if c == none || c == s.at[i] || !wanted(c) || !s.allowed(st) {
+		if c == none || c == s.at[i] || !wanted(j, c) || !s.allowed(st) {
 			continue
 		}
 		e := s.effect(st)
@@ -284,7 +294,7 @@ func (w *settling) join(i int) (step, bool) {
 	if found {
 		return best, true
 	}
-	return w.bestSwap(i, wanted, accept)
+	return w.bestSwap(i, func(_, c int) bool { return wanted(c) }, accept)
 }
 
 // resettleRounds is more than solving again from a result was ever seen to take.

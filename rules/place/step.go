@@ -198,7 +198,7 @@ func (s *stepSearch) tooMuch(load float64) bool {
 func (s *stepSearch) moves(i int) {
 	k := s.cpus[s.at[i]].core
 	s.search++
-	for m := range s.cores {
+	for _, m := range s.reach(i) {
 		first := s.cores[m].threads[0]
 		if m != k {
 			if s.tooMuch(s.atLeast(m, s.items[i].load)) || s.abroad(i, first) || s.items[i].consumer == none && s.twin(m) {
@@ -206,11 +206,21 @@ func (s *stepSearch) moves(i int) {
 			}
 		}
 		for _, c := range s.cores[m].threads {
-			if c != s.at[i] {
+			if c != s.at[i] && (m == k || !s.tooMuch(s.thread(c, s.cost(i, c)))) {
 				s.try(step{i, c, none})
 			}
 		}
 	}
+}
+
+// reach are the cores that a step may bring the present item to. At home, with no
+// more load than the limit, it stays there: nothing it could change places with
+// on a foreign node would bring home as much load as it takes away.
+func (s *stepSearch) reach(i int) []int {
+	if s.goal <= s.opt.LocalLimit && !s.away(i, s.at[i]) {
+		return s.local[s.items[i].node]
+	}
+	return s.all
 }
 
 // abroad reports whether the CPU is on a foreign node without the load at home
@@ -223,19 +233,25 @@ func (s *stepSearch) swaps(i int) {
 	a := s.at[i]
 	k := s.cpus[a].core
 	own := s.cost(i, a)
-	for m := range s.cores {
+	for _, m := range s.reach(i) {
 		if m == k || s.active[m] == 0 || s.util[m] >= s.util[k] {
 			continue
 		}
 		for _, j := range s.on[m] {
 			c := s.at[j]
 			back := s.cost(j, a)
-			if back >= own || s.tooMuch(s.atLeast(k, back-own)) || s.tooMuch(s.atLeast(m, s.cost(i, c)-s.cost(j, c))) {
+			if back >= own || s.tooMuch(s.atLeast(k, back-own)) || s.tooMuch(s.thread(c, s.cost(i, c)-s.cost(j, c))) ||
+				!s.items[j].idle && s.tooMuch(s.thread(a, back-own)) {
 				continue
 			}
 			s.try(step{i, c, j})
 		}
 	}
+}
+
+// thread bounds the load of a CPU's core from below after a change on that CPU.
+func (s *state) thread(c int, change int64) float64 {
+	return max(float64(s.load[c]+change)/s.cpus[c].capacity/unit, s.atLeast(s.cpus[c].core, change))
 }
 
 // atLeast bounds the load of a core from below after a change of its total.

@@ -254,11 +254,14 @@ func TestRPMScripts(t *testing.T) {
 	}
 	const units = "napitune-boot.service napitune-settle.service napitune-guard.service"
 	profile := filepath.Join(root, "etc/napitune/profile.yaml")
-	run("systemctl daemon-reload", "-i", path)
-	if err := os.WriteFile(profile, []byte("boot-profile: 1\n"), 0o644); err != nil {
-		t.Fatal(err)
+	const told = "systemctl daemon-reload\nsystemctl try-restart napitune-guard.service"
+	run(told, "-i", path)
+	for name, text := range map[string]string{profile: "boot-profile: 1\n", filepath.Join(root, "var/lib/napitune/history.jsonl"): "{}\n"} {
+		if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
-	run("systemctl daemon-reload\nsystemctl daemon-reload", "-U", "--replacepkgs", path)
+	run(told+"\nsystemctl daemon-reload", "-U", "--replacepkgs", path)
 	run("systemctl disable "+units+"\nsystemctl stop "+units+"\nsystemctl daemon-reload", "-e", "napitune")
 	var left []string
 	for _, file := range files(t, root) {

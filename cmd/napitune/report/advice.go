@@ -22,6 +22,9 @@ const (
 	SchemaDoctor = "napitune/doctor/v1"
 )
 
+// GapProbes is the source of gaps in what the in-kernel probes tell.
+const GapProbes = "probes"
+
 // Advice is the answer of "napitune advise": what was looked at, what was
 // found and what to change. It is the JSON document; text and shell script are
 // made from it alone.
@@ -35,6 +38,7 @@ type Advice struct {
 	Placement []plan.Placement `json:"placement"`
 	Gaps      []detect.Gap     `json:"gaps"`
 	Overhead  Overhead         `json:"overhead"`
+	Probed    *Probed          `json:"probed,omitempty"`
 
 	// Evidence are the figures behind a healthy verdict, for people: the same
 	// counters are in the findings where something is wrong.
@@ -46,7 +50,8 @@ type Advice struct {
 	// PolicyFile is where the policy was read from that judged, "" for one that
 	// comes with the program; its name is Plan.Profile.
 	PolicyFile string `json:"-"`
-	// Probeless is why no in-kernel probe took part, "" if some did.
+	// Probeless is why a captured host has no figures of in-kernel probes, ""
+	// if it has; for the running machine that is among the gaps.
 	Probeless string `json:"-"`
 }
 
@@ -119,6 +124,12 @@ type Overhead struct {
 	WallSeconds  float64 `json:"wall_seconds,omitempty"`
 	MaxRSSBytes  int64   `json:"max_rss_bytes,omitempty"`
 	ProbeSeconds float64 `json:"probe_seconds,omitempty"` // time the kernel spent in our programs
+	ProbeRuns    uint64  `json:"probe_runs,omitempty"`    // how often it called them
+	// ProbesEstimated is why ProbeSeconds is an estimate from the events that the
+	// programs counted and not from BPF statistics; "" if it is not. ProbesUnknown
+	// is why neither tells, "" if one does or no probe took part.
+	ProbesEstimated string `json:"probes_estimated,omitempty"`
+	ProbesUnknown   string `json:"probes_unknown,omitempty"`
 }
 
 // Verdicts in the order of badness.
@@ -143,6 +154,7 @@ func NewAdvice(obs *detect.Observation, findings []plan.Finding, p plan.Plan) Ad
 		BootID:    obs.Last.Ident.BootID,
 	}
 	a.Window.ControlQueues = controlQueues(obs)
+	a.Probed = probed(obs)
 	a.Verdict = verdict(findings, p)
 	a.Evidence = healthEvidence(obs)
 	return a
@@ -277,6 +289,9 @@ func gaps(obs *detect.Observation) []detect.Gap {
 	}
 	for _, g := range obs.Last.Gaps {
 		add(g)
+	}
+	for _, text := range probeGaps(obs) {
+		add(detect.Gap{Source: GapProbes, Reason: text})
 	}
 	for _, text := range obs.Inconsistent {
 		add(detect.Gap{Source: "consistency", Reason: text})

@@ -6,6 +6,8 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/napitune/napitune/detect/knob"
 	"github.com/napitune/napitune/profiles/strict"
@@ -18,6 +20,9 @@ type Term struct {
 	Text    string
 	Section string
 }
+
+// plain is the text without marks.
+func (t Term) plain() string { return strings.NewReplacer("**", "", "`", "").Replace(t.Text) }
 
 // ParseGlossary reads GLOSSARY.md: sections headed "## NAME" with entries of
 // the form "- **name** / **other name** — text", which may go on over
@@ -89,8 +94,8 @@ func (m Manual) Names() []string {
 
 // Explain writes the pages of a finding, a setting or a term: all that go by
 // the name. The name is compared without regard to case; an address such as
-// eth0/ring.rx means its setting. An unknown name is an error that suggests
-// near ones.
+// eth0/ring.rx means its setting, and so does the last part of a sysctl's name.
+// An unknown name is an error that suggests near ones.
 func (m Manual) Explain(w io.Writer, name string, style Style) error {
 	p := &page{w: w, style: style}
 	found := 0
@@ -103,12 +108,12 @@ func (m Manual) Explain(w io.Writer, name string, style Style) error {
 	for _, r := range m.Rules {
 		if strings.EqualFold(r.ID, name) {
 			next()
-			p.rulePage(r)
+			p.rulePage(r, m.words(r))
 		}
 	}
 	kind := name[strings.LastIndex(name, "/")+1:]
 	for _, k := range m.Knobs {
-		if strings.EqualFold(k.Name, kind) {
+		if strings.EqualFold(k.Name, kind) || strings.EqualFold(strings.TrimPrefix(k.Name, sysctls), kind) {
 			next()
 			p.knobPage(k)
 		}
@@ -168,7 +173,7 @@ func (m Manual) All(w io.Writer, style Style) error {
 	p.line("FINDINGS")
 	for _, r := range m.Rules {
 		p.blank()
-		p.rulePage(r)
+		p.rulePage(r, nil) // the terms follow
 	}
 	p.blank()
 	p.line("SETTINGS")
@@ -188,7 +193,45 @@ func (m Manual) All(w io.Writer, style Style) error {
 // pageIndent leaves room for the longest label of a page, "side effects".
 const pageIndent = 16
 
-func (p *page) rulePage(r rules.Rule) {
+// sysctls is what people leave out when they name a network sysctl.
+const sysctls = "net.core."
+
+// everyday are terms of the glossary that say on a page what they say anywhere.
+var everyday = []string{"budget", "online", "package", "possible", "present", "queue", "share"}
+
+// words are the terms of the kernel that the thresholds of a page use: its
+// other parts are written for readers who do not know them.
+func (m Manual) words(r rules.Rule) []Term {
+	text := strings.ToLower(strings.Join(r.Page.Thresholds, "\n"))
+	var out []Term
+	for _, t := range m.Terms {
+		used := func(name string) bool { return mentions(text, strings.ToLower(name)) }
+		if t.Section != "napitune" && !slices.Contains(everyday, t.Names[0]) && slices.ContainsFunc(t.Names, used) {
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+// mentions reports whether a text has a word, also in the plural. Part of
+// another word, or of a name with dashes, is no mention.
+func mentions(text, word string) bool {
+	isLetter := func(r rune) bool { return r == '-' || r == '_' || unicode.IsLetter(r) || unicode.IsDigit(r) }
+	for at := 0; ; {
+		i := strings.Index(text[at:], word)
+		if i < 0 {
+			return false
+		}
+		before, _ := utf8.DecodeLastRuneInString(text[:at+i])
+		at += i + len(word)
+		after, _ := utf8.DecodeRuneInString(strings.TrimPrefix(text[at:], "s"))
+		if !isLetter(before) && !isLetter(after) {
+			return true
+		}
+	}
+}
+
+func (p *page) rulePage(r rules.Rule, words []Term) {
 	p.line(p.paint(bold, r.ID) + " — " + clean(r.Title))
 	p.labelled("meaning", r.Page.Meaning)
 	p.labelled("evidence", r.Page.Evidence)
@@ -198,6 +241,9 @@ func (p *page) rulePage(r rules.Rule) {
 	p.labelled("not when", r.Page.NotWhen)
 	for _, t := range r.Page.Thresholds {
 		p.labelled("threshold", t)
+	}
+	for _, t := range words {
+		p.labelled("word", t.Names[0]+": "+t.plain())
 	}
 	p.labelled("source", r.Page.Source)
 }
@@ -237,5 +283,5 @@ func (p *page) termPage(t Term) {
 		head += ", " + strings.Join(t.Names[1:], ", ")
 	}
 	p.line(head)
-	p.hang("", plain, 2, strings.NewReplacer("**", "", "`", "").Replace(t.Text))
+	p.hang("", plain, 2, t.plain())
 }

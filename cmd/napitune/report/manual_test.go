@@ -56,7 +56,7 @@ func testManual() Manual {
 	return Manual{
 		Rules: []rules.Rule{{ID: "irq-stacked", Title: "several busy interrupts on one CPU", Page: rules.Page{
 			Meaning: "Interrupts of several queues fire on one CPU.", Evidence: "/proc/interrupts", Cause: "Nobody spread them.",
-			Remedy: "Spread them.", SideEffects: "None.", NotWhen: "The host is idle.", Source: "kernel/irq/manage.c", Thresholds: []string{"share ≥ 40 %"},
+			Remedy: "Spread them.", SideEffects: "None.", NotWhen: "The host is idle.", Source: "kernel/irq/manage.c", Thresholds: []string{"share ≥ 40 %, no squeezes"},
 		}}},
 		Knobs: []*knob.Kind{{Name: "ring.rx", Title: "receive descriptors", Doc: "How many packets the NIC can hand over.", Unit: "descriptors",
 			Codec: knob.Codec{Name: "integer"}, Disruption: knob.DisruptsLink, Clobbers: []string{"irq.affinity"}, Source: "net/ethtool/rings.c", Scope: knob.ScopeDevice}},
@@ -82,6 +82,65 @@ func TestExplain(t *testing.T) {
 	for _, name := range []string{"irq-stacked", "ring.rx", "squeeze"} {
 		if !strings.Contains(all.String(), name) || !strings.Contains(list.String(), name) {
 			t.Errorf("%s is missing in the manual or its list", name)
+		}
+	}
+}
+
+// Settings, and the words that the pages about them use, are found by the names
+// that people know them by.
+func TestExplainShortNames(t *testing.T) {
+	terms, err := ParseGlossary(napitune.Glossary())
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := Manual{Rules: rules.All(), Knobs: knob.All(), Terms: terms}
+	for name, want := range map[string]string{
+		"netdev_budget":                    "net.core.netdev_budget — ",
+		"/proc/sys/net/core/netdev_budget": "net.core.netdev_budget — ",
+		"NETDEV_BUDGET_USECS":              "net.core.netdev_budget_usecs — ",
+		"netdev_max_backlog":               "net.core.netdev_max_backlog — ",
+		"tick":                             "tick, jiffy, ",
+		"jiffies":                          "tick, jiffy, ",
+		"HZ":                               "tick, jiffy, ",
+		"net.core.netdev_budget_usecs":     "net.core.netdev_budget_usecs — ",
+		"/proc/sys/net/core/rps_sock_flow_entries": "net.core.rps_sock_flow_entries — ",
+	} {
+		var out bytes.Buffer
+		if err := m.Explain(&out, name, Style{}); err != nil || !strings.HasPrefix(out.String(), want) {
+			t.Errorf("explain %s: %v, %.60q, want %q", name, err, out.String(), want)
+		}
+	}
+}
+
+// What the thresholds of a page say in words of the kernel is explained on it.
+func TestExplainWords(t *testing.T) {
+	terms, err := ParseGlossary(napitune.Glossary())
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := Manual{Rules: rules.All(), Terms: terms}
+	for id, want := range map[string]string{"budget-packets": "NAPI, poll, weight, squeeze, full poll", "cpu-steal": "steal", "rss-udp-hash": ""} {
+		r, _ := rules.Lookup(id)
+		var got []string
+		for _, term := range m.words(r) {
+			got = append(got, term.Names[0])
+		}
+		if strings.Join(got, ", ") != want {
+			t.Errorf("%s explains %q, want %s", id, got, want)
+		}
+	}
+}
+
+func TestMentions(t *testing.T) {
+	for _, tt := range []struct {
+		text, word string
+		want       bool
+	}{
+		{"a squeeze", "squeeze", true}, {"two squeezes, no more", "squeeze", true}, {"squeezed", "squeeze", false}, {"squeeze-rate", "squeeze", false},
+		{"time_squeeze", "squeeze", false}, {"squeeze-rate of squeezes", "squeeze", true}, {"", "squeeze", false}, {"jiffiesé", "jiffies", false}, {"(gro)", "gro", true},
+	} {
+		if got := mentions(tt.text, tt.word); got != tt.want {
+			t.Errorf("mentions(%q, %q) = %v", tt.text, tt.word, got)
 		}
 	}
 }

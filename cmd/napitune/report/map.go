@@ -9,7 +9,9 @@ import (
 	"strings"
 
 	"github.com/napitune/napitune/detect"
+	"github.com/napitune/napitune/detect/cpuset"
 	"github.com/napitune/napitune/detect/topo"
+	"github.com/napitune/napitune/probes/counters"
 )
 
 // Map is the answer of "napitune map": the way of packets from device to CPU.
@@ -33,6 +35,22 @@ type MapDevice struct {
 	QueuesKnown bool       `json:"queues_known"`
 	Queues      []MapQueue `json:"paths"`
 	OtherIRQs   []int      `json:"other_irqs"` // link, configuration, mailbox
+	// Polling is what the probes saw of receive queues; absent without them.
+	Polling []MapPolling `json:"polling,omitempty"`
+}
+
+// MapPolling is how one receive queue was polled in the window.
+type MapPolling struct {
+	Queue          int     `json:"queue"`
+	CPUs           string  `json:"cpus"` // where, list form
+	Polls          uint64  `json:"polls"`
+	PacketsPerPoll float64 `json:"packets_per_poll"`
+	// The rest is of virtio-net, and absent where its interrupt was not seen:
+	// interrupts that found nothing to do, and polls that none asked for (the race
+	// at enabling interrupts, the refill worker, the GRO timer, busy polling).
+	PacketsPerIRQ   *float64 `json:"packets_per_irq,omitempty"`
+	SpuriousIRQs    *uint64  `json:"spurious_irqs,omitempty"`
+	PollsWithoutIRQ *uint64  `json:"polls_without_irq,omitempty"`
 }
 
 // MapQueue is one edge bundle queue → NAPI → IRQ → CPU. A queue pair with one
@@ -111,7 +129,57 @@ func (a atlas) device(d *detect.Device) MapDevice {
 		}
 		md.Queues = append(md.Queues, a.queue(d, q, q.Rx, q.Tx))
 	}
+	for _, q := range d.Queues {
+		if polling, ok := a.polling(d, q); ok {
+			md.Polling = append(md.Polling, polling)
+		}
+	}
 	return md
+}
+
+// polling is false for a queue that the probes did not see polled.
+func (a atlas) polling(d *detect.Device, q detect.Queue) (MapPolling, bool) {
+	out := MapPolling{Queue: q.N}
+	if a.Probes == nil || !q.Rx {
+		return out, false
+	}
+	var work uint64
+	var cpus []int
+	for _, n := range a.Probes.NAPIs {
+		ours := n.Device == d.Name && a.Probes.OfDevice(d.Index, n.NetNS, n.IfIndex)
+		if ours && n.Polls > 0 && (n.ID != 0 && int(n.ID) == q.NAPI || n.Kind == "virtio-rx" && n.Queue == q.N) {
+			out.Polls += n.Polls
+			work += n.Work
+			cpus = append(cpus, n.CPU)
+		}
+	}
+	if out.Polls == 0 {
+		return out, false
+	}
+	out.CPUs, out.PacketsPerPoll = cpuset.Of(cpus...).String(), float64(work)/float64(out.Polls)
+	out.fillVirtio(a.Probes, d)
+	return out, true
+}
+
+func (m *MapPolling) fillVirtio(c *counters.Counters, d *detect.Device) {
+	for _, v := range c.Virtio {
+		// Without an index a row cannot be told from one of another device.
+		if v.Queue != m.Queue || v.IRQ < 0 || d.Index == 0 || !c.OfDevice(d.Index, v.NetNS, v.IfIndex) {
+			continue
+		}
+		if m.PollsWithoutIRQ == nil {
+			m.PollsWithoutIRQ, m.SpuriousIRQs = new(uint64), new(uint64)
+			for _, i := range c.IRQs {
+				if i.IRQ == v.IRQ {
+					*m.SpuriousIRQs += i.Unhandled
+				}
+			}
+		}
+		*m.PollsWithoutIRQ += v.UnarmedPolls
+		if each, ok := c.PacketsPerInterrupt(v); ok {
+			m.PacketsPerIRQ = &each
+		}
+	}
 }
 
 func (a atlas) queue(d *detect.Device, q detect.Queue, rx, tx bool) MapQueue {
@@ -202,7 +270,7 @@ func tri(t detect.Tri) string {
 // Text writes the map as one table per device.
 func (m Map) Text(w io.Writer, style Style) error {
 	p := &page{w: w, style: style}
-	p.hostLine(Advice{Host: m.Host, Window: m.Window})
+	p.hostLine(Advice{Host: m.Host, Window: m.Window, Gaps: m.Gaps})
 	shown := 0
 	for _, d := range m.Devices {
 		if !style.Verbose && dull(d) {
@@ -258,6 +326,9 @@ func (p *page) mapDevice(d MapDevice, rated bool) {
 		p.hang("", plain, 2, "  below "+strings.Join(d.Upper, ", "))
 	}
 	p.mapQueues(d, rated)
+	if p.style.Verbose {
+		p.mapPolling(d.Polling)
+	}
 	if len(d.OtherIRQs) > 0 {
 		p.hang("", plain, 2, "  other interrupts (link, configuration): "+numbers(d.OtherIRQs))
 	}
@@ -293,6 +364,27 @@ func (p *page) mapQueues(d MapDevice, rated bool) {
 		run := sameRun(queues)
 		t.add(mapRow(queues[:run], rated)...)
 		queues = queues[run:]
+	}
+	t.render(p, 2)
+}
+
+func (p *page) mapPolling(list []MapPolling) {
+	t := table{
+		heads: []string{"QUEUE", "POLLS", "PKT/POLL", "PKT/IRQ", "SPURIOUS IRQS", "POLLS WITHOUT IRQ", "POLLED ON"},
+		right: map[int]bool{1: true, 2: true, 3: true, 4: true, 5: true}, limit: 18,
+	}
+	for _, m := range list {
+		perIRQ, spurious, without := "-", "-", "-"
+		if m.PacketsPerIRQ != nil {
+			perIRQ = number(*m.PacketsPerIRQ)
+		}
+		if m.SpuriousIRQs != nil {
+			spurious = count(*m.SpuriousIRQs)
+		}
+		if m.PollsWithoutIRQ != nil {
+			without = count(*m.PollsWithoutIRQ)
+		}
+		t.add("rx-"+strconv.Itoa(m.Queue), count(m.Polls), number(m.PacketsPerPoll), perIRQ, spurious, without, "CPU "+m.CPUs)
 	}
 	t.render(p, 2)
 }

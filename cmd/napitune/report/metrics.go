@@ -62,7 +62,7 @@ func MetricFamilies() []MetricFamily {
 		{"napitune_softnet_squeezes_per_second", "Times that a CPU stopped polling because its budget was used up.", nil},
 		{"napitune_busiest_cpu_softirq_ratio", "Share of its time that the busiest CPU spent in interrupts and softirqs.", nil},
 		{"napitune_device_receive_packets_per_second", "Packets that a device received.", []string{"device"}},
-		{"napitune_device_receive_drops_per_second", "Packets that a device or its driver lost (dropped, missed and FIFO overruns).", []string{"device"}},
+		{"napitune_device_receive_drops_per_second", "Packets that a device or its driver lost: the largest of dropped, missed, FIFO and ring overruns, since drivers count one loss under several names.", []string{"device"}},
 	}
 }
 
@@ -198,8 +198,10 @@ func (m Metrics) rates(set func(name string, value float64, labels ...string)) {
 	for _, name := range slices.Sorted(maps.Keys(o.Device)) {
 		if d := o.Device[name]; d.Known {
 			c := d.Counters
+			// Drivers book the same loss under several of these names
+			// (Documentation/networking/statistics.rst).
 			set("device_receive_packets_per_second", float64(c.RxPackets)/seconds, name)
-			set("device_receive_drops_per_second", float64(c.RxDropped+c.RxMissed+c.RxFIFO)/seconds, name)
+			set("device_receive_drops_per_second", float64(max(c.RxDropped, c.RxMissed, c.RxFIFO, c.RxOver))/seconds, name)
 		}
 	}
 }

@@ -75,7 +75,7 @@ func metrics() Metrics {
 			Basis: detect.BasisWindow, Window: 10 * time.Second,
 			Softnet: map[int]detect.SoftnetDelta{0: {Processed: 100, Dropped: 10}, 1: {Processed: 100, Squeezed: 1}},
 			CPU:     map[int]detect.CPUShare{0: {Softirq: 0.25, IRQ: 0.25}, 1: {Softirq: 0.1}},
-			Device:  map[string]detect.DeviceDelta{"eth0": {Known: true, Counters: detect.InterfaceCounters{RxPackets: 50, RxMissed: 5}}, "gone": {}},
+			Device:  map[string]detect.DeviceDelta{"eth0": {Known: true, Counters: detect.InterfaceCounters{RxPackets: 50, RxDropped: 4, RxMissed: 5, RxFIFO: 5}}, "gone": {}},
 		},
 	}
 }

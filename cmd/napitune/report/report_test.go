@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -197,6 +198,7 @@ func textCases() map[string]func(io.Writer, Style) error {
 		"map":     NewMap(stacked(), nil).Text,
 		"knobs":   NewKnobs(stacked().Last, nil, nil).Text,
 		"doctor":  newTestDoctor().Text,
+		"probed":  text(probedAdvice()),
 	}
 }
 
@@ -288,8 +290,8 @@ func documents() map[string][]struct {
 	blindSnapshot := &detect.Snapshot{}
 	blindObservation := &detect.Observation{Last: blindSnapshot, Samples: 1}
 	return map[string][]doc{
-		"advice":      {{"stacked", stackedAdvice()}, {"healthy", healthy()}, {"blind", blind()}},
-		"map":         {{"map", NewMap(stacked(), nil)}, {"map-blind", NewMap(blindObservation, nil)}},
+		"advice":      {{"stacked", stackedAdvice()}, {"healthy", healthy()}, {"blind", blind()}, {"probed", probedAdvice()}},
+		"map":         {{"map", NewMap(stacked(), nil)}, {"map-probed", NewMap(probedObservation(), nil)}, {"map-blind", NewMap(blindObservation, nil)}},
 		"knobs":       {{"knobs", NewKnobs(stacked().Last, nil, func(r knob.Ref) (string, bool) { return "300", r.Dev == "" })}, {"knobs-blind", NewKnobs(blindSnapshot, nil, nil)}},
 		"transaction": {{"transaction", appliedTransaction()}, {"transaction-dirty", dirtyTransaction()}},
 		"status":      {{"status", testStatus()}, {"status-none", NewStatus(nil)}},
@@ -396,6 +398,27 @@ func TestShellGolden(t *testing.T) {
 	golden(t, "stacked.sh", out.String())
 }
 
+// Numbers of interrupts change at boot: a script with one runs on the same boot
+// only, and one without is a script for every boot.
+func TestShellGuards(t *testing.T) {
+	for name, test := range map[string]struct{ live, irqs, boot bool }{
+		"live, with interrupts": {true, true, true}, "live, without": {true, false, false}, "captured": {false, true, false},
+	} {
+		a := stackedAdvice()
+		a.Live = test.live
+		if !test.irqs {
+			a.Plan.Changes = slices.DeleteFunc(a.Plan.Changes, func(c plan.Change) bool { return c.Ref.Kind == "irq.affinity" })
+		}
+		var out bytes.Buffer
+		if err := Shell(&out, a); err != nil {
+			t.Fatal(err)
+		}
+		if boot, release := strings.Contains(out.String(), "boot_id"), strings.Contains(out.String(), "uname -r"); boot != test.boot || release == test.boot {
+			t.Errorf("%s: tied to the boot: %v, to the kernel: %v", name, boot, release)
+		}
+	}
+}
+
 // A script runs only what the plan holds: texts from the host stay in comments
 // and quotes, whatever they contain.
 func TestShellIsNotInjectable(t *testing.T) {
@@ -412,7 +435,7 @@ func TestShellIsNotInjectable(t *testing.T) {
 		Live: true, BootID: evil, Host: Host{Release: evil},
 		Plan: plan.Plan{Profile: evil, Changes: []plan.Change{{
 			Ref: knob.Device(evil, "ring.rx"), Before: evil, After: evil, Why: evil, Findings: []string{evil}, Disruption: evil,
-		}}, Blocked: []plan.Blocked{{Ref: knob.Device(evil, "ring.tx"), Want: evil, Reason: evil}}},
+		}, {Ref: knob.Rx(evil, 0, "irq.affinity"), Shell: ": /proc/irq/1"}}, Blocked: []plan.Blocked{{Ref: knob.Device(evil, "ring.tx"), Want: evil, Reason: evil}}},
 	}
 	var out bytes.Buffer
 	if err := Shell(&out, a); err != nil {

@@ -5,13 +5,15 @@ import (
 	"io"
 	"slices"
 	"strings"
+
+	"github.com/napitune/napitune/rules/plan"
 )
 
 // Shell writes the plan as a POSIX shell script with the reasons as comments.
 // The script stops at the first error and, before it writes anything, checks
-// that it runs on the host it was made for: on the same boot where the advice
-// was live, because interrupt numbers change at boot, and on the same kernel
-// with the same devices where it came from a capture.
+// that it runs on the host it was made for: on the same kernel with the same
+// devices, and on the same boot where the advice was live and a command has the
+// number of an interrupt, because these change at boot.
 func Shell(w io.Writer, a Advice) error {
 	p := &page{w: w}
 	p.line("#!/bin/sh")
@@ -33,12 +35,12 @@ func Shell(w io.Writer, a Advice) error {
 		}
 		p.line(c.Shell)
 	}
-	for _, b := range a.Plan.Blocked {
-		p.blank()
-		p.line("# " + comment(fmt.Sprintf("blocked: %s to %s: %s", b.Ref, b.Want, b.Reason)))
-	}
+	p.leftOver(a.Plan)
 	return p.err
 }
+
+// byNumber reports whether the command of a change names an interrupt by its number.
+func byNumber(c plan.Change) bool { return strings.Contains(c.Shell, "/proc/irq/") }
 
 // comment makes text safe behind "#": a line break would end the comment and
 // run the rest as a command.
@@ -48,7 +50,7 @@ func (p *page) shellGuards(a Advice) {
 	p.line("refuse() { echo \"napitune plan: $1; nothing was changed\" >&2; exit 1; }")
 	p.line("[ \"$(id -u)\" = 0 ] || refuse 'root is needed'")
 	switch {
-	case a.Live && a.BootID != "":
+	case a.Live && a.BootID != "" && slices.ContainsFunc(a.Plan.Changes, byNumber):
 		p.line("[ \"$(cat /proc/sys/kernel/random/boot_id)\" = " + quote(a.BootID) + " ] ||")
 		p.line("\trefuse 'this is another host, or it was rebooted since'")
 	case a.Host.Release != "":

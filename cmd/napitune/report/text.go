@@ -22,6 +22,7 @@ func Text(w io.Writer, a Advice, style Style) error {
 	p.hostLine(a)
 	p.findings(a.Findings)
 	p.plan(a)
+	p.probed(a.Probed)
 	p.gaps(a.Gaps)
 	p.verdict(a)
 	return p.err
@@ -50,8 +51,13 @@ func (p *page) hostLine(a Advice) {
 	} else if name != "" && name != "balanced" {
 		p.hang("", plain, 0, "judged by the policy "+name)
 	}
-	if a.Probeless != "" && (a.Live || p.style.Verbose) {
-		p.hang("", plain, 0, "no in-kernel probes: "+a.Probeless)
+	if a.Probeless != "" && p.style.Verbose {
+		p.hang("", plain, 0, a.Probeless)
+	}
+	for _, g := range a.Gaps {
+		if g.Source == GapProbes {
+			p.hang("", plain, 0, g.Reason)
+		}
 	}
 	for _, q := range a.Window.ControlQueues {
 		p.hang("", plain, 0, fmt.Sprintf("control queue of %s: %s µs, by timing our own read (median of %d)",
@@ -425,8 +431,10 @@ func (p *page) hangMark(head string, c paint, indent int, text string) {
 // foldedGaps is how many sources are named per reason without -v.
 const foldedGaps = 3
 
-// gaps sums up what could not be read, by reason.
+// gaps sums up what could not be read, by reason. What the probes do not tell
+// stands at the head, with what else the figures rest on.
 func (p *page) gaps(list []detect.Gap) {
+	list = slices.DeleteFunc(slices.Clone(list), func(g detect.Gap) bool { return g.Source == GapProbes })
 	if len(list) == 0 {
 		return
 	}
@@ -500,8 +508,10 @@ func (p *page) verdict(a Advice) {
 		p.hang("", plain, 0, fmt.Sprintf("predicted: the busiest CPU goes from %.0f %% to %.0f %% %s", 100*placed.BeforeMax, 100*placed.PredictedMax, placed.Basis))
 	}
 	p.hang("", plain, 0, totals(a.Plan))
-	if o := overhead(a.Overhead); o != "" {
-		p.line(p.paint(dim, o))
+	for _, text := range []string{overhead(a.Overhead), probesCost(a.Overhead)} {
+		for _, l := range wrap(clean(text), p.style.width()) {
+			p.line(p.paint(dim, l))
+		}
 	}
 }
 
@@ -558,8 +568,19 @@ func overhead(o Overhead) string {
 		return ""
 	}
 	text := fmt.Sprintf("cost: %.0f ms of CPU time, %.0f MB of memory", 1000*o.CPUSeconds, float64(o.MaxRSSBytes)/1e6)
-	if o.ProbeSeconds > 0 {
-		text += fmt.Sprintf(", %.1f ms in probes", 1000*o.ProbeSeconds)
-	}
 	return text
+}
+
+// probesCost is "" where no probe took part.
+func probesCost(o Overhead) string {
+	figures := fmt.Sprintf("cost of the probes: %s, %.1f ms", plural(int(o.ProbeRuns), "run"), 1000*o.ProbeSeconds)
+	switch {
+	case o.ProbesUnknown != "":
+		return "cost of the probes: unknown (" + o.ProbesUnknown + ")"
+	case o.ProbeRuns == 0:
+		return ""
+	case o.ProbesEstimated != "":
+		return figures + " (estimated: " + o.ProbesEstimated + ")"
+	}
+	return figures
 }

@@ -101,7 +101,7 @@ func (t Transaction) Text(w io.Writer, style Style) error {
 	if t.Measured != nil {
 		p.measured(*t.Measured)
 	}
-	p.hang("", plain, 0, t.summary())
+	p.hang("", plain, 0, t.Summary())
 	return p.err
 }
 
@@ -118,7 +118,7 @@ func (p *page) restoration(r apply.Restoration) {
 	if r.Fate != apply.FateRestored && r.Fate != apply.FateAlready {
 		mark, color = "  x", red
 	}
-	text := r.Ref.String() + ": " + fmt.Sprintf(fates[r.Fate], told(r.Want))
+	text := r.Subject() + ": " + fmt.Sprintf(fates[r.Fate], told(r.Want))
 	if r.Present != r.Want && r.Present != "" {
 		text += " and is " + told(r.Present)
 	}
@@ -131,7 +131,8 @@ func (p *page) restoration(r apply.Restoration) {
 	p.hang(mark, color, 4, text)
 }
 
-func (t Transaction) summary() string {
+// Summary says in a sentence or two what state the host is in.
+func (t Transaction) Summary() string {
 	switch t.State {
 	case apply.Confirmed:
 		text := t.ID + " confirmed: the changes stay until the next boot"
@@ -187,6 +188,8 @@ func (p *page) transaction(t apply.Summary) {
 	}
 	p.line(head)
 	switch {
+	case t.Newer:
+		p.hang("  !", red, 4, "this version cannot undo it ("+t.Damage+"): the newer one rolls it back, napitune forget "+t.ID+" leaves the host as it is")
 	case t.Damage != "":
 		p.hang("  !", red, 4, "its journal is damaged: "+t.Damage)
 	case t.State == apply.Unconfirmed && !t.Deadline.IsZero():
@@ -196,7 +199,7 @@ func (p *page) transaction(t apply.Summary) {
 		p.hang("  !", yellow, 4, "made in another network namespace ("+t.NetNS+"): its settings are seen there only")
 		return
 	}
-	if t.Unfinished {
+	if t.Unfinished && !t.Newer {
 		p.hang("  !", yellow, 4, "unfinished: napitune rollback "+t.ID+" puts the host back")
 	}
 	for _, d := range t.Drift {

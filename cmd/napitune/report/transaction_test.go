@@ -40,6 +40,7 @@ func dirtyTransaction() Transaction {
 			{Ref: knob.Global("net.core.netdev_budget"), Want: "300", Present: "300", Fate: apply.FateAlready},
 			{Ref: knob.Device("eth1", "ring.rx"), Want: "512", Fate: apply.FateGone, Reason: "no such device"},
 			{Ref: knob.Device("eth0", "channels.combined"), Want: "2", Present: "4", Fate: apply.FateFailed, Reason: "device or resource busy"},
+			{Ref: knob.Device("eth0", "gro_flush_timeout"), NAPI: "NAPI of eth0/rx-1", Want: "gro_flush_timeout 50000", Present: "gro_flush_timeout 77777", Fate: apply.FateForeign},
 		},
 	})
 }
@@ -56,6 +57,8 @@ func testStatus() Status {
 		{ID: "20260301-120500-002", At: at(5), State: apply.Unconfirmed, Deadline: at(6), Changes: 1, Unfinished: true},
 		{ID: "20260301-121000-003", At: at(10), State: apply.Applying, Changes: 7, Unfinished: true, Damage: "line 4: no checksum"},
 		{ID: "20260301-121500-004", At: at(15), State: apply.Dirty, Changes: 2, Unfinished: true, NetNS: "4026532201/7"},
+		{ID: "20260301-122000-005", At: at(20), State: apply.Confirmed, Changes: 1, Unfinished: true, Newer: true,
+			Damage: "a newer napitune wrote it: its form is 2 and this version reads up to 1"},
 	})
 }
 

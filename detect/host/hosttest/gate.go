@@ -7,7 +7,7 @@ import (
 )
 
 // Gate passes every write of w by a gate, which makes it with do, or fails it
-// before or after. what names the write ("channels eth0").
+// before or after. what names the write ("channels eth0"). A question is no write.
 func Gate(w host.Writer, gate func(what string, do func() error) error) host.Writer {
 	return host.Writer{
 		WriteFile: func(name string, data []byte) error {
@@ -37,5 +37,6 @@ func Gate(w host.Writer, gate func(what string, do func() error) error) host.Wri
 		SetNAPI: func(n host.NAPI) error {
 			return gate("napi "+strconv.Itoa(n.ID), func() error { return w.SetNAPI(n) })
 		},
+		MayWrite: w.MayWrite,
 	}
 }

@@ -377,6 +377,7 @@ func (g *machine) queues(dir string) {
 		g.write(rx+"rps_flow_cnt", "0")
 		g.write(tx+"tx_timeout", "0")
 		g.write(tx+"xps_cpus", empty)
+		g.write(tx+"xps_rxqs", maskText(cpuset.Set{}, g.MaxQueues))
 		if g.MaxQueues == 1 {
 			// The file is listed and cannot be read (netif_is_multiqueue).
 			if err := g.tree.FailOp(tree.Read, tx+"xps_cpus", fs.ErrNotExist); err != nil && g.err == nil {

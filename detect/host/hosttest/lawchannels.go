@@ -97,7 +97,7 @@ func (m *Memory) newQueue(s *sample, dev, side string, q int) error {
 		"rps_flow_cnt": "0\n",
 		"rps_cpus":     maskText(m.defaultRPS(s), m.cpuIDs()) + "\n",
 		"xps_cpus":     maskText(cpuset.Set{}, m.cpuIDs()) + "\n",
-		"xps_rxqs":     "0\n",
+		"xps_rxqs":     maskText(cpuset.Set{}, m.madeQueues(dev)) + "\n",
 	}
 	if err := s.tree.Mkdir(to); err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/napitune/napitune/detect/cpuset"
 	"github.com/napitune/napitune/detect/host"
 )
 
@@ -88,14 +89,34 @@ func (m *Memory) setCoalesce(dev string, want host.Coalesce) error {
 			now.Values[name] = value
 		}
 	}
-	if want.AdaptiveRx != nil {
-		now.AdaptiveRx = cloneBool(want.AdaptiveRx)
-	}
-	if want.AdaptiveTx != nil {
-		now.AdaptiveTx = cloneBool(want.AdaptiveTx)
-	}
+	now.AdaptiveRx = m.moderates(dev, "rx", now, now.AdaptiveRx, want.AdaptiveRx)
+	now.AdaptiveTx = m.moderates(dev, "tx", now, now.AdaptiveTx, want.AdaptiveTx)
 	m.coalesce[dev] = now
 	return nil
+}
+
+// Delays that mlx5_core begins with: those of net_dim's second profile while it
+// moderates adaptively, its own else (include/linux/dim.h,
+// MLX5E_PARAMS_DEFAULT_RX_CQ_MODERATION_USEC).
+const (
+	dimUsecs  = 8
+	mlx5Usecs = 16
+)
+
+// moderates: mlx5_core forgets the delay of a side when its adaptive moderation
+// is switched, and does not take one with the same request
+// (mlx5e_ethtool_set_coalesce, mlx5e_reset_rx_moderation).
+func (m *Memory) moderates(dev, side string, c host.Coalesce, now, want *bool) *bool {
+	if want == nil {
+		return now
+	}
+	if _, has := c.Values[side+"-usecs"]; has && *want != *now && m.driver(dev) == "mlx5_core" {
+		c.Values[side+"-usecs"] = mlx5Usecs
+		if *want {
+			c.Values[side+"-usecs"] = dimUsecs
+		}
+	}
+	return cloneBool(want)
 }
 
 // virtioCoalesces: delays need VIRTIO_NET_F_NOTF_COAL, without it rx-frames
@@ -134,11 +155,13 @@ func (m *Memory) setFeatures(dev string, on map[string]bool) error {
 			return fmt.Errorf("feature %s: %w", name, syscall.EINVAL)
 		}
 	}
+	reset := false
 	for name, wish := range on {
 		f := now[name]
 		if f.Fixed {
 			continue
 		}
+		reset = reset || f.On != wish && resettingFeatures[name]
 		f.On, f.Requested = wish, wish
 		now[name] = f
 	}
@@ -147,6 +170,32 @@ func (m *Memory) setFeatures(dev string, on map[string]bool) error {
 		now["rx-lro"] = lro
 	}
 	m.features[dev] = now
+	if reset {
+		return m.resetDevice(dev)
+	}
+	return nil
+}
+
+// resettingFeatures make drivers reset the device (ixgbe_set_features,
+// i40e_set_features, bnxt_set_features).
+var resettingFeatures = map[string]bool{"rx-gro-hw": true, "rx-lro": true, "rx-ntuple-filter": true}
+
+// resetDevice: the driver requests its interrupts again and gives each its hint,
+// one online CPU after the other, which before 5.17 also set the affinity
+// (kernel/irq/manage.c, irq_set_affinity_hint; i40e_vsi_request_irq_msix). The
+// law is applied to every kernel: what older ones undo must not be relied on.
+// virtio_net sends a control command instead (virtnet_set_features).
+func (m *Memory) resetDevice(dev string) error {
+	if m.driver(dev) == virtioNet {
+		return nil
+	}
+	cpus := m.online(m.last()).CPUs()
+	for _, v := range m.vectors(dev) {
+		hint := cpuset.Of(cpus[v.queue%len(cpus)])
+		if err := m.routeIRQ(v.irq, hint, hint.Min()); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -260,6 +260,8 @@ func (m *Memory) writeQueue(name, file, text string) error {
 		return m.writeFlowCount(name, text)
 	case "xps_cpus":
 		return m.writeXPS(name, text)
+	case "xps_rxqs":
+		return m.writeXPSQueues(name, text)
 	}
 	return fmt.Errorf("no law for this file: %w", syscall.EACCES)
 }
@@ -286,6 +288,32 @@ func (m *Memory) writeXPS(name, text string) error {
 		return err
 	}
 	return m.store(name, maskText(want.Intersect(m.online(m.last())), m.cpuIDs()))
+}
+
+// writeXPSQueues takes a mask of the receive queues that the device was made
+// with, more are EOVERFLOW (net/core/net-sysfs.c, xps_rxqs_store).
+func (m *Memory) writeXPSQueues(name, text string) error {
+	made := m.madeQueues(strings.Split(name, "/")[3])
+	want, err := parseMask(text, made)
+	if err != nil {
+		return err
+	}
+	return m.store(name, maskText(want, made))
+}
+
+// madeQueues is the number of receive queues that a device was made with, in use
+// or not (num_rx_queues).
+func (m *Memory) madeQueues(dev string) int {
+	if m.last().base.Links != nil {
+		if links, err := m.last().base.Links(); err == nil {
+			for _, l := range links {
+				if l.Name == dev && l.RxQueues > 0 {
+					return l.RxQueues
+				}
+			}
+		}
+	}
+	return m.queueCount(dev, "rx")
 }
 
 // writeFlowCount rounds up to a power of two; 0 frees the table

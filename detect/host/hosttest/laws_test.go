@@ -452,6 +452,19 @@ func TestCoalesceLaws(t *testing.T) {
 	if err := m.Writer().SetCoalesce("eth0", host.Coalesce{Values: map[string]int{"rx-frames": 3}}); !errors.Is(err, syscall.EOPNOTSUPP) {
 		t.Errorf("a field the driver has not: %v", err)
 	}
+	// A delay asked for together with the switch is forgotten, the other side stays.
+	m = newMemory(t, Spec{Driver: "mlx5_core"})
+	for _, tt := range []struct {
+		on   bool
+		want int
+	}{{false, mlx5Usecs}, {false, 20}, {true, dimUsecs}} {
+		if err := m.Writer().SetCoalesce("eth0", host.Coalesce{AdaptiveRx: &tt.on, Values: map[string]int{"rx-usecs": 20}}); err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := m.Host(1).Ethtool.Coalesce("eth0"); got.Values["rx-usecs"] != tt.want || got.Values["tx-usecs"] != 50 {
+			t.Errorf("mlx5_core with adaptive moderation %v: %v, want rx-usecs %d", tt.on, got.Values, tt.want)
+		}
+	}
 	base := func(change func(map[string]int)) host.Coalesce {
 		values := map[string]int{"rx-usecs": 0, "rx-frames": 1, "tx-usecs": 0, "tx-frames": 1}
 		change(values)
@@ -472,6 +485,35 @@ func TestCoalesceLaws(t *testing.T) {
 		spec.VirtioFeatures = tt.features
 		if err := newMemory(t, spec).Writer().SetCoalesce("eth0", tt.set); !errors.Is(err, tt.want) || (err == nil) != (tt.want == nil) {
 			t.Errorf("virtio %v, %v: %v, want %v", tt.features, tt.set.Values, err, tt.want)
+		}
+	}
+}
+
+// A feature for which drivers reset the device costs the masks of its
+// interrupts, if it changes, and nobody else's.
+func TestResetLaw(t *testing.T) {
+	t.Parallel()
+	m := newMemory(t, i40e2())
+	affinity := func(dev string) string {
+		v := m.View()
+		kind, _ := knob.Lookup("irq.affinity")
+		return kind.Read(v, knob.Rx(dev, 3, kind.Name)).Value
+	}
+	if affinity("eth0") != "0" {
+		t.Fatalf("affinity %s: a reset would not be seen", affinity("eth0"))
+	}
+	set := func(feature string, on bool) {
+		if err := m.Writer().SetFeatures("eth0", map[string]bool{feature: on}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tt := range []struct {
+		feature string
+		on      bool
+		want    string
+	}{{"rx-gro", false, "0"}, {"rx-lro", true, "0"}, {"rx-ntuple-filter", true, "0"}, {"rx-ntuple-filter", false, "3"}} {
+		if set(tt.feature, tt.on); affinity("eth0") != tt.want || affinity("eth1") != "0" {
+			t.Errorf("%s %v: affinity %s, want %s; the other device's is %s", tt.feature, tt.on, affinity("eth0"), tt.want, affinity("eth1"))
 		}
 	}
 }
@@ -555,6 +597,29 @@ func TestHashFields(t *testing.T) {
 	}
 	if err := m.Writer().SetHashFields("eth0", "udp4", "xyz"); !errors.Is(err, syscall.EINVAL) {
 		t.Errorf("nonsense: %v", err)
+	}
+}
+
+// xps_rxqs names receive queues that the device was made with, in use or not, and
+// goes with its transmit queue.
+func TestXPSQueuesLaw(t *testing.T) {
+	t.Parallel()
+	for _, spec := range []Spec{{CPUs: 4, QueuesPerNIC: 2, MaxQueues: 6}, {Driver: "i40e", QueuesPerNIC: 2, MaxQueues: 6}} {
+		m := newMemory(t, spec)
+		file := func(q int) string { return fmt.Sprintf("sys/class/net/eth0/queues/tx-%d/xps_rxqs", q) }
+		channels := func(n int) {
+			if err := m.Writer().SetChannels("eth0", host.Channels{MaxCombined: 6, Combined: n}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		refused(t, m, file(0), "40", syscall.EOVERFLOW)
+		write(t, m, file(0), "20")
+		write(t, m, file(1), "3")
+		channels(1)
+		channels(2)
+		if first, second := read(t, m, file(0)), read(t, m, file(1)); first != "20" || second != "00" {
+			t.Errorf("%s: %s and %s after fewer and more queues", spec.Driver, first, second)
+		}
 	}
 }
 

@@ -73,7 +73,7 @@ func OpenEvents(opts Options) (_ *host.Events, err error) {
 	}
 	l.start()
 	return &host.Events{
-		Ready: l.pending.ready, Take: l.pending.take, Watch: l.writes.watch, Names: l.writes.names(),
+		Ready: l.pending.ready, Take: l.take, Watch: l.writes.watch, Names: l.writes.names(),
 		Failed: l.pending.failure, Close: l.close,
 	}, nil
 }
@@ -137,6 +137,15 @@ func (p *pending) take() []host.Event {
 	out := slices.Collect(maps.Keys(p.events))
 	clear(p.events)
 	return out
+}
+
+// take hands over what happened. Writes that the reader has not come to yet are
+// read first.
+func (l *listener) take() []host.Event {
+	if _, err := l.writes.drain(); err != nil {
+		l.pending.fail(err)
+	}
+	return l.pending.take()
 }
 
 // listener is everything that is listened to. The fields below mu are shared

@@ -3,9 +3,11 @@ package live
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -217,8 +219,25 @@ func TestEventsOfWritesByInotify(t *testing.T) {
 			t.Error(diff)
 		}
 	}
+	// Who takes after an own write has it behind him, whatever the reader does.
+	l := &listener{pending: p, writes: w}
+	late := 0
+	for range 2000 {
+		must(t, os.WriteFile("/"+rps, []byte("1"), 0))
+		if !slices.Contains(l.take(), host.Event{Kind: host.FileWritten, Path: rps}) {
+			late++
+		}
+		runtime.Gosched()
+		late += len(writesIn(l.take()))
+	}
+	if late > 0 {
+		t.Errorf("%d of 2000 writes, or second tellings of them, came late", late)
+	}
 	must(t, w.close())
 	must(t, <-ended)
+	if _, err := w.drain(); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("after the end: %v", err)
+	}
 }
 
 // A storm that no buffer holds is told as such, and the links are known

@@ -271,6 +271,55 @@ func TestWriteFileOfVeth(t *testing.T) {
 	}
 }
 
+// Whether a file may be written is told without writing, and for a read-only
+// mount, as in a container, with what to do.
+func TestMayWrite(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	addVeth(t)
+	w := openWriter(t)
+	const rps = "sys/class/net/veth0/queues/rx-1/rps_cpus"
+	remount := func(flags uintptr) {
+		t.Helper()
+		if err := unix.Mount("", "/sys", "", unix.MS_REMOUNT|unix.MS_BIND|flags, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.MayWrite(rps); err != nil {
+		t.Error(err)
+	}
+	if err := w.MayWrite("sys/class/net/veth0/queues/rx-9/rps_cpus"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a queue that is not there: %v", err)
+	}
+	if err := w.MayWrite("etc/passwd"); !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("no setting: %v", err)
+	}
+	remount(unix.MS_RDONLY)
+	if err := w.WriteFile(rps, []byte("1")); !errors.Is(err, unix.EROFS) {
+		t.Errorf("it can be written: %v", err)
+	}
+	err := w.MayWrite(rps)
+	if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "/sys is mounted read-only here: mount -o remount,rw /sys") {
+		t.Errorf("read-only: %v", err)
+	}
+	if err := w.MayWrite("proc/sys/net/core/somaxconn"); err != nil {
+		t.Errorf("another mount: %v", err)
+	}
+	fd, err := unix.Open("/"+rps, unix.O_PATH, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := mountedForWriting(fd); !errors.Is(err, unix.EROFS) {
+		t.Errorf("before Linux 5.8: %v", err)
+	}
+	unix.Close(fd)
+	remount(0)
+	if err := w.MayWrite(rps); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestNetdevOfVeth(t *testing.T) {
 	if !inNamespace(t) {
 		return
@@ -585,6 +634,9 @@ func TestUnprivileged(t *testing.T) {
 	value, err := h.ReadFile(rps)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if err := w.MayWrite(rps); !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("may write: %v", err)
 	}
 	if err := w.WriteFile(rps, value); !errors.Is(err, fs.ErrPermission) {
 		t.Errorf("write: %v", err)

@@ -106,6 +106,9 @@ func (w *processWalk) process(proc int, pid []byte) {
 	switch {
 	case host.Watched(string(comm)):
 		w.add(proc, pid)
+		if host.Sensor(string(comm)) && w.affinity != nil {
+			w.threads(proc, pid, w.single) // its workers are pinned, as a rule
+		}
 	case isHypervisor(string(comm)):
 		w.threads(proc, pid, w.vhost)
 	case w.affinity != nil && w.asked < mostThreads && !isKernelThread(comm):

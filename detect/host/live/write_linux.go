@@ -55,8 +55,9 @@ func OpenWriter(opts Options) (*host.Writer, error) {
 		SetHashFields: func(dev, flow, fields string) error {
 			return m.change(dev, "hash fields", func() error { return m.nic.writeHashFields(dev, flow, fields) })
 		},
-		SetNAPI: m.setNAPI,
-		BanIRQs: m.banIRQs,
+		SetNAPI:  m.setNAPI,
+		BanIRQs:  m.banIRQs,
+		MayWrite: m.mayWrite,
 	}, nil
 }
 
@@ -111,7 +112,7 @@ func (m *machine) writeFile(name string, data []byte) error {
 	op := fmt.Sprintf("write %q to %s", valueText(data), name)
 	switch {
 	case !writable(name):
-		return failure(op, fs.ErrPermission, "only files below proc/sys, proc/irq and sys are written")
+		return noSetting(op)
 	case len(data) == 0:
 		return failure(op, nil, "an empty write changes nothing")
 	}
@@ -128,6 +129,54 @@ func (m *machine) writeFile(name string, data []byte) error {
 		return failure(op, nil, "the kernel took %d of %d bytes", n, len(data))
 	}
 	return nil
+}
+
+func noSetting(op string) error {
+	return failure(op, fs.ErrPermission, "only files below proc/sys, proc/irq and sys are written")
+}
+
+// mayWrite does not open the file for writing, which those who watch it would
+// be told of.
+func (m *machine) mayWrite(name string) error {
+	defer runtime.KeepAlive(m)
+	op := "write to " + name
+	if !writable(name) {
+		return noSetting(op)
+	}
+	fd, err := m.files.open(name, unix.O_PATH)
+	if err != nil {
+		return writeError(op, bareError(err))
+	}
+	defer unix.Close(fd)
+	err = unix.Faccessat2(fd, "", unix.W_OK, unix.AT_EACCESS|unix.AT_EMPTY_PATH)
+	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) {
+		err = mountedForWriting(fd)
+	}
+	if errors.Is(err, unix.EROFS) {
+		top := treeOf(name)
+		return failure(op, fs.ErrPermission, "%s is mounted read-only here: mount -o remount,rw %s, start the container privileged, or run napitune outside of it", top, top)
+	}
+	return writeError(op, err)
+}
+
+// mountedForWriting is for kernels before 5.8 and seccomp filters that do not
+// know faccessat2 and answer EPERM: the question of containers is answered still.
+func mountedForWriting(fd int) error {
+	var at unix.Statfs_t
+	if err := unix.Fstatfs(fd, &at); err != nil || at.Flags&unix.ST_RDONLY == 0 {
+		return nil // what else may be wrong the write finds out
+	}
+	return unix.EROFS
+}
+
+// treeOf is the mount that containers make read-only, as a rule.
+func treeOf(name string) string {
+	for _, tree := range []string{"proc/sys", "proc/irq"} {
+		if strings.HasPrefix(name, tree+"/") {
+			return "/" + tree
+		}
+	}
+	return "/sys"
 }
 
 // refusedWrite knows that the file of an interrupt that the kernel manages, or

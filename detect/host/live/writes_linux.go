@@ -30,6 +30,10 @@ type writes struct {
 	fd      int      // of file, which must stay as it is: File.Fd may make it blocking
 	who     bool     // fanotify
 
+	reading sync.Mutex // holds buf and closed
+	buf     [messageBytes]byte
+	closed  bool
+
 	mu    sync.Mutex
 	marks map[string]*mark
 	byID  map[identity]string // fanotify
@@ -72,6 +76,11 @@ func openInotify(w *writes) (*writes, error) {
 func (w *writes) names() bool { return w.who }
 
 func (w *writes) close() error {
+	// Whoever reads holds the descriptor until this lock is free: it must be free
+	// before the descriptor is closed, which waits for them.
+	w.reading.Lock()
+	w.closed = true
+	w.reading.Unlock()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for name, m := range w.marks {
@@ -182,24 +191,64 @@ func (w *writes) unset(name string, m *mark) {
 
 // read takes events until the descriptor is closed.
 func (w *writes) read() error {
-	buf := make([]byte, messageBytes)
+	conn, err := w.file.SyscallConn()
+	if err != nil {
+		return w.unlessClosed(err)
+	}
 	for {
-		n, err := w.file.Read(buf)
+		var failed error
+		err := conn.Read(func(uintptr) bool {
+			var some bool
+			some, failed = w.drain()
+			return some || failed != nil
+		})
+		if err = errors.Join(err, failed); err != nil {
+			return w.unlessClosed(err)
+		}
+	}
+}
+
+func (w *writes) unlessClosed(err error) error {
+	w.reading.Lock()
+	defer w.reading.Unlock()
+	if w.closed {
+		return nil
+	}
+	return err
+}
+
+// drain takes the events that there are. Under its lock an event is either in the
+// kernel's queue or pending: whoever drains after a write of his own has that
+// behind him.
+func (w *writes) drain() (some bool, err error) {
+	w.reading.Lock()
+	defer w.reading.Unlock()
+	if w.closed {
+		return false, os.ErrClosed
+	}
+	// Somebody who writes without end is not followed without end.
+	for range 100 {
+		n, err := unix.Read(w.fd, w.buf[:])
 		switch {
-		case errors.Is(err, os.ErrClosed):
-			return nil
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EAGAIN), err == nil && n == 0:
+			return some, nil
 		case err != nil && w.who && unreadable(err):
 			// The event of a file that cannot be opened any more is dropped
 			// (fs/notify/fanotify/fanotify_user.c, copy_event_to_user).
 			w.pending.add(host.Event{Kind: host.FileWritten})
+			some = true
 		case err != nil:
-			return err
+			return some, fmt.Errorf("read of writes: %w", err)
 		case w.who:
-			w.takeFanotify(buf[:n])
+			w.takeFanotify(w.buf[:n])
+			some = true
 		default:
-			w.takeInotify(buf[:n])
+			w.takeInotify(w.buf[:n])
+			some = true
 		}
 	}
+	return some, nil
 }
 
 func unreadable(err error) bool {

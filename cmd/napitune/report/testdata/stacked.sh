@@ -29,4 +29,5 @@ echo 6 > /proc/irq/8/smp_affinity_list
 # net.core.netdev_budget: 5000 → 300 — one run may hold the CPU for as long as 5,000 packets take [budget-oversized]
 sysctl -w net.core.netdev_budget=300
 
+# To be planned again once these changes are made: eth0/rx-0/rps.cpus
 # blocked: eth0/channels.combined to 8: the device has 4 at most

@@ -1,0 +1,6 @@
+//go:build race
+
+package place
+
+// raceDetector slows everything down some ten times.
+const raceDetector = true
