@@ -27,8 +27,8 @@ import (
 //	NAPITUNE_COST=1 go test -run 'TestCostTable|TestOverhead' -v ./probes
 //
 // NAPITUNE_COST_PAIRS sets the number of pairs (15), NAPITUNE_COST_SLICE the
-// length of one side of a pair; without it that is 2s, and 1s and 4s too for
-// the probes as advise runs them.
+// length of one side of a pair; without it that is 2s, and for the probes as
+// advise runs them 1s and 4s too, and the 10s of its default.
 
 func needCost(t *testing.T) {
 	t.Helper()
@@ -206,7 +206,7 @@ func TestOverhead(t *testing.T) {
 		{"softirq and budget, all the time", []string{"softirq", "budget"}, false, usual},
 	}
 	if os.Getenv("NAPITUNE_COST_SLICE") == "" {
-		for _, length := range []time.Duration{time.Second, 4 * time.Second} {
+		for _, length := range []time.Duration{time.Second, 4 * time.Second, 10 * time.Second} {
 			sets = append(sets, costSet{"default, as advise runs them", nil, true, length})
 		}
 	}
@@ -232,7 +232,7 @@ func TestOverhead(t *testing.T) {
 type costSet struct {
 	name    string
 	probes  []string // as in Options
-	limited bool     // through Observe, which bounds the cost
+	limited bool     // through Watch, which bounds the cost
 	length  time.Duration
 }
 
@@ -250,7 +250,7 @@ func measurePair(t *testing.T, f *flood, set costSet, reverse bool) (without, wi
 				done <- nil
 				return
 			}
-			done <- s.Observe(ctx, set.length)
+			done <- s.Watch(ctx, set.length)
 		}()
 		with = f.send(t, set.length)
 		stop()

@@ -125,7 +125,7 @@ func TestProbeCostLive(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = p.Close() }()
-	if err := p.Watch(context.Background(), wholeWindow); err != nil {
+	if err := p.Watch(context.Background(), counters.WholeWindow); err != nil {
 		t.Fatal(err)
 	}
 	c, err := p.Read()

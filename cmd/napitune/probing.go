@@ -205,13 +205,9 @@ func probeStates(states []counters.Status) []report.Probe {
 	return out
 }
 
-// wholeWindow is the shortest window with parts for statistics of the probes
-// and for those that run per packet: a fifth of it at least is left to them.
-const wholeWindow = 2500 * time.Millisecond
-
 // addCost adds what the probes cost to what the process did.
 func addCost(to *report.Overhead, c *counters.Counters) {
-	why := cmp.Or(c.CostUnknown, fmt.Sprintf("BPF statistics take part in windows from %s on", wholeWindow))
+	why := cmp.Or(c.CostUnknown, fmt.Sprintf("BPF statistics take part in windows from %s on", counters.WholeWindow))
 	spent, known := c.Spent()
 	switch {
 	case !known:

@@ -12,6 +12,7 @@ package counters
 import (
 	"errors"
 	"fmt"
+	"time"
 )
 
 // ErrNotComparable says that two readings do not belong together: they are of
@@ -100,6 +101,10 @@ func (c *Counters) Spent() (Spent, bool) {
 	}
 	return Spent{}, false
 }
+
+// WholeWindow is the shortest window of which a part goes to statistics of the
+// probes and to those that run per packet: half a second by default, a fifth of it.
+const WholeWindow = 2500 * time.Millisecond
 
 // State is how far a probe came.
 type State string
