@@ -283,7 +283,7 @@ func Table() []Fault {
 			Finding: "lro-while-forwarding", Changes: []string{"eth0/feature.rx-lro"}, Metric: none(), Silent: true}.on(vmware, vmwareNew),
 		Fault{Name: "XPS reversed", Inject: reverseXPS, Load: sending(),
 			Finding: "xps-mismatch", Changes: []string{"eth0/tx-*/xps.cpus"}, Metric: crossed(0)}.on(each, eight),
-		Fault{Name: "one of four queues used", Fast: true, Inject: "ethtool -L eth0 combined 1", Undo: "ethtool -L eth0 combined 4", Load: answered(),
+		Fault{Name: "one of four queues used", Fast: true, Inject: "ethtool -L eth0 combined 1", Undo: "ethtool -L eth0 combined 4", Load: busy(),
 			Finding: "virtio-queues-unused", Changes: []string{"eth0/channels.combined"}, Metric: maxShare()}.on(four, fourNodes),
 		Fault{Name: "RSS table skewed", Inject: "ethtool -X eth0 weight 9 1 1 1", Undo: "ethtool -X eth0 equal 4", Load: dense(),
 			Finding: "rss-skew", Changes: table, Metric: maxShare()}.on(each),
