@@ -109,6 +109,7 @@ type undoing struct {
 	where  devices
 	later  []*transaction // transactions after this one
 	known  map[knob.Ref]map[string]bool
+	first  map[knob.Ref]string   // each setting's value before the transaction
 	shared map[string][]knob.Ref // addresses that several settings of the journal have
 	// upset are the addresses of settings that a write of this rollback may have
 	// overwritten: what they are by now says nothing about others.
@@ -207,8 +208,18 @@ func (u *undoing) address(ref knob.Ref) string {
 // settings that are one interrupt the lists are one.
 func (u *undoing) collect() {
 	u.known = map[knob.Ref]map[string]bool{}
+	u.first = map[knob.Ref]string{}
 	u.shared = map[string][]knob.Ref{}
+	began := func(ref knob.Ref, value string) {
+		if _, ok := u.first[ref]; !ok {
+			u.first[ref] = value
+		}
+	}
 	for _, e := range u.t.entries {
+		began(e.ref, e.before)
+		for ref, value := range e.sides {
+			began(ref, value)
+		}
 		u.learn(e.ref, e.before)
 		u.learn(e.ref, e.after)
 		if e.observed != nil {
@@ -368,7 +379,9 @@ func (u *undoing) primary(e *entry) bool {
 		}
 		u.tell(e.ref, Restoration{Want: e.before, Fate: FateGone, Reason: reason})
 		return false
-	case state.Value == e.before:
+	case state.Value == e.before, state.Value == u.first[e.ref]:
+		// The second after a rollback that could not restore all: what this change
+		// found was another change's doing, and is undone already.
 		u.tell(e.ref, Restoration{Want: e.before, Present: state.Value, Fate: FateAlready})
 		return false
 	}
@@ -451,7 +464,7 @@ func (u *undoing) sides(e *entry) {
 		if kept && u.t.foreign[ref] {
 			u.tell(ref, Restoration{Want: e.sides[ref], Present: keep, Fate: FateForeign, By: u.author(ref, keep)})
 		}
-		if !ok || !state.Has() || state.Value == want {
+		if !ok || !state.Has() || state.Value == want || !kept && state.Value == u.first[ref] {
 			continue
 		}
 		state, err := u.write(ref, want)
