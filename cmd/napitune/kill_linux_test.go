@@ -198,7 +198,8 @@ func (k *killer) rescue() string {
 	}
 	last := list[len(list)-1]
 	k.nextCommand(last)
-	if last.State != apply.Planned {
+	// One that was rolled back and not yet archived when it was killed is over.
+	if last.State != apply.Planned && last.State != apply.RolledBack {
 		mustEnd(k.t, 0, command("rollback"))
 	}
 	return string(last.State)
