@@ -820,6 +820,7 @@ func TestKsoftirqd(t *testing.T) {
 	w := startWitness(t)
 	if w == nil {
 		ciHas(t, "tracefs: without it nobody else tells where softirqs ran")
+		return
 	}
 	s := openSession(t, Options{SampleOneIn: 1})
 	requireAttached(t, s, "softirq")
