@@ -65,6 +65,20 @@ var ruleCases = []ruleCase{
 			s.set(knob.Tx("eth0", n, "xps.cpus"), mask)
 		}
 	}), advice, []string{"eth0/rx-0/irq.affinity 0", "eth0/rx-1/irq.affinity 1", "eth0/rx-2/irq.affinity 2", "eth0/rx-3/irq.affinity 3"}},
+	{"irq-stacked", "fires", "unequal queues: the one stays that XPS sends on from there, not the lightest", scene4(func(s *scene) {
+		s.nic("eth0", "virtio", []fire{{0: 60_000}, {0: 55_000}, {0: 50_000}, {0: 48_000}}, nil)
+		for n := range 4 {
+			s.set(knob.Tx("eth0", n, "xps.cpus"), fmt.Sprint(n))
+		}
+	}), advice, []string{"eth0/rx-1/irq.affinity 1", "eth0/rx-2/irq.affinity 2", "eth0/rx-3/irq.affinity 3"}},
+	{"irq-stacked", "fires", "very unequal queues: the lightest stays with what CPU 0 does besides, and XPS follows", scene4(func(s *scene) {
+		s.nic("eth0", "virtio", []fire{{0: 90_000}, {0: 50_000}, {0: 50_000}, {0: 10_000}}, nil)
+		s.nic("eth1", "physical", []fire{{0: 50_000}}, nil)
+		pin(s, "eth1", 0)
+		for n := range 4 {
+			s.set(knob.Tx("eth0", n, "xps.cpus"), fmt.Sprint(n))
+		}
+	}), advice, []string{"eth0/tx-0/xps.cpus 3", "eth0/tx-3/xps.cpus 0", "eth0/rx-0/irq.affinity 3", "eth0/rx-1/irq.affinity 1", "eth0/rx-2/irq.affinity 2"}},
 	{"irq-stacked", "fires", "the CPUs that XPS sends from are busy: balance comes first", sceneN(8, func(s *scene) {
 		s.nic("eth0", "virtio", all(4, 0, 50_000), nil)
 		s.nic("eth1", "physical", []fire{{1: 40_000}, {2: 40_000}, {3: 40_000}}, nil)

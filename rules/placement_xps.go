@@ -1,8 +1,6 @@
 package rules
 
 import (
-	"math"
-
 	"github.com/napitune/napitune/detect/cpuset"
 	"github.com/napitune/napitune/detect/knob"
 	"github.com/napitune/napitune/rules/place"
@@ -45,12 +43,16 @@ func (c *Case) keepXPS(order []*path, items []place.Item, cpus []place.CPU, cpu 
 }
 
 // partner is a pair to change seats with: one on a CPU that this pair's mask
-// names, which the other's own mask does not, and whose seat is as good. -1 if
-// there is none.
+// names, which the other's own mask does not, and that leaves the busier of the
+// two cores no busier. One that stays where it is is as good as one that moves if
+// this pair would stay there instead. -1 if there is none.
 func (s *seats) partner(i int, items []place.Item, cpu []int, masks []cpuset.Set) int {
 	for j := range items {
-		if j == i || cpu[j] < 0 || cpu[j] == items[j].Current || !masks[i].Has(cpu[j]) || masks[j].Has(cpu[j]) {
+		if j == i || cpu[j] < 0 || !masks[i].Has(cpu[j]) || masks[j].Has(cpu[j]) {
 			continue
+		}
+		if cpu[j] == items[j].Current && cpu[j] != items[i].Current {
+			continue // two moves for one
 		}
 		if !items[j].Allowed.IsEmpty() && !items[j].Allowed.Has(cpu[i]) {
 			continue
@@ -59,9 +61,9 @@ func (s *seats) partner(i int, items []place.Item, cpu []int, masks []cpuset.Set
 		if own.Core == other.Core || own.Node != other.Node || own.Capacity != other.Capacity || own.Room != 0 || other.Room != 0 {
 			continue
 		}
-		// What is left on either core without the two must be alike.
-		gap := (s.load[own.Core] - items[i].Load) - (s.load[other.Core] - items[j].Load)
-		if math.Abs(gap) <= max(slight*min(items[i].Load, items[j].Load), s.noise) {
+		shift := items[i].Load - items[j].Load
+		busier := max(s.load[own.Core]-shift, s.load[other.Core]+shift) - max(s.load[own.Core], s.load[other.Core])
+		if busier <= max(slight*min(items[i].Load, items[j].Load), s.noise) {
 			return j
 		}
 	}
