@@ -42,9 +42,6 @@ type Machine struct {
 	// CPUs together, while any of them works: how long something takes there does
 	// not depend on what else the host does.
 	Steady bool
-	// Shift makes that clock run faster: an instruction takes 2 to the power of
-	// Shift nanoseconds (QEMU, -icount shift), so that the guest is as much slower.
-	Shift int
 }
 
 // NIC is one network interface of a guest.
@@ -167,9 +164,6 @@ func (m Machine) String() string {
 	}
 	if m.Nodes > 1 {
 		words = append(words, fmt.Sprintf("%dnode", m.Nodes))
-	}
-	if m.Shift > 0 {
-		words = append(words, fmt.Sprintf("%dns/instruction", 1<<m.Shift))
 	}
 	for _, nic := range m.NICs {
 		words = append(words, nic.String())
