@@ -3,6 +3,7 @@ package faults
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -204,7 +205,7 @@ func (g *guest) steps(f Fault, treatment Treatment, r *Result) error {
 
 // killable is a treatment that can be killed in the middle and recover.
 type killable interface {
-	Kill(f Fault, after time.Duration) error
+	Kill(f Fault, after time.Duration) (killed bool, err error)
 	Recover() error
 }
 
@@ -212,9 +213,17 @@ type killable interface {
 // when they are recovered from.
 func (g *guest) kill(f Fault, treatment killable, before Settings) ([]string, error) {
 	var out []string
-	for _, after := range []time.Duration{0, 20 * time.Millisecond} {
-		if err := treatment.Kill(f, after); err != nil {
+	hits := 0
+	for _, after := range []time.Duration{0, 20 * time.Millisecond, 0, 0, 0} {
+		if after == 0 && hits > 0 {
+			continue
+		}
+		killed, err := treatment.Kill(f, after)
+		if err != nil {
 			return out, err
+		}
+		if killed {
+			hits++
 		}
 		if err := treatment.Recover(); err != nil {
 			return out, err
@@ -224,6 +233,9 @@ func (g *guest) kill(f Fault, treatment killable, before Settings) ([]string, er
 			return out, err
 		}
 		out = append(out, before.Diff(now)...)
+	}
+	if hits == 0 {
+		return out, errors.New("none of four applies could be killed at work")
 	}
 	return out, nil
 }

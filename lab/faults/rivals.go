@@ -12,7 +12,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 )
 
 // Compared is how one program fared with one fault: a JSON line. Figures are
@@ -122,8 +121,13 @@ func (t *Tool) Apply(Fault) (_ Judgement, err error) {
 // Undo implements Treatment.
 func (t *Tool) Undo() error { return quiet(t.Stop) }
 
-// Killed is what remains of the tool once it was killed.
-func (t *Tool) Killed() error { return quiet(t.Kill) }
+// Dies is what remains of the tool once it was killed and undone.
+func (t *Tool) Dies(Fault) (killed bool, err error) {
+	if t.Kill == "" {
+		return false, nil
+	}
+	return true, quiet(t.Kill)
+}
 
 // told are the different things that its output says by a pattern.
 func (t *Tool) told(pattern *regexp.Regexp) []string {
@@ -256,31 +260,6 @@ X
 chmod +x /etc/tuned/by-hand/place.sh
 `
 
-// Killed is what remains of an apply that is killed once it has begun to write
-// its journal, and of a rollback after it.
-func (n *Napitune) Killed() error {
-	const journal = "/run/napitune"
-	command := exec.Command("napitune", "apply", "--yes", "--max-disruption", "link", n.plan())
-	var said bytes.Buffer
-	command.Stdout, command.Stderr = &said, &said
-	before := entries(journal)
-	if err := command.Start(); err != nil {
-		return err
-	}
-	pause := time.NewTicker(time.Millisecond)
-	defer pause.Stop()
-	for n := 0; n < 20000 && entries(journal) == before; n++ {
-		<-pause.C
-	}
-	for range 5 {
-		<-pause.C
-	}
-	// It may have ended by itself.
-	_ = command.Process.Kill()
-	_ = command.Wait()
-	return n.Undo()
-}
-
 // elsewhere are settings that napitune does not touch and others do.
 func elsewhere() []string {
 	return []string{
@@ -374,12 +353,4 @@ func becomeOffloads(dev string, now, target Settings) (done bool, err error) {
 		done = true
 	}
 	return done, nil
-}
-
-func entries(dir string) int {
-	found, err := os.ReadDir(dir)
-	if err != nil {
-		return 0
-	}
-	return len(found)
 }

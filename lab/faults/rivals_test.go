@@ -364,17 +364,20 @@ func (c *contest) flap(made Settings, r *Compared) error {
 
 // killed brings the fault about once more and kills the program.
 func (c *contest) killed(treatment Treatment, r *Compared) error {
-	victim, ok := treatment.(interface{ Killed() error })
-	if tool, other := treatment.(*Tool); !ok || other && tool.Kill == "" {
+	victim, ok := treatment.(interface {
+		Dies(f Fault) (killed bool, err error)
+	})
+	if !ok {
 		return nil
 	}
 	c.putBack()
 	c.shell(c.fault.Inject)
-	if err := c.during(c.fault.Load, victim.Killed); err != nil {
+	killed := false
+	if err := c.during(c.fault.Load, func() (err error) { killed, err = victim.Dies(c.fault); return err }); err != nil {
 		return fmt.Errorf("killed: %w", err)
 	}
 	now, err := readWidely(device)
-	r.Killed, r.NotKilled = append(r.Killed, c.broken.Diff(now)...), false
+	r.Killed, r.NotKilled = append(r.Killed, c.broken.Diff(now)...), !killed
 	return err
 }
 

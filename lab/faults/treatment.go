@@ -194,14 +194,14 @@ func applying(f Fault) []string {
 }
 
 // Kill applies what Look planned and kills the program some time after it began
-// to write its journal. What it had done is left.
-func (n *Napitune) Kill(f Fault, after time.Duration) error {
-	err := Interrupt(exec.Command("napitune", append(applying(f), n.plan())...), after, func(p *os.Process) { _ = p.Kill() })
-	var ended *exec.ExitError
-	if errors.As(err, &ended) && !ended.Exited() {
-		return nil // killed
+// to write its journal. What it had done is left. It reports whether the program
+// was still at work.
+func (n *Napitune) Kill(f Fault, after time.Duration) (bool, error) {
+	_, err := Interrupt(exec.Command("napitune", append(applying(f), n.plan())...), after, func(p *os.Process) { _ = p.Kill() })
+	if Killed(err) {
+		return true, nil
 	}
-	return err // nil: it was done before
+	return false, err
 }
 
 // Recover takes back what a killed program left, which may be nothing.
@@ -211,6 +211,17 @@ func (n *Napitune) Recover() error {
 		return fmt.Errorf("napitune rollback after a kill: %w: %s", err, said)
 	}
 	return nil
+}
+
+// Dies is what remains of an apply that is killed at work, and of a rollback after it.
+func (n *Napitune) Dies(f Fault) (killed bool, err error) {
+	// A plan of one change may be done before it can be killed.
+	for tries := 0; tries < 5 && !killed && err == nil; tries++ {
+		if killed, err = n.Kill(f, 0); err == nil {
+			err = n.Recover()
+		}
+	}
+	return killed, err
 }
 
 func (n *Napitune) apply(f Fault) (Judgement, error) {

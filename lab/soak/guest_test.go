@@ -226,12 +226,12 @@ func (h *host) cut(s Step, args ...string) (string, int) {
 	var err error
 	switch {
 	case s.Signal != "":
-		err = faults.Interrupt(command, s.After, func(p *os.Process) {
+		_, err = faults.Interrupt(command, s.After, func(p *os.Process) {
 			// It may have ended by itself.
 			_ = p.Signal(s.signal())
 		})
 	case s.Script != "":
-		err = faults.Interrupt(command, s.After, func(*os.Process) { h.shell(s.Script) })
+		_, err = faults.Interrupt(command, s.After, func(*os.Process) { h.shell(s.Script) })
 	default:
 		err = command.Run()
 	}
