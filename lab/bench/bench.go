@@ -23,6 +23,7 @@ type Section struct {
 	Derived bool                                      // its command reads what others left: run every time, and of no origin of its own
 	Slow    bool                                      // needs guests, and many minutes
 	Resumes bool                                      // its command goes on where RESULTS ends
+	Judges  bool                                      // its command fails where a figure is not as it must be: such figures are shown all the same
 	Extract func(out, results string) (string, error) // the Markdown of the figures
 }
 
@@ -143,7 +144,7 @@ func readIfThere(path string) (string, error) {
 
 // measure runs the command of a section in a directory beside the one that
 // keeps, and keeps what it left if there are figures in it: what fails takes
-// nothing away.
+// nothing away, unless its figures are what failed.
 func (b Bench) measure(ctx context.Context, s Section) error {
 	fresh := Bench{Root: b.Root, Dir: filepath.Join(b.Dir, "unfinished")}
 	if err := os.MkdirAll(fresh.Dir, 0o755); err != nil {
@@ -165,9 +166,12 @@ func (b Bench) measure(ctx context.Context, s Section) error {
 	err := command.Run()
 	origin := end()
 	if err != nil {
-		return fmt.Errorf("%w: %s", err, lastLines(out.String(), 5))
+		err = fmt.Errorf("%w: %s", err, lastLines(out.String(), 5))
 	}
-	return b.keep(s, fresh, origin, out.String())
+	if err != nil && (!s.Judges || ctx.Err() != nil) {
+		return err
+	}
+	return errors.Join(err, b.keep(s, fresh, origin, out.String()))
 }
 
 // keep takes over what a run left elsewhere.

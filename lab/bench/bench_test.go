@@ -82,6 +82,15 @@ func TestMeasureAgain(t *testing.T) {
 	}
 }
 
+// A section that judges its figures shows those that fail, and is an error still.
+func TestJudges(t *testing.T) {
+	b := Bench{Root: t.TempDir(), Dir: t.TempDir(), Log: t.Logf}
+	s := Section{Name: "one", Shell: "echo bad; false", Judges: true, Extract: plain}
+	if text, err := b.Document(t.Context(), []Section{s}); err == nil || !strings.Contains(text, "\nbad\n") {
+		t.Errorf("%v\n%s", err, text)
+	}
+}
+
 // What is interrupted goes on where it was, under the origins of all its runs.
 func TestResume(t *testing.T) {
 	b := Bench{Root: t.TempDir(), Dir: t.TempDir(), Log: t.Logf}
@@ -187,15 +196,20 @@ func TestFaultTable(t *testing.T) {
 	got, err := faultTable(`{"fault":"GRO off","machine":"m","expected":"gro-off","error":"an earlier run of the row"}
 {"fault":"GRO off","machine":"m","expected":"gro-off","found":true,"metric":"merged","healthy":30,"faulty":1,"treated":29.5,"thresholds":["gro-packet-rate 1000: slow"],"verdict":"better"}
 {"fault":"healthy","machine":"m","found":true,"metric":"share","healthy":0.3,"looks":10}
-{"fault":"XPS","machine":"m","expected":"xps-mismatch","found":false,"false":["x"],"differs":["y"]}
+{"fault":"XPS","machine":"m","expected":"xps-mismatch","found":false,"false":["x"],"differs":["y"],"killed":["z"],"complaints":["first\nmore","second"]}
+{"fault":"held","machine":"m","expected":"x","found":true,"killed":[],"verdict":"better","complaints":[]}
+{"fault":"died","machine":"m","error":"gone","complaints":["gone"]}
 `)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"| GRO off | m | gro-off: yes, with gro-packet-rate 1000 | yes | merged | 30.000 → 1.000 → 29.500 | yes | better |",
-		"| healthy | m |  | yes, 10 times |  |  |  |  |",
-		"| XPS | m | xps-mismatch: no | no |  |  | no |",
+		"| GRO off | m | gro-off: yes, with gro-packet-rate 1000 | yes | merged | 30.000 → 1.000 → 29.500 | yes | not killed | better | not recorded |",
+		"| healthy | m |  | yes, 10 times |  |  |  |  |  | not recorded |",
+		"| XPS | m | xps-mismatch: no | no |  |  | no | differs: z |  | no: first |",
+		"| held | m | x: yes | yes |  |  | yes | as before | better | yes |",
+		"| died | m | failed: gone |  |  |  |  |  |  | no |",
+		"1 of 5 rows hold.\n\n| fault |",
 		"\nNot in this run, ",
 	} {
 		if !strings.Contains(got, want) {

@@ -207,20 +207,55 @@ func faultTable(lines string) (string, error) {
 	for _, r := range results {
 		row := []string{r.Fault, r.Machine}
 		if r.Error != "" {
-			rows = append(rows, append(row, "failed: "+firstLine(r.Error), "", "", "", "", ""))
+			rows = append(rows, append(row, "failed: "+firstLine(r.Error), "", "", "", "", "", "", "no"))
 			continue
 		}
 		if r.Expected == "" {
-			rows = append(rows, append(row, "", yes[r.Found]+looks(r), "", "", "", ""))
+			rows = append(rows, append(row, "", yes[r.Found]+looks(r), "", "", "", "", "", holds(r)))
 			continue
 		}
 		figures := ""
 		if r.Metric != "" {
 			figures = fmt.Sprintf("%.3f → %.3f → %.3f", r.Healthy, r.Faulty, r.Treated)
 		}
-		rows = append(rows, append(row, r.Expected+": "+yes[r.Found]+judged(r), yes[len(r.FalseOnes) == 0], r.Metric, figures, yes[len(r.Differs) == 0], verdict(r)))
+		rows = append(rows, append(row, r.Expected+": "+yes[r.Found]+judged(r), yes[len(r.FalseOnes) == 0], r.Metric, figures, yes[len(r.Differs) == 0], survived(r), verdict(r), holds(r)))
 	}
-	return table([]string{"fault", "machine", "found", "silent before", "figure", "healthy → faulty → mended", "undone", "apply --measure"}, rows) + unmeasured(results), nil
+	return held(results) + table([]string{"fault", "machine", "found", "silent before", "figure", "healthy → faulty → mended", "undone", "after kill -9",
+		"apply --measure", "holds"}, rows) + unmeasured(results), nil
+}
+
+// held counts the rows that are as the lab's table demands.
+func held(results []faults.Result) string {
+	hold := 0
+	for _, r := range results {
+		if holds(r) == "yes" {
+			hold++
+		}
+	}
+	return fmt.Sprintf("%d of %d rows hold.\n\n", hold, len(results))
+}
+
+// holds is yes, or the first thing that is not as the lab's table demands. Results
+// of earlier versions do not say.
+func holds(r faults.Result) string {
+	switch {
+	case r.Complaints == nil:
+		return "not recorded"
+	case len(r.Complaints) == 0:
+		return "yes"
+	}
+	return "no: " + firstLine(r.Complaints[0])
+}
+
+// survived is what differed after applies were killed and recovered from.
+func survived(r faults.Result) string {
+	switch {
+	case r.Killed == nil:
+		return "not killed"
+	case len(r.Killed) == 0:
+		return "as before"
+	}
+	return "differs: " + strings.Join(r.Killed, "; ")
 }
 
 // lastRuns keeps the last result of each name, in the order of the first ones.

@@ -250,10 +250,10 @@ func TestSettingsDiff(t *testing.T) {
 }
 
 // A result is held to every demand of its row.
-func TestComplaints(t *testing.T) {
+func TestJudge(t *testing.T) {
 	f := Fault{Finding: "irq-stacked", Changes: []string{"x"}, Metric: maxShare()}
 	good := Result{Found: true, Healthy: 0.25, Faulty: 1, Treated: 0.26, Predicted: 0.25, Measured: 0.26}
-	if got := good.Complaints(f); len(got) > 0 {
+	if got := good.Judge(f); len(got) > 0 {
 		t.Errorf("a good result: %q", got)
 	}
 	for name, spoil := range map[string]func(*Result){
@@ -272,7 +272,7 @@ func TestComplaints(t *testing.T) {
 	} {
 		bad := good
 		spoil(&bad)
-		if got := bad.Complaints(f); len(got) == 0 {
+		if got := bad.Judge(f); len(got) == 0 {
 			t.Errorf("%s: no complaint", name)
 		}
 	}

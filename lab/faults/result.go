@@ -37,10 +37,12 @@ type Result struct {
 	Reason     string   `json:"reason,omitempty"`    // the verdict in a sentence, or why there is none
 	Split      []string `json:"split,omitempty"`     // queue pairs on two CPUs after the treatment
 	Differs    []string `json:"differs,omitempty"`   // from the state before the treatment, after undoing it
-	Killed     []string `json:"killed,omitempty"`    // the same, after applies that were killed and recovered from
+	Killed     []string `json:"killed"`              // the same, after applies that were killed and recovered from; null: none was killed
 	Seconds    float64  `json:"look_seconds,omitempty"`
 	Report     string   `json:"report,omitempty"` // all that the treatment said
 	Error      string   `json:"error,omitempty"`
+	// Complaints are what is not as the fault demands; null: it was not judged.
+	Complaints []string `json:"complaints"`
 }
 
 // match compares proposed changes with the patterns of a fault.
@@ -68,10 +70,10 @@ func fits(pattern, ref string) bool {
 	return ok && err == nil
 }
 
-// Complaints lists what is not as the fault demands of a tool that finds and
+// Judge lists what is not as the fault demands of a tool that finds and
 // mends. The table and not the tool decides what is needed.
-func (r Result) Complaints(f Fault) []string {
-	var out []string
+func (r Result) Judge(f Fault) []string {
+	out := []string{}
 	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	if r.Error != "" {
 		say("%s", r.Error)
