@@ -223,8 +223,8 @@ func TestFaultTable(t *testing.T) {
 
 // Both kinds of results foretell, and a plan without changes foretells nothing.
 func TestPredictionTable(t *testing.T) {
-	got, err := predictionTable(`{"fault":"a","machine":"m","tool":"napitune","changed":["x"],"predicted":0.28,"treated":0.3048}
-{"fault":"b","machine":"m","tool":"napitune","changed":[],"predicted":0.28,"treated":0.3}
+	got, err := predictionTable(`{"fault":"a","machine":"m","tool":"napitune","changed":["x"],"predicted":0.28,"treated":0,"busiest":0.3048}
+{"fault":"b","machine":"m","tool":"napitune","changed":[],"predicted":0.28,"busiest":0.3}
 {"fault":"c","machine":"m","treatment":"napitune","predicted":0.25,"measured":0.25,"treated":0.1}
 {"fault":"d","machine":"m","treatment":"napitune","treated":0.1}
 `)

@@ -320,7 +320,7 @@ func judged(r faults.Result) string {
 // foretold is what both kinds of results have in common.
 type foretold struct {
 	Fault, Machine, Tool, Treatment string
-	Predicted, Measured, Treated    float64
+	Predicted, Measured, Busiest    float64
 	Changed                         []string
 }
 
@@ -333,7 +333,7 @@ func predictionTable(lines string) (string, error) {
 	var rows [][]string
 	for _, r := range results {
 		if r.Tool != "" && len(r.Changed) > 0 {
-			r.Measured = r.Treated
+			r.Measured = r.Busiest
 		}
 		if r.Predicted == 0 || r.Measured == 0 {
 			continue

@@ -251,7 +251,7 @@ func TestSettingsDiff(t *testing.T) {
 
 // A result is held to every demand of its row.
 func TestJudge(t *testing.T) {
-	f := Fault{Finding: "irq-stacked", Changes: []string{"x"}, Metric: maxShare()}
+	f := Fault{Finding: "irq-stacked", Changes: []string{"eth0/*/irq.affinity"}, Metric: maxShare()}
 	good := Result{Found: true, Healthy: 0.25, Faulty: 1, Treated: 0.26, Predicted: 0.25, Measured: 0.26}
 	if got := good.Judge(f); len(got) > 0 {
 		t.Errorf("a good result: %q", got)
@@ -261,6 +261,8 @@ func TestJudge(t *testing.T) {
 		"false alarm": func(r *Result) { r.FalseOnes = []string{"y"} },
 		"too much":    func(r *Result) { r.Beyond = []string{"y"} },
 		"too little":  func(r *Result) { r.Missed = []string{"x"} },
+		"foretold":    func(r *Result) { r.Predicted = 0 },
+		"unmeasured":  func(r *Result) { r.Measured = 0 },
 		"no fault":    func(r *Result) { r.Faulty = 0.26 },
 		"not mended":  func(r *Result) { r.Treated = 0.4 },
 		"prediction":  func(r *Result) { r.Measured = 0.35 },

@@ -26,12 +26,13 @@ type Compared struct {
 	Refused     []string `json:"refused,omitempty"`  // what it tried and could not do, in its own words
 	Changed     []string `json:"changed"`            // settings that differ after it acted
 	Metric      string   `json:"metric"`
-	Lower       bool     `json:"lower"`   // less of it is better
-	Healthy     float64  `json:"healthy"` // the figure before the fault,
-	Faulty      float64  `json:"faulty"`  // with it,
-	Treated     float64  `json:"treated"` // and once the program had acted
-	Bound       float64  `json:"bound"`   // share of the busiest queue with the fault: without RPS no CPU's can be less
-	Predicted   float64  `json:"predicted,omitempty"`
+	Lower       bool     `json:"lower"`                  // less of it is better
+	Healthy     float64  `json:"healthy"`                // the figure before the fault,
+	Faulty      float64  `json:"faulty"`                 // with it,
+	Treated     float64  `json:"treated"`                // and once the program had acted
+	Bound       float64  `json:"bound"`                  // share of the busiest queue with the fault: without RPS no CPU's can be less
+	Predicted   float64  `json:"predicted,omitempty"`    // largest share of one CPU that was foretold,
+	Busiest     float64  `json:"busiest,omitempty"`      // and that came, whatever the figure is
 	FaultyRate  float64  `json:"faulty_rate,omitempty"`  // throughput as a share of the healthy one just before, median;
 	TreatedRate float64  `json:"treated_rate,omitempty"` // the same once the program had acted; 0: not measured
 	LowRate     float64  `json:"low_rate,omitempty"`     // least and most of the healthy throughput against itself: the noise

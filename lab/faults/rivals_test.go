@@ -332,7 +332,7 @@ func (c *contest) after(treatment Treatment, before Settings, r *Compared) (made
 	if err != nil {
 		return nil, fmt.Errorf("treated: %w", err)
 	}
-	r.Treated, r.Split = c.fault.Metric.Of(treated), len(c.splitPairs())
+	r.Treated, r.Busiest, r.Split = c.fault.Metric.Of(treated), maxShare().Of(treated), len(c.splitPairs())
 	if made, err = readWidely(device); err != nil {
 		return nil, err
 	}
