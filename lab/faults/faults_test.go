@@ -2,6 +2,7 @@ package faults
 
 import (
 	"path"
+	"slices"
 	"strings"
 	"testing"
 
@@ -29,7 +30,7 @@ func TestTable(t *testing.T) {
 		if f.Finding != "" && (f.Inject == "" || len(f.Changes) == 0 || f.Looks > 0) || f.Finding == "" && (len(f.Changes) > 0 || f.Looks == 0) {
 			t.Errorf("%s: injection %q, finding %q and changes %q do not belong together", f.Name, f.Inject, f.Finding, f.Changes)
 		}
-		for _, pattern := range f.Changes {
+		for _, pattern := range slices.Concat(f.Changes, f.Beside) {
 			if _, err := path.Match(pattern, ""); err != nil {
 				t.Errorf("%s: %q: %v", f.Name, pattern, err)
 			}
@@ -228,7 +229,7 @@ func TestParseAdvice(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !a.finds("irq-stacked") || a.finds("irq-smeared") || a.Predicted < 0.74 || a.Predicted > 0.76 {
+	if !a.finds("irq-stacked") || a.finds("irq-smeared") || a.finds("x") || a.Predicted < 0.74 || a.Predicted > 0.76 {
 		t.Errorf("%+v", a)
 	}
 	if diff := cmp.Diff([]string{"irq-stacked CPU 0"}, a.alarms()); diff != "" {
@@ -251,14 +252,16 @@ func TestSettingsDiff(t *testing.T) {
 
 // A result is held to every demand of its row.
 func TestJudge(t *testing.T) {
-	f := Fault{Finding: "irq-stacked", Changes: []string{"eth0/*/irq.affinity"}, Metric: maxShare()}
-	good := Result{Found: true, Healthy: 0.25, Faulty: 1, Treated: 0.26, Predicted: 0.25, Measured: 0.26}
+	f := Fault{Finding: "irq-stacked", Subject: "CPU 0", Beside: []string{"cpu-*"}, Changes: []string{"eth0/*/irq.affinity"}, Metric: maxShare()}
+	good := Result{Found: true, Alarms: []string{"irq-stacked CPU 0", "cpu-saturated CPU 0", "ksoftirqd-busy CPU 1"}, Healthy: 0.25, Faulty: 1, Treated: 0.26, Predicted: 0.25, Measured: 0.26}
 	if got := good.Judge(f); len(got) > 0 {
 		t.Errorf("a good result: %q", got)
 	}
 	for name, spoil := range map[string]func(*Result){
 		"not found":   func(r *Result) { r.Found = false },
 		"false alarm": func(r *Result) { r.FalseOnes = []string{"y"} },
+		"elsewhere":   func(r *Result) { r.Alarms = []string{"irq-stacked CPU 1"} },
+		"strange":     func(r *Result) { r.Alarms = append(slices.Clone(r.Alarms), "irq-smeared eth0") },
 		"too much":    func(r *Result) { r.Beyond = []string{"y"} },
 		"too little":  func(r *Result) { r.Missed = []string{"x"} },
 		"foretold":    func(r *Result) { r.Predicted = 0 },

@@ -84,6 +84,12 @@ func (r Result) Judge(f Fault) []string {
 	if !r.Found && f.Finding != "" {
 		say("no finding %s, but: %s", f.Finding, strings.Join(r.Alarms, "; "))
 	}
+	if r.Found && f.Subject != "" && !slices.Contains(r.Alarms, f.Finding+" "+f.Subject) {
+		say("%s is not about %s: %s", f.Finding, f.Subject, strings.Join(r.Alarms, "; "))
+	}
+	if others := f.strange(r.Alarms); len(others) > 0 {
+		say("the fault does not explain: %s", strings.Join(others, "; "))
+	}
 	if !r.Found && f.Finding == "" {
 		say("nothing is wrong, but it finds: %s", strings.Join(r.Alarms, "; "))
 	}
@@ -106,6 +112,19 @@ func (r Result) Judge(f Fault) []string {
 		say("recovering from a kill left: %s", strings.Join(r.Killed, "; "))
 	}
 	return append(out, r.figures(f)...)
+}
+
+// strange lists alarms that are neither the fault nor what it may bring about.
+func (f Fault) strange(alarms []string) []string {
+	if f.Finding == "" {
+		return nil
+	}
+	// Any load may keep an emulated CPU busy for as long as ksoftirqd needs to start.
+	known := append([]string{f.Finding, "ksoftirqd-busy"}, f.Beside...)
+	return slices.DeleteFunc(slices.Clone(alarms), func(alarm string) bool {
+		id, _, _ := strings.Cut(alarm, " ")
+		return slices.ContainsFunc(known, func(p string) bool { return fits(p, id) })
+	})
 }
 
 // predictionError is how far the predicted load of the busiest CPU may be from

@@ -25,6 +25,8 @@ type Fault struct {
 	Undo    string // shell text for what no file holds: channels, features, tables
 	Load    Load
 	Finding string   // that must be there; empty: there must be none, whatever was injected
+	Subject string   // that it must be about; empty: whatever the driver calls it
+	Beside  []string // patterns of other findings that the fault may bring about
 	Looks   int      // how often nothing may be found; for rows without a finding
 	Changes []string // patterns (path.Match) of the settings that may change; each must match one
 	Metric  Metric
@@ -233,6 +235,12 @@ func Table() []Fault {
 		budget    = []string{"net.core.netdev_budget"}
 		timeLimit = []string{"net.core.netdev_budget_usecs"}
 		backlog   = []string{"net.core.netdev_max_backlog"}
+		// A queue or CPU that gets most of the packets may have too much to do.
+		crowded = []string{"cpu-saturated", "softirq-imbalance", "rx-ring-overrun", "virtio-ring-starved"}
+		// XPS is judged by where interrupts are, which is what was changed.
+		displaced = []string{"xps-mismatch"}
+		moved     = slices.Concat(crowded, displaced, []string{"queue-pair-split", "irq-stacked", "irq-churn", "contested-setting"})
+		steering  = []string{"backlog-drops"}
 	)
 	return slices.Concat(
 		Fault{Name: "healthy", Fast: true, Looks: 10, Load: udp(), Metric: maxShare()}.on(four, fourNodes, two, three, twoSMT, apart, apartSMT),
@@ -246,53 +254,53 @@ func Table() []Fault {
 		Fault{Name: "healthy, GRO_HW while forwarding", Looks: 2, Inject: forward + "; ethtool -k eth0 | grep -q 'rx-gro-hw: on'",
 			Load: answered(), Metric: maxShare()}.on(four, fourNodes),
 		Fault{Name: "all queue interrupts on one CPU", Fast: true, Inject: stackIRQs, Load: udp(),
-			Finding: "irq-stacked", Changes: affinity, Metric: maxShare()}.on(four, fourNodes),
+			Finding: "irq-stacked", Subject: "CPU 0", Beside: slices.Concat(crowded, displaced), Changes: affinity, Metric: maxShare()}.on(four, fourNodes),
 		// The times of polls hold the turns of other CPUs, of up to 100 ms, which only
 		// a longer look evens out over the queues.
 		Fault{Name: "all queue interrupts on one CPU, seen by probes", Inject: stackIRQs, Load: udp(), Probes: true, Long: 3, Slow: turns(),
-			Finding: "irq-stacked", Changes: affinity, Metric: maxShare()}.on(four, fourNodes),
+			Finding: "irq-stacked", Subject: "CPU 0", Beside: slices.Concat(crowded, displaced), Changes: affinity, Metric: maxShare()}.on(four, fourNodes),
 		Fault{Name: "queue pairs split", Inject: splitIRQs, Load: pairwise(),
-			Finding: "queue-pair-split", Changes: affinity, Metric: split()}.on(four, fourNodes),
+			Finding: "queue-pair-split", Subject: "eth0", Beside: displaced, Changes: affinity, Metric: split()}.on(four, fourNodes),
 		Fault{Name: "interrupts on isolated CPUs", Inject: isolIRQs, Load: udp(),
-			Finding: "irq-on-isolated-cpu", Changes: affinity, Metric: onCPUs(4, 5, 6, 7)}.on(apart, apartSMT),
+			Finding: "irq-on-isolated-cpu", Subject: "eth0", Beside: displaced, Changes: affinity, Metric: onCPUs(4, 5, 6, 7)}.on(apart, apartSMT),
 		Fault{Name: "RPS mask of another node's CPUs", Inject: rpsTo("f0"), Load: busy(),
-			Finding: "rps-covers-irq-cpu", Changes: masks, Metric: onCPUs(4, 5, 6, 7)}.on(two, three),
+			Finding: "rps-covers-irq-cpu", Beside: steering, Changes: masks, Metric: onCPUs(4, 5, 6, 7)}.on(two, three),
 		Fault{Name: "RPS mask of the interrupt's own core", Inject: rpsTo("22"), Load: busy(),
 			Untimed: "waking more CPUs took 77 % → 141 % of a CPU, on one thread",
-			Finding: "rps-covers-irq-cpu", Changes: masks, Metric: onCPUs(1, 5)}.on(twoSMT),
+			Finding: "rps-covers-irq-cpu", Beside: steering, Changes: masks, Metric: onCPUs(1, 5)}.on(twoSMT),
 		Fault{Name: "RPS on top of RSS", Fast: true, Inject: rpsTo("f"), Load: udp(),
-			Finding: "rps-redundant", Changes: masks, Metric: steered()}.on(each, eight),
+			Finding: "rps-redundant", Subject: "eth0", Beside: steering, Changes: masks, Metric: steered()}.on(each, eight),
 		Fault{Name: "packet budget too small for six busy NAPIs", Inject: "sysctl -qw net.core.netdev_budget=300", Load: bursts(6), Probes: true,
-			Finding: "budget-packets", Changes: budget, Metric: squeezed()}.on(six, sixNew),
+			Finding: "budget-packets", Subject: "CPU 0", Changes: budget, Metric: squeezed()}.on(six, sixNew),
 		// Kernels since 6.14, and the older ones of the lab, take nothing below two
 		// ticks, 8000 at HZ=250: too small it is where a round of full polls takes longer.
 		Fault{Name: "time limit too small for busy NAPIs", Inject: shortTime, Load: bursts(6), Probes: true, Slow: dear(),
-			Finding: "budget-time", Changes: timeLimit, Metric: squeezed()}.on(dearly, dearlyNew),
+			Finding: "budget-time", Subject: "CPU 0", Changes: timeLimit, Metric: squeezed()}.on(dearly, dearlyNew),
 		Fault{Name: "backlog too short for RPS", Fast: true, Load: udp(), Inject: rpsTo("aa") + "; " + noBacklog,
-			Finding: "backlog-drops", Changes: backlog, Metric: dropped()}.on(four),
+			Finding: "backlog-drops", Subject: "host", Changes: backlog, Metric: dropped()}.on(four),
 		Fault{Name: "backlog too short for RPS", Load: udp(), Inject: rpsTo("c") + "; " + noBacklog,
-			Finding: "backlog-drops", Changes: backlog, Metric: dropped()}.on(two),
+			Finding: "backlog-drops", Subject: "host", Changes: backlog, Metric: dropped()}.on(two),
 		Fault{Name: "GRO off", Fast: true, Inject: "ethtool -K eth0 gro off", Undo: "ethtool -K eth0 gro on", Load: bulk(),
 			Slow:    seldom(),
-			Finding: "gro-off", Changes: []string{"eth0/feature.rx-gro"}, Metric: merged(), Well: 0.8}.on(plain, plainNew),
+			Finding: "gro-off", Subject: "eth0", Changes: []string{"eth0/feature.rx-gro"}, Metric: merged(), Well: 0.8}.on(plain, plainNew),
 		Fault{Name: "LRO while forwarding", Inject: forward + "; ethtool -K eth0 lro on", Undo: "ethtool -K eth0 lro on", Load: gentle(),
-			Finding: "lro-while-forwarding", Changes: []string{"eth0/feature.rx-lro"}, Metric: none(), Silent: true}.on(vmware, vmwareNew),
+			Finding: "lro-while-forwarding", Subject: "eth0", Changes: []string{"eth0/feature.rx-lro"}, Metric: none(), Silent: true}.on(vmware, vmwareNew),
 		Fault{Name: "XPS reversed", Inject: reverseXPS, Load: sending(),
-			Finding: "xps-mismatch", Changes: []string{"eth0/tx-*/xps.cpus"}, Metric: crossed(0)}.on(each, eight),
+			Finding: "xps-mismatch", Subject: "eth0", Changes: []string{"eth0/tx-*/xps.cpus"}, Metric: crossed(0)}.on(each, eight),
 		Fault{Name: "one of four queues used", Fast: true, Inject: "ethtool -L eth0 combined 1", Undo: "ethtool -L eth0 combined 4", Load: busy(),
-			Finding: "virtio-queues-unused", Changes: []string{"eth0/channels.combined"}, Metric: maxShare()}.on(four, fourNodes),
+			Finding: "virtio-queues-unused", Subject: "eth0", Beside: crowded, Changes: []string{"eth0/channels.combined"}, Metric: maxShare()}.on(four, fourNodes),
 		Fault{Name: "RSS table skewed", Inject: "ethtool -X eth0 weight 9 1 1 1", Undo: "ethtool -X eth0 equal 4", Load: dense(),
-			Finding: "rss-skew", Changes: table, Metric: maxShare()}.on(each),
+			Finding: "rss-skew", Subject: "eth0", Beside: slices.Concat(crowded, []string{"virtio-steering-skew"}), Changes: table, Metric: maxShare()}.on(each),
 		Fault{Name: "RSS table skewed", Inject: "ethtool -X eth0 weight 16 1 1 1 1 1 1 1", Undo: "ethtool -X eth0 equal 8", Load: dense(),
-			Finding: "rss-skew", Changes: table, Metric: maxShare()}.on(eight),
+			Finding: "rss-skew", Subject: "eth0", Beside: slices.Concat(crowded, []string{"virtio-steering-skew"}), Changes: table, Metric: maxShare()}.on(eight),
 		Fault{Name: "RSS table without most queues", Inject: "ethtool -X eth0 equal 2", Undo: "ethtool -X eth0 equal 4", Load: dense(),
-			Finding: "rss-unused-queues", Changes: table, Metric: maxShare()}.on(each),
+			Finding: "rss-unused-queues", Subject: "eth0", Beside: crowded, Changes: table, Metric: maxShare()}.on(each),
 		Fault{Name: "RSS table without most queues", Inject: "ethtool -X eth0 equal 2", Undo: "ethtool -X eth0 equal 8", Load: dense(),
-			Finding: "rss-unused-queues", Changes: table, Metric: maxShare()}.on(eight),
+			Finding: "rss-unused-queues", Subject: "eth0", Beside: crowded, Changes: table, Metric: maxShare()}.on(eight),
 		// It takes the two interrupts of a pair for two that have nothing to do with
 		// each other.
 		Fault{Name: "irqbalance fights", Inject: "irqbalance --interval=5; sleep 12", Undo: "kill $(pidof irqbalance); sleep 1", Load: pairwise(), Contested: true,
-			Finding: "irqbalance-active", Changes: append(affinity, "eth0/tx-*/xps.cpus"), Metric: split()}.on(four, fourNodes),
+			Finding: "irqbalance-active", Subject: "host", Beside: moved, Changes: append(affinity, "eth0/tx-*/xps.cpus"), Metric: split()}.on(four, fourNodes),
 	)
 }
 

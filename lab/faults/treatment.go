@@ -345,9 +345,9 @@ func parseAdvice(text []byte) (Advice, error) {
 	return out, nil
 }
 
-// finds reports whether something of that name was found.
+// finds reports whether something of that name asks for action.
 func (a Advice) finds(id string) bool {
-	return slices.ContainsFunc(a.Findings, func(f Finding) bool { return f.ID == id })
+	return slices.ContainsFunc(a.alarms(), func(alarm string) bool { return strings.HasPrefix(alarm, id+" ") })
 }
 
 // alarms are the findings that ask for action, notes left out.
