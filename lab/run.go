@@ -67,13 +67,12 @@ func (r Runner) Run(ctx context.Context, m Machine, command []string) (int, erro
 	if err := makeDisk(ctx, m.Disk); err != nil {
 		return 0, err
 	}
-	if err := r.enter(ctx, run); err != nil {
-		return 0, err
-	}
+	err = r.enter(ctx, run)
 	if r.Out != "" {
-		if err := appendFile(r.Out, filepath.Join(run.share(), "results")); err != nil {
-			return 0, err
-		}
+		err = errors.Join(err, appendFile(r.Out, filepath.Join(run.share(), "results")))
+	}
+	if err != nil {
+		return 0, err
 	}
 	text, err := os.ReadFile(filepath.Join(run.share(), "status"))
 	if err != nil {
@@ -120,6 +119,7 @@ func copyFile(target, source string) error {
 	return os.WriteFile(target, content, 0o755)
 }
 
+// appendFile appends whole lines: a guest that dies may leave a part of one.
 func appendFile(target, source string) error {
 	content, err := os.ReadFile(source)
 	if errors.Is(err, os.ErrNotExist) {
@@ -132,7 +132,7 @@ func appendFile(target, source string) error {
 	if err != nil {
 		return err
 	}
-	_, err = out.Write(content)
+	_, err = out.Write(content[:bytes.LastIndexByte(content, '\n')+1])
 	return errors.Join(err, out.Close())
 }
 

@@ -201,7 +201,7 @@ func faultTable(lines string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	results = lastRuns(results, func(r faults.Result) string { return r.Fault + "\n" + r.Machine + "\n" + r.Treatment })
+	results = lastRuns(results, faults.Result.Row)
 	yes := map[bool]string{true: "yes", false: "no"}
 	var rows [][]string
 	for _, r := range results {

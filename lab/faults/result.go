@@ -1,7 +1,12 @@
 package faults
 
 import (
+	"bytes"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -43,6 +48,35 @@ type Result struct {
 	Error      string   `json:"error,omitempty"`
 	// Complaints are what is not as the fault demands; null: it was not judged.
 	Complaints []string `json:"complaints"`
+}
+
+// Row names what a result is of.
+func (r Result) Row() string { return r.Fault + "\n" + r.Machine + "\n" + r.Treatment }
+
+// Recorded counts the results of each row in a file. One that is not there has none.
+func Recorded(path string) (map[string]int, error) {
+	out := map[string]int{}
+	err := eachLine(path, func(r Result) { out[r.Row()]++ })
+	return out, err
+}
+
+// eachLine reads a file of JSON lines. One that is not there has none.
+func eachLine[T any](path string, do func(T)) error {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) || path == "" {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for line := range bytes.Lines(text) {
+		var r T
+		if err := json.Unmarshal(line, &r); err != nil {
+			return fmt.Errorf("%s: result %.60q: %w", path, line, err)
+		}
+		do(r)
+	}
+	return nil
 }
 
 // match compares proposed changes with the patterns of a fault.

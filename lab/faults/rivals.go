@@ -1,11 +1,7 @@
 package faults
 
 import (
-	"bytes"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -52,22 +48,9 @@ type Compared struct {
 // Tried lists the faults that a file of results has. A file that is not there
 // has none.
 func Tried(path string) (map[string]bool, error) {
-	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) || path == "" {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
 	out := map[string]bool{}
-	for line := range bytes.Lines(text) {
-		var r Compared
-		if err := json.Unmarshal(line, &r); err != nil {
-			return nil, fmt.Errorf("%s: result %.60q: %w", path, line, err)
-		}
-		out[r.Fault] = true
-	}
-	return out, nil
+	err := eachLine(path, func(r Compared) { out[r.Fault] = true })
+	return out, err
 }
 
 // Contest lists the faults that other programs are tried on, those that matter

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -33,20 +34,29 @@ func faultsCommand() *cli.Command {
 			if len(machines) == 0 {
 				return fmt.Errorf("no fault contains %q", c.String("only"))
 			}
+			for _, name := range c.StringSlice("treatment") {
+				if !slices.ContainsFunc(faults.Treatments(""), func(t faults.Treatment) bool { return t.Name() == name }) {
+					return fmt.Errorf("there is no treatment %q", name)
+				}
+			}
 			failed := false
+			var errs []error
 			for _, m := range machines {
 				fmt.Fprintf(os.Stderr, "== %s: %s\n", m, strings.Join(rows[m.String()], "; "))
 				err := again(c, "the faults of "+m.String(), func() error { return bootFaults(c, m, rows[m.String()]) })
 				var ended status
 				if err != nil && !errors.As(err, &ended) {
-					return err
+					errs = append(errs, fmt.Errorf("%s: %w", m, err))
 				}
 				failed = failed || err != nil
+				if c.Context.Err() != nil {
+					break
+				}
 			}
-			if failed {
+			if failed && len(errs) == 0 {
 				return status(1)
 			}
-			return nil
+			return errors.Join(errs...)
 		},
 	}
 }
@@ -58,24 +68,55 @@ func bootFaults(c *cli.Context, m lab.Machine, rows []string) error {
 		return []string{
 			"env", "LAB_MACHINE=" + m.String(), "LAB_FAULTS=" + strings.Join(rows, "\n"),
 			"LAB_TREATMENTS=" + strings.Join(c.StringSlice("treatment"), " "),
-			"/lab/bin/guest.test", "-test.run=^" + test + "$", "-test.v", "-test.timeout=" + c.Duration("timeout").String(),
+			"/lab/bin/guest.test", "-test.run=^" + test + "$", "-test.v", "-test.timeout=" + testTimeout(c),
 		}
 	}
 	tests := map[string]string{"guest.test": "./lab/faults"}
-	if !c.Bool("reboot") {
-		return boot(c, m, tests, command("TestFaults"))
-	}
-	scratch, err := os.MkdirTemp("", "lab-disk-")
+	scratch, err := os.MkdirTemp("", "lab-faults-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(scratch)
+	if !c.Bool("reboot") {
+		results := cmp.Or(c.String("results"), filepath.Join(scratch, "results"))
+		before, err := faults.Recorded(results)
+		if err != nil {
+			return err
+		}
+		ended := bootInto(c, results, m, tests, command("TestFaults"))
+		if ended != nil && !errors.As(ended, new(status)) {
+			return ended
+		}
+		after, err := faults.Recorded(results)
+		return cmp.Or(errors.Join(err, lacking(before, after, m, rows, c.StringSlice("treatment"))), ended)
+	}
 	onDisk := m
 	onDisk.Disk = filepath.Join(scratch, "disk")
 	if err := boot(c, onDisk, tests, command("TestReboot")); err != nil {
 		return err
 	}
 	return boot(c, onDisk, tests, command("TestReboot"))
+}
+
+// lacking names the rows and treatments that a guest left no result of: a test
+// that only skips ends well.
+func lacking(before, after map[string]int, m lab.Machine, rows, treatments []string) error {
+	var errs []error
+	for _, row := range rows {
+		for _, treatment := range treatments {
+			key := faults.Result{Fault: row, Machine: m.String(), Treatment: treatment}.Row()
+			if n := after[key] - before[key]; n != 1 {
+				errs = append(errs, fmt.Errorf("%s by %s: %d results, want 1", row, treatment, n))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// testTimeout ends a test before its guest is ended, so that it can say where it was.
+func testTimeout(c *cli.Context) string {
+	long := c.Duration("timeout")
+	return max(long-time.Minute, long/2).String()
 }
 
 func rivalsCommand() *cli.Command {
@@ -113,7 +154,7 @@ func rivalsCommand() *cli.Command {
 // counts are results.
 func compete(c *cli.Context, f faults.Fault) error {
 	fmt.Fprintf(os.Stderr, "== %s: %s\n", f.Machine, f.Name)
-	command := []string{"env", "LAB_FAULTS=" + f.Name, "/lab/bin/guest.test", "-test.run=TestRivals", "-test.v", "-test.timeout=" + c.Duration("timeout").String()}
+	command := []string{"env", "LAB_FAULTS=" + f.Name, "/lab/bin/guest.test", "-test.run=TestRivals", "-test.v", "-test.timeout=" + testTimeout(c)}
 	if err := boot(c, f.Machine, map[string]string{"guest.test": "./lab/faults"}, command); err != nil {
 		return err
 	}

@@ -168,6 +168,11 @@ func runCommand() *cli.Command {
 
 // boot runs a command in a guest with fresh builds of lab and napitune.
 func boot(c *cli.Context, m lab.Machine, tests map[string]string, command []string) error {
+	return bootInto(c, c.String("results"), m, tests, command)
+}
+
+// bootInto is boot with another file for the results.
+func bootInto(c *cli.Context, results string, m lab.Machine, tests map[string]string, command []string) error {
 	if missing := lab.Doctor(); len(missing) > 0 {
 		return errors.New(lab.InstallHint(missing))
 	}
@@ -204,7 +209,7 @@ func boot(c *cli.Context, m lab.Machine, tests map[string]string, command []stri
 	delete(files, "lab")
 	ctx, cancel := context.WithTimeoutCause(c.Context, c.Duration("timeout"), errors.New("timed out; --timeout gives it longer"))
 	defer cancel()
-	runner := lab.Runner{Cache: cache, Self: self, Files: files, Source: root, Out: c.String("results"), Stdout: os.Stdout, Stderr: os.Stderr}
+	runner := lab.Runner{Cache: cache, Self: self, Files: files, Source: root, Out: results, Stdout: os.Stdout, Stderr: os.Stderr}
 	end := bench.Watch(root)
 	code, err := runner.Run(ctx, m, command)
 	if origin := end(); runner.Out != "" {
