@@ -3,6 +3,7 @@ package faults
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,10 +11,20 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // firstBoot keeps the settings of the first boot on the guest's disk.
 const firstBoot = "/root/first-boot.json"
+
+// A file that the first boot leaves, and the setting that must differ by it after
+// the second: what napitune might leave in such files would be seen as well.
+const (
+	plantedFile    = "/etc/sysctl.d/99-lab.conf"
+	plantedText    = "net.core.somaxconn = 1234\n"
+	plantedSetting = "/proc/sys/net/core/somaxconn"
+)
 
 // TestReboot leaves the faults of this guest applied, or killed while they were,
 // and finds the guest after a reboot as it was after the first boot: nothing is
@@ -42,6 +53,12 @@ func TestReboot(t *testing.T) {
 	if err := json.Unmarshal(text, &first); err != nil {
 		t.Fatal(err)
 	}
+	if strings.TrimSpace(now[plantedSetting]) != "1234" || first[plantedSetting] == now[plantedSetting] {
+		t.Errorf("%s was not read at the reboot, %s is %q: what else a boot reads would not be seen", plantedFile, plantedSetting, now[plantedSetting])
+	}
+	delete(first, plantedSetting)
+	delete(now, plantedSetting)
+	common(first, now)
 	for _, line := range first.Diff(now) {
 		t.Errorf("after the reboot: %s", line)
 	}
@@ -64,6 +81,9 @@ func leaveApplied(t *testing.T, now Settings) {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(firstBoot, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(plantedFile, []byte(plantedText), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	names := strings.Split(os.Getenv("LAB_FAULTS"), "\n")
@@ -113,6 +133,25 @@ func leaveApplied(t *testing.T, now Settings) {
 		t.Error("nothing differs from the first boot: a reboot would show nothing")
 	}
 	t.Logf("%d settings, %d changes of %d faults, %d differ at the reboot", len(now), changed, len(rows), differ)
+}
+
+// common leaves out interrupts that only one of two boots has: some are there
+// while a program has their device open, such as that of the console.
+func common(first, now Settings) {
+	for _, pair := range [][2]Settings{{first, now}, {now, first}} {
+		maps.DeleteFunc(pair[0], func(name, _ string) bool {
+			_, both := pair[1][name]
+			return strings.HasPrefix(name, "interrupt ") && !both
+		})
+	}
+}
+
+func TestCommon(t *testing.T) {
+	first, now := Settings{"interrupt a": "1", "interrupt b": "1", "x": "1"}, Settings{"interrupt b": "2", "interrupt c": "1", "y": "1"}
+	common(first, now)
+	if diff := cmp.Diff([]string{"interrupt b: 1 → 2", "x: 1 → ", "y:  → 1"}, first.Diff(now)); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
 }
 
 // lasting names interrupts by what they serve, since numbers change from boot to

@@ -92,6 +92,8 @@ func bootFaults(c *cli.Context, m lab.Machine, rows []string) error {
 	}
 	onDisk := m
 	onDisk.Disk = filepath.Join(scratch, "disk")
+	// Alone, a command is started before anything reads units, sysctl.d or rules of udev.
+	onDisk.Mode = lab.ModeSystemd
 	if err := boot(c, onDisk, tests, command("TestReboot")); err != nil {
 		return err
 	}
