@@ -261,12 +261,16 @@ func lastLines(text string, n int) string {
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 
-// fenced shows lines as they were printed, without what go test puts before a
+// fenced is an error where a test skipped: its figures would be missing unseen.
+// It shows lines as they were printed, without what go test puts before a
 // line of a log.
 func fenced(text string, keep func(line string) bool) (string, error) {
 	var lines []string
 	for line := range strings.Lines(text) {
 		line = strings.TrimRight(line, "\n ")
+		if strings.HasPrefix(strings.TrimSpace(line), "--- SKIP") {
+			return "", fmt.Errorf("not measured: %s", strings.TrimSpace(line))
+		}
 		if at := strings.Index(line, "_test.go:"); at >= 0 {
 			_, line, _ = strings.Cut(line[at+len("_test.go:"):], ": ")
 		}

@@ -247,6 +247,9 @@ func TestFenced(t *testing.T) {
 	if diff := cmp.Diff("```\n         a  b\nworst 1.2 %\n```\n", got); diff != "" || err != nil {
 		t.Error(diff, err)
 	}
+	if _, err := fenced("    --- SKIP: TestX (0.00s)\na figure\nPASS\n", func(string) bool { return true }); err == nil {
+		t.Error("a test that skipped is no error")
+	}
 	if _, err := fenced("PASS\n", func(l string) bool { return !frame(l) }); errors.Is(err, nil) {
 		t.Error("no figures are figures")
 	}
@@ -297,10 +300,16 @@ func TestUntried(t *testing.T) {
 	for _, f := range faults.Contest() {
 		lines += `{"fault":"` + f.Name + `"}` + "\n"
 	}
-	if got := untried(lines); got != "" {
-		t.Errorf("all are there, but %q", got)
+	const never = "\nNot tried on other programs: all queue interrupts on one CPU, seen by probes; RPS mask"
+	if got, err := untried(lines); err != nil || !strings.HasPrefix(got, never) || strings.Contains(got, "GRO off") {
+		t.Errorf("all are there, but %q, %v", got, err)
 	}
-	if got := untried(strings.ReplaceAll(lines, `"GRO off"`, `"x"`)); got != "\nNot in this run: GRO off.\n" {
-		t.Errorf("without one: %q", got)
+	// A machine, too, may be called healthy.
+	without := strings.ReplaceAll(lines, `{"fault":"healthy"}`, `{"fault":"x","machine":"healthy","tool":"healthy"}`)
+	if got, err := untried(without); err != nil || !strings.HasPrefix(got, "\nNot in this run: healthy.\n"+never) {
+		t.Errorf("without one: %q, %v", got, err)
+	}
+	if _, err := untried("{"); err == nil {
+		t.Error("half a line is a result")
 	}
 }

@@ -47,7 +47,11 @@ fills it. Without it these are left out.`,
 			Shell: "go run ./lab/cmd/lab rivals --results $RESULTS",
 			Extract: func(_, results string) (string, error) {
 				table, err := rivalTable(results)
-				return table + untried(results), err
+				if err != nil {
+					return "", err
+				}
+				missing, err := untried(results)
+				return table + missing, err
 			},
 		},
 		{
@@ -80,7 +84,7 @@ algorithms, written anew for the test).`,
 			Name: "captured", Title: "Placement on captured hosts",
 			Text: `The same on hosts as they were recorded in production and in laboratories; NAPITUNE_HOSTS names their directory. Hosts
 without a load to place are left out.`,
-			Shell: "go test -count=1 -v -run TestRivalsOnCapturedHosts ./rules",
+			Shell: "CI=true go test -count=1 -v -run TestRivalsOnCapturedHosts ./rules",
 			Extract: func(out, _ string) (string, error) {
 				return fenced(out, func(l string) bool { return !frame(l) && !strings.HasPrefix(strings.TrimSpace(l), "no usable load") })
 			},
@@ -89,7 +93,7 @@ without a load to place are left out.`,
 			Name: "advise", Title: "Advice, from 8 to 1,152 CPUs",
 			Text: `Parsing two samples, rules and plan, in memory; ns/cell is the time for each CPU and queue, which must not grow with
 the host: the section fails if it does. Captured1152 reads a recorded host from its archive as well.`,
-			Shell: "go test -run '^$' -bench 'Advise|Captured1152' -benchmem -benchtime 5x ./rules",
+			Shell: "CI=true go test -run '^$' -bench 'Advise|Captured1152' -benchmem -benchtime 5x ./rules",
 			Extract: func(out, results string) (string, error) {
 				if err := notGrowing(out, "ns/cell"); err != nil {
 					return "", err

@@ -76,18 +76,37 @@ func rivalTable(lines string) (string, error) {
 	return out.String(), nil
 }
 
-// untried lists the faults of the contest that these results lack.
-func untried(lines string) string {
-	var missing []string
+// untried lists the faults of the contest that these results lack, and those of
+// the lab's table that are no part of the contest.
+func untried(lines string) (string, error) {
+	results, err := decode[faults.Compared](lines)
+	if err != nil {
+		return "", err
+	}
+	done, contest := map[string]bool{}, map[string]bool{}
+	for _, r := range results {
+		done[r.Fault] = true
+	}
+	var missing, never []string
 	for _, f := range faults.Contest() {
-		if !strings.Contains(lines, fmt.Sprintf("%q", f.Name)) {
+		contest[f.Name] = true
+		if !done[f.Name] {
 			missing = append(missing, f.Name)
 		}
 	}
-	if len(missing) == 0 {
+	for _, f := range faults.Table() {
+		if !contest[f.Name] && !slices.Contains(never, f.Name) && f.Finding != "" {
+			never = append(never, f.Name)
+		}
+	}
+	return named("Not in this run", missing) + named("Not tried on other programs", never), nil
+}
+
+func named(what string, names []string) string {
+	if len(names) == 0 {
 		return ""
 	}
-	return "\nNot in this run: " + strings.Join(missing, "; ") + ".\n"
+	return "\n" + what + ": " + strings.Join(names, "; ") + ".\n"
 }
 
 func rivalRow(r faults.Compared) []string {
