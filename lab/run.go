@@ -76,7 +76,11 @@ func (r Runner) Run(ctx context.Context, m Machine, command []string) (int, erro
 	}
 	text, err := os.ReadFile(filepath.Join(run.share(), "status"))
 	if err != nil {
-		return 0, fmt.Errorf("%w (%w); its console said:\n%s", ErrNoStatus, context.Cause(ctx), tail(run.file("console"), 30))
+		ended := ErrNoStatus
+		if cause := context.Cause(ctx); cause != nil {
+			ended = fmt.Errorf("%w (%w)", ErrNoStatus, cause)
+		}
+		return 0, fmt.Errorf("%w; its console said:\n%s", ended, tail(run.file("console"), 30))
 	}
 	return strconv.Atoi(strings.TrimSpace(string(text)))
 }
