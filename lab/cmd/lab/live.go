@@ -33,13 +33,14 @@ func (l liveTests) pattern() string { return "^(" + strings.Join(l.names, "|") +
 func liveTable() []liveTests {
 	inGuest := func(mode, pkg string, names ...string) liveTests {
 		return liveTests{names, func(ctx context.Context, self, pattern string, _ int) *exec.Cmd {
-			return exec.CommandContext(ctx, self, "test", "--mode", mode, "--nic", "virtio,queues=4", "--timeout", "20m",
+			return lab.Child(ctx, self, "test", "--mode", mode, "--nic", "virtio,queues=4", "--timeout", "20m",
 				pkg, "--", "-test.v", "-test.timeout=0", "-test.run="+pattern)
 		}}
 	}
 	ofGuests := liveTests{names: []string{"TestBootProfile", "TestGuardUnit"}}
 	ofGuests.command = func(ctx context.Context, _, pattern string, guests int) *exec.Cmd {
-		cmd := exec.CommandContext(ctx, "go", "test", "-v", "-count=1", "-timeout=40m", "-parallel="+strconv.Itoa(guests), "-run="+pattern, "./lab")
+		// go does not tell the test that it was asked to end.
+		cmd := lab.Child(ctx, "go", "test", "-exec=setpriv --pdeathsig TERM", "-v", "-count=1", "-timeout=40m", "-parallel="+strconv.Itoa(guests), "-run="+pattern, "./lab")
 		cmd.Env = append(os.Environ(), "NAPITUNE_LAB=1")
 		return cmd
 	}
@@ -88,11 +89,17 @@ func liveCommand() *cli.Command {
 func (l liveTests) run(ctx context.Context, self, root string, guests int) (left []string, err error) {
 	began := time.Now()
 	cmd := l.command(ctx, self, l.pattern(), guests)
-	cmd.Dir = root
+	// A test that is asked to end leaves its directories, with disks of guests.
+	scratch, err := os.MkdirTemp("", "lab-live-")
+	if err != nil {
+		return l.names, err
+	}
+	defer lab.RemoveAll(scratch)
+	cmd.Dir, cmd.Env = root, append(cmd.Environ(), "TMPDIR="+scratch)
 	var out bytes.Buffer
 	cmd.Stdout = io.MultiWriter(&out, os.Stdout)
 	cmd.Stderr = cmd.Stdout
-	err = cmd.Run()
+	err = lab.RunChild(cmd)
 	fmt.Fprintf(os.Stdout, "== %s: %s\n", strings.Join(l.names, ", "), time.Since(began).Round(time.Second))
 	left = notPassed(l.names, out.String())
 	for _, name := range left {
