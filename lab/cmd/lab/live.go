@@ -31,9 +31,9 @@ func (l liveTests) pattern() string { return "^(" + strings.Join(l.names, "|") +
 
 // liveTable lists them. Those of package lab boot their own guests, again and again.
 func liveTable() []liveTests {
-	inGuest := func(mode, pkg string, names ...string) liveTests {
+	inGuest := func(kernel, mode, pkg string, names ...string) liveTests {
 		return liveTests{names, func(ctx context.Context, self, pattern string, _ int) *exec.Cmd {
-			return lab.Child(ctx, self, "test", "--mode", mode, "--nic", "virtio,queues=4", "--timeout", "20m",
+			return lab.Child(ctx, self, "test", "--kernel", kernel, "--mode", mode, "--nic", "virtio,queues=4", "--timeout", "20m",
 				pkg, "--", "-test.v", "-test.timeout=0", "-test.run="+pattern)
 		}}
 	}
@@ -46,9 +46,11 @@ func liveTable() []liveTests {
 	}
 	return []liveTests{
 		ofGuests,
-		inGuest("systemd", "./cmd/napitune", "TestTimerLive", "TestIrqbalanceLive", "TestTunedAndLinkLive"),
-		inGuest("run", "./detect/host/live", "TestAffinityLive"),
-		inGuest("run", "./probes", "TestVirtio", "TestVirtioLoad"),
+		inGuest("6.1", "systemd", "./cmd/napitune", "TestTimerLive", "TestIrqbalanceLive", "TestTunedAndLinkLive"),
+		inGuest("6.1", "run", "./detect/host/live", "TestAffinityLive"),
+		inGuest("6.1", "run", "./probes", "TestVirtio", "TestVirtioLoad"),
+		// The first kernel that has objects of queues and of NAPIs.
+		inGuest("6.12", "run", "./detect/host/live", "TestVirtio"),
 	}
 }
 
