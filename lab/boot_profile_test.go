@@ -1,6 +1,7 @@
 package lab_test
 
 import (
+	"bytes"
 	"context"
 	"flag"
 	"fmt"
@@ -13,6 +14,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/napitune/napitune/lab"
 )
 
 // labEnv lets tests boot guests. They take minutes and need what "lab build"
@@ -68,13 +71,15 @@ func newReboots(t *testing.T) reboots {
 func (r reboots) guest(verb string, patience time.Duration, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience+time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, r.lab, append([]string{
+	cmd := lab.Child(ctx, r.lab, append([]string{
 		verb, "--mode", "systemd", "--cpus", "4", "--nic", "virtio,queues=4", "--nic", "virtio,queues=4",
 		"--disk", r.disk, "--timeout", patience.String(),
 	}, args...)...)
 	cmd.Dir = ".."
-	text, err := cmd.CombinedOutput()
-	return string(text), err
+	var text bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &text, &text
+	err := lab.RunChild(cmd)
+	return text.String(), err
 }
 
 // boot boots Debian completely and runs a script in it. The answer is what

@@ -79,11 +79,11 @@ func (b Builder) unless(marker, what string, build func(scratch string) error) e
 
 // command runs a program and keeps what it said for the error.
 func (b Builder) command(ctx context.Context, env []string, name string, args ...string) (string, error) {
-	command := exec.CommandContext(ctx, name, args...)
+	command := Child(ctx, name, args...)
 	command.Env = append(os.Environ(), env...)
 	var out, said bytes.Buffer
 	command.Stdout, command.Stderr = &out, &said
-	if err := command.Run(); err != nil {
+	if err := RunChild(command); err != nil {
 		return "", fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, said.String())
 	}
 	return out.String(), nil

@@ -2,6 +2,7 @@ package lab
 
 import (
 	_ "embed"
+	"os"
 	"os/exec"
 	"strings"
 )
@@ -23,10 +24,15 @@ func Packages() []string {
 // Doctor lists the programs that the lab needs and that are not there.
 func Doctor() []string {
 	var missing []string
-	for _, program := range []string{
+	programs := []string{
 		"qemu-system-x86_64", "mmdebstrap", "mksquashfs", "busybox", "cpio", "depmod", "modprobe", "xz", "zstd", "lz4",
 		"ip", "unshare", "mkfs.ext4", "apt-get", "dpkg-deb",
-	} {
+	}
+	if os.Getuid() != 0 {
+		// mmdebstrap maps the image's users with them.
+		programs = append(programs, "newuidmap", "newgidmap")
+	}
+	for _, program := range programs {
 		if _, err := exec.LookPath(program); err != nil {
 			missing = append(missing, program)
 		}

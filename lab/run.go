@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/napitune/napitune/lab/guest"
@@ -59,7 +60,7 @@ func (r Runner) Run(ctx context.Context, m Machine, command []string) (int, erro
 	if err != nil {
 		return 0, err
 	}
-	defer os.RemoveAll(temporary)
+	defer RemoveAll(temporary)
 	run := runDir(temporary)
 	if err := r.prepare(run, m, command); err != nil {
 		return 0, err
@@ -175,7 +176,10 @@ func (r Runner) enter(ctx context.Context, run runDir) error {
 	command := exec.CommandContext(ctx, "unshare", append(args, "--", r.Self, "inside", string(run))...)
 	command.Stdout, command.Stderr = r.Stdout, r.Stderr
 	command.WaitDelay = 5 * time.Second
-	if err := command.Run(); err != nil && ctx.Err() == nil {
+	// Killed, unshare takes all that is in the namespaces with it; it blocks SIGTERM.
+	command.SysProcAttr = &syscall.SysProcAttr{}
+	endWithParent(command.SysProcAttr, syscall.SIGKILL)
+	if err := RunChild(command); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("run in namespaces of its own: %w; the console said:\n%s", err, tail(run.file("console"), 30))
 	}
 	return nil

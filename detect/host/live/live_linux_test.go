@@ -720,7 +720,7 @@ func TestVirtio(t *testing.T) {
 	}
 	queues, err := h.Netdev.Queues()
 	if errors.Is(err, host.ErrUnsupported) {
-		return
+		lacking(t, 6, 8, "queue-get", err)
 	}
 	index := linkNamed(t, h, dev).Index
 	rx := 0
@@ -731,6 +731,24 @@ func TestVirtio(t *testing.T) {
 	}
 	if err != nil || rx != len(rxQueues) {
 		t.Errorf("netlink has %d receive queues, sysfs %d: %v", rx, len(rxQueues), err)
+	}
+	napis, err := h.Netdev.NAPIs()
+	if err != nil {
+		t.Error(err)
+	}
+	mine := map[int]bool{}
+	for _, n := range napis {
+		if n.IfIndex == index {
+			mine[n.ID] = true
+		}
+	}
+	if len(mine) < rx {
+		t.Errorf("%d NAPIs for %d receive queues: %+v", len(mine), rx, napis)
+	}
+	for _, q := range queues {
+		if q.IfIndex == index && q.NAPI >= 0 && !mine[q.NAPI] {
+			t.Errorf("queue %+v has a NAPI that is not among %+v", q, napis)
+		}
 	}
 	stats, err := h.Netdev.QStats()
 	if err != nil && !errors.Is(err, host.ErrUnsupported) {

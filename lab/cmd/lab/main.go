@@ -2,12 +2,12 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"slices"
@@ -23,7 +23,7 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), lab.Signals()...)
 	defer stop()
 	app := &cli.App{
 		Name:                      "lab",
@@ -184,7 +184,7 @@ func bootInto(c *cli.Context, results string, m lab.Machine, tests map[string]st
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(scratch)
+	defer lab.RemoveAll(scratch)
 	root, err := output(c.Context, "", "go", "list", "-m", "-f", "{{.Dir}}")
 	if err != nil {
 		return err
@@ -244,14 +244,20 @@ func addOwn(files map[string]string, dir string) error {
 
 // output runs a program of the Go toolchain with static results.
 func output(ctx context.Context, dir, name string, args ...string) (string, error) {
-	command := exec.CommandContext(ctx, name, args...)
-	command.Dir, command.Env = dir, append(os.Environ(), "CGO_ENABLED=0")
-	command.Stderr = os.Stderr
-	out, err := command.Output()
+	// An interrupted go leaves its scratch directory.
+	scratch, err := os.MkdirTemp("", "lab-go-")
 	if err != nil {
+		return "", err
+	}
+	defer lab.RemoveAll(scratch)
+	command := lab.Child(ctx, name, args...)
+	command.Dir, command.Env = dir, append(os.Environ(), "CGO_ENABLED=0", "GOTMPDIR="+scratch)
+	var out bytes.Buffer
+	command.Stdout, command.Stderr = &out, os.Stderr
+	if err := lab.RunChild(command); err != nil {
 		return "", fmt.Errorf("%s %s: %w", name, strings.Join(args, " "), err)
 	}
-	return strings.TrimSpace(string(out)), nil
+	return strings.TrimSpace(out.String()), nil
 }
 
 func sendCommand() *cli.Command {

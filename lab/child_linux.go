@@ -1,0 +1,7 @@
+package lab
+
+import "syscall"
+
+func endWithParent(attributes *syscall.SysProcAttr, signal syscall.Signal) {
+	attributes.Pdeathsig = signal
+}
