@@ -20,14 +20,15 @@ func Signals() []os.Signal {
 	return signals
 }
 
-// Child is a command that is asked to end, so that it can clean up, where
-// exec.CommandContext kills: when the context ends, and by the kernel when this
-// program ends without a word.
+// Child is a command that is asked to end, with all that it started, so that it
+// can clean up, where exec.CommandContext kills: when the context ends. When this
+// program ends without a word, the kernel asks the command alone.
 func Child(ctx context.Context, name string, args ...string) *exec.Cmd {
 	command := exec.CommandContext(ctx, name, args...)
-	command.Cancel = func() error { return command.Process.Signal(syscall.SIGTERM) }
 	command.WaitDelay = 20 * time.Second
 	command.SysProcAttr = &syscall.SysProcAttr{}
+	command.Cancel = func() error { return terminate(command.Process.Pid) }
+	ofItsOwn(command.SysProcAttr)
 	endWithParent(command.SysProcAttr, syscall.SIGTERM)
 	return command
 }

@@ -7,11 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/napitune/napitune/lab"
 )
 
 // Section is one chapter of the document: a command and what it prints.
@@ -156,14 +157,12 @@ func (b Bench) measure(ctx context.Context, s Section) error {
 		}
 	}
 	end := Watch(b.Root)
-	command := exec.CommandContext(ctx, "sh", "-c", s.Shell)
+	command := lab.Child(ctx, "sh", "-c", s.Shell)
 	command.Dir, command.Env = b.Root, append(os.Environ(), "RESULTS="+fresh.results(s), "KEPT="+b.Dir)
 	var out bytes.Buffer
 	both := &relay{to: &out, log: b.Log}
 	command.Stdout, command.Stderr = both, both
-	// Pipes that a killed shell's children hold must not keep this waiting.
-	command.WaitDelay = 10 * time.Second
-	err := command.Run()
+	err := lab.RunChild(command)
 	origin := end()
 	if err != nil {
 		err = fmt.Errorf("%w: %s", err, lastLines(out.String(), 5))

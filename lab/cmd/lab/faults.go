@@ -76,7 +76,7 @@ func bootFaults(c *cli.Context, m lab.Machine, rows []string) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(scratch)
+	defer lab.RemoveAll(scratch)
 	if !c.Bool("reboot") {
 		results := cmp.Or(c.String("results"), filepath.Join(scratch, "results"))
 		before, err := faults.Recorded(results)
