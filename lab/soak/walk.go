@@ -63,7 +63,7 @@ type demand struct {
 	oneIn int
 }
 
-var demands = [...]demand{{Applied, 3}, {KilledApply, 20}, {Interrupted, 60}, {CutRollback, 20}, {Gone, 12}, {Offline, 30}, {Flap, 20}}
+var demands = [...]demand{{Applied, 3}, {KilledApply, 20}, {Interrupted, 60}, {CutRollback, 24}, {Gone, 12}, {Offline, 40}, {Flap, 24}}
 
 // judge says of which kinds rounds have met too few, and for which there were
 // too few rounds to demand any.
