@@ -15,7 +15,7 @@ type Verb string
 const (
 	// Fault spoils settings; the state after it is what a rollback must restore.
 	Fault Verb = "fault"
-	// Apply measures, plans and applies.
+	// Apply measures, plans and applies; where nothing is wanted, what the walk wants.
 	Apply Verb = "apply"
 	// Disturb changes the host behind the back of what was applied.
 	Disturb Verb = "disturb"
@@ -32,6 +32,51 @@ type Step struct {
 	Policy string        // Apply: the profile that judges
 	Signal string        // Apply, Rollback: sent to the program; empty: it ends by itself
 	After  time.Duration // of the first write to the journal: when the signal is sent or the script begins
+	Kind   Kind          // Disturb: what it is counted as; empty: not at all
+	Wants  []Want        // Apply: what is applied where advise wants nothing
+}
+
+// Want is a setting and the values that it may get: the first that it has not.
+type Want struct {
+	Ref    string
+	Values [2]string
+}
+
+// Kind is what a soak is to have met, or else it proved nothing.
+type Kind string
+
+// The kinds are what the log calls them.
+const (
+	Applied     Kind = "applied"
+	KilledApply Kind = "killed amid apply"
+	Interrupted Kind = "interrupted amid apply"
+	CutRollback Kind = "cut amid rollback"
+	Gone        Kind = "NIC gone"
+	Offline     Kind = "CPU offline"
+	Flap        Kind = "link flap"
+)
+
+// demand is one of a kind in so many rounds at least. Walks ask for four times as
+// much (TestWalkAsks): a signal may come too late.
+type demand struct {
+	kind  Kind
+	oneIn int
+}
+
+var demands = [...]demand{{Applied, 3}, {KilledApply, 20}, {Interrupted, 60}, {CutRollback, 24}, {Gone, 12}, {Offline, 40}, {Flap, 24}}
+
+// judge says of which kinds rounds have met too few, and for which there were
+// too few rounds to demand any.
+func judge(met map[Kind]int, rounds int) (missing, short []string) {
+	for _, d := range demands {
+		switch least := rounds / d.oneIn; {
+		case least == 0:
+			short = append(short, fmt.Sprintf("%s (one in %d rounds)", d.kind, d.oneIn))
+		case met[d.kind] < least:
+			missing = append(missing, fmt.Sprintf("%s: %d, want at least %d in %d rounds", d.kind, met[d.kind], least, rounds))
+		}
+	}
+	return missing, short
 }
 
 // String is the step as the walk is printed.
@@ -80,15 +125,15 @@ func (w *Walk) Round() []Step {
 	}
 	out = append(out, w.some(Fault, 1, w.faults())...)
 	policy := policies[w.random.IntN(len(policies))]
-	out = append(out, Step{Verb: Apply, Name: "by " + policy, Policy: policy})
-	out = w.cut(out, 3)
-	out = append(out, w.some(Disturb, 0, w.disturbances())...)
+	out = append(out, Step{Verb: Apply, Name: "by " + policy, Policy: policy, Wants: w.wants()})
+	out = w.cut(out, 2)
+	out = append(out, w.some(Disturb, 1, w.disturbances())...)
 	back := []Step{{Verb: Rollback}}
 	if w.Port && w.random.IntN(8) == 0 {
-		out = append(out, Step{Verb: Disturb, Name: "the NIC is unplugged", Script: unplug})
+		out = append(out, Step{Verb: Disturb, Name: "the NIC is unplugged", Script: unplug, Kind: Gone})
 		back = append(back, Step{Verb: Disturb, Name: "the NIC is plugged in", Script: plug}, Step{Verb: Rollback})
 	} else {
-		back = w.cut(back, 4)
+		back = w.cut(back, 3)
 	}
 	return append(out, back...)
 }
@@ -127,12 +172,55 @@ func (w *Walk) some(verb Verb, least int, choices []Step) []Step {
 	return out
 }
 
+// wants are a few settings that every host of the walk can take, once its CPUs
+// are back. So many writes leave a kill the time to come amid them.
+func (w *Walk) wants() []Want {
+	two := func(value func() string) [2]string {
+		first, second := value(), value()
+		for second == first {
+			second = value()
+		}
+		return [2]string{first, second}
+	}
+	number := func(n, unit int) func() string {
+		return func() string { return fmt.Sprint(unit * (1 + w.random.IntN(n))) }
+	}
+	mask := func() string { return "0x" + w.mask() }
+	cpu := func() string { return fmt.Sprint(w.random.IntN(w.CPUs)) }
+	all := []Want{
+		{"net.core.netdev_budget", two(number(8, 100))},
+		{"net.core.netdev_max_backlog", two(number(8, 500))},
+		{"eth0/feature.rx-gro", [2]string{"on", "off"}},
+		{"eth0/gro_flush_timeout", two(number(8, 10000))},
+	}
+	for q := range w.Queues {
+		all = append(all,
+			Want{fmt.Sprintf("eth0/rx-%d/rps.cpus", q), two(mask)}, Want{fmt.Sprintf("eth0/tx-%d/xps.cpus", q), two(mask)},
+			Want{fmt.Sprintf("eth0/rx-%d/irq.affinity", q), two(cpu)}, Want{fmt.Sprintf("eth0/tx-%d/irq.affinity", q), two(cpu)})
+	}
+	w.random.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	return all[:6+w.random.IntN(len(all)-6)]
+}
+
 // clean undoes faults. Setting the channels makes the driver choose affinities
 // and XPS anew.
 func (w *Walk) clean() string {
-	return fmt.Sprintf("ethtool -K eth0 gro on\nethtool -X eth0 default 2>/dev/null\nethtool -L eth0 combined 1 2>/dev/null\nethtool -L eth0 combined %d\n", w.Queues) +
+	return "ethtool -K eth0 gro on\n" + w.channels("1") + w.channels(fmt.Sprint(w.Queues)) +
 		masks("rx-*/rps_cpus", "0") + "\nsysctl -qw net.core.netdev_max_backlog=1000 net.core.netdev_budget=300"
 }
+
+// channels sets their number. ethtool fails where it is so already, and the
+// kernel where the RSS table names a queue that would go.
+func (w *Walk) channels(n string) string {
+	table := ""
+	if w.RSS {
+		table = "ethtool -X eth0 default; "
+	}
+	return fmt.Sprintf("[ %s = %s ] || { %sethtool -L eth0 combined %s; }\n", combined, n, table, n)
+}
+
+// combined is how many channels there are.
+const combined = "$(ethtool -l eth0 | awk '/^Combined/ {n = $2} END {print n}')"
 
 // mask is a CPU mask in hexadecimal that is not empty.
 func (w *Walk) mask() string { return fmt.Sprintf("%x", 1+w.random.IntN(1<<w.CPUs-1)) }
@@ -150,11 +238,12 @@ func (w *Walk) faults() []Step {
 		{Name: fmt.Sprintf("backlog of %d under RPS", backlog), Script: fmt.Sprintf("sysctl -qw net.core.netdev_max_backlog=%d\n", backlog) + masks("rx-*/rps_cpus", mask)},
 		{Name: "GRO off", Script: "ethtool -K eth0 gro off"},
 		{Name: "GRO on", Script: "ethtool -K eth0 gro on"},
-		{Name: fmt.Sprintf("%d channels", few), Script: fmt.Sprintf("ethtool -L eth0 combined %d", few)},
+		{Name: fmt.Sprintf("%d channels", few), Script: w.channels(fmt.Sprint(few))},
 		{Name: "budget of 150", Script: "sysctl -qw net.core.netdev_budget=150"},
 	}
 	if w.RSS {
-		out = append(out, Step{Name: fmt.Sprintf("RSS table over %d queues", few), Script: fmt.Sprintf("ethtool -X eth0 equal %d", few)})
+		out = append(out, Step{Name: fmt.Sprintf("RSS table over %d queues, or all if fewer", few),
+			Script: fmt.Sprintf("n=%s; [ $n -lt %d ] || n=%d; ethtool -X eth0 equal $n", combined, few, few)})
 	}
 	return out
 }
@@ -164,20 +253,20 @@ func (w *Walk) disturbances() []Step {
 	off := fmt.Sprintf("echo 0 >/sys/devices/system/cpu/cpu%d/online", cpu)
 	on := fmt.Sprintf("echo 1 >/sys/devices/system/cpu/cpu%d/online", cpu)
 	out := append(w.faults(),
-		Step{Name: "link flap", Script: "ip link set eth0 down; ip link set eth0 up"},
-		Step{Name: "link flap", Script: "ip link set eth0 down; sleep 0.2; ip link set eth0 up"},
-		Step{Name: fmt.Sprintf("CPU %d goes and comes back", cpu), Script: off + "\n" + on},
-		Step{Name: fmt.Sprintf("CPU %d goes", cpu), Script: off},
-		Step{Name: fmt.Sprintf("%d channels for a moment", few), Script: fmt.Sprintf("was=$(ethtool -l eth0 | awk '/^Combined/ {n = $2} END {print n}')\nethtool -L eth0 combined %d\nethtool -L eth0 combined $was", few)},
-		Step{Name: "one pass of irqbalance", Script: "irqbalance --oneshot --foreground >/dev/null 2>&1"},
-		Step{Name: "the NIC's driver is taken off and put on", Script: rebind},
-		Step{Name: "the NIC is removed from the bus and found anew", Script: rescan},
+		Step{Name: "link flap", Script: "ip link set eth0 down; ip link set eth0 up", Kind: Flap},
+		Step{Name: "link flap", Script: "ip link set eth0 down; sleep 0.2; ip link set eth0 up", Kind: Flap},
+		Step{Name: fmt.Sprintf("CPU %d goes and comes back", cpu), Script: off + "\n" + on, Kind: Offline},
+		Step{Name: fmt.Sprintf("CPU %d goes", cpu), Script: off, Kind: Offline},
+		Step{Name: fmt.Sprintf("%d channels for a moment", few), Script: "was=" + combined + "\n" + w.channels(fmt.Sprint(few)) + w.channels("$was")},
+		Step{Name: "one pass of irqbalance", Script: "irqbalance --oneshot --foreground"},
+		Step{Name: "the NIC's driver is taken off and put on", Script: rebind, Kind: Gone},
+		Step{Name: "the NIC is removed from the bus and found anew", Script: rescan, Kind: Gone},
 	)
 	if w.Port {
 		out = append(out,
-			Step{Name: "the NIC is unplugged and plugged in", Script: unplug + plug},
-			Step{Name: "the NIC is unplugged and plugged in", Script: unplug + plug},
-			Step{Name: "the cable is pulled and put back", Script: "lab nic link-down 0; sleep 0.2; lab nic link-up 0"},
+			Step{Name: "the NIC is unplugged and plugged in", Script: unplug + plug, Kind: Gone},
+			Step{Name: "the NIC is unplugged and plugged in", Script: unplug + plug, Kind: Gone},
+			Step{Name: "the cable is pulled and put back", Script: "lab nic link-down 0; sleep 0.2; lab nic link-up 0", Kind: Flap},
 		)
 	}
 	return out
@@ -187,8 +276,9 @@ func (w *Walk) disturbances() []Step {
 // goes, its device goes (pci_stop_and_remove_bus_device), or the hypervisor
 // takes it out of its port and puts it in again.
 const (
-	appear = "\nfor i in $(seq 300); do [ -e /sys/class/net/eth0 ] && break; sleep 0.1; done\nip address add 10.99.0.2/24 dev eth0; ip link set eth0 up\n"
-	vanish = "\nwhile [ -e /sys/class/net/eth0 ]; do sleep 0.1; done\n"
+	appear = "\nfor i in $(seq 300); do [ -e /sys/class/net/eth0 ] && break; sleep 0.1; done\n[ -e /sys/class/net/eth0 ] || { echo the NIC does not appear; exit 1; }\n" +
+		"ip address add 10.99.0.2/24 dev eth0; ip link set eth0 up\n"
+	vanish = "\nfor i in $(seq 300); do [ -e /sys/class/net/eth0 ] || break; sleep 0.1; done\n[ ! -e /sys/class/net/eth0 ] || { echo the NIC does not vanish; exit 1; }\n"
 	rebind = `device=$(basename $(readlink -f /sys/class/net/eth0/device))
 echo $device >/sys/bus/virtio/drivers/virtio_net/unbind` + vanish + `echo $device >/sys/bus/virtio/drivers/virtio_net/bind` + appear
 	rescan = `card=$(readlink -f /sys/class/net/eth0/device/..)
@@ -197,13 +287,18 @@ echo 1 >$card/remove` + vanish + `echo 1 >/sys/bus/pci/rescan` + appear
 	plug   = "lab nic plug 0" + appear
 )
 
-func interrupts(cpus string) string { return interruptsOf("*put", cpus) }
+func interrupts(cpu string) string { return interruptsOf("*put", cpu) }
 
 // interruptsOf sets those of the queues of virtio NICs; a queue that is not
-// used keeps its interrupt.
-func interruptsOf(direction, cpus string) string {
-	return fmt.Sprintf("for f in /proc/irq/*/virtio*-%s.*; do echo %s >${f%%/*}/smp_affinity_list; done", direction, cpus)
+// used keeps its interrupt. A CPU that is gone takes none, which is no failure.
+func interruptsOf(direction, cpu string) string {
+	return fmt.Sprintf("for f in /proc/irq/*/virtio*-%s.*; do cpu %s || break; echo %s >${f%%/*}/smp_affinity_list; done",
+		direction, cpu, cpu)
 }
+
+// prelude begins every script: one that fails halfway has not disturbed what its
+// name says. CPU 0 has no file and cannot go.
+const prelude = "set -e\ncpu() { [ $1 = 0 ] || [ $(cat /sys/devices/system/cpu/cpu$1/online) = 1 ]; }\n"
 
 // masks writes to the files of queues that are there.
 func masks(files, mask string) string {
