@@ -130,6 +130,7 @@ var furtherScenarios = []scenario{
 		s.heat(0, 0.95)
 		s.tunnel("vxlan0", "vxlan", 900_000)
 	}), []string{"rss-skew"}, nil, append([]string{"rps.cpus", "rss.table"}, neverBudget...)},
+	{42, "a WireGuard gateway, and its LAN port saturates a CPU with plain packets", sceneN(8, gateway), []string{"rps-needed"}, []string{"eth1/rx-0/rps.cpus"}, []string{"threaded"}},
 	{47, "RPS calls sleeping CPUs 9,000 times a second, and the site prefers latency", sceneN(8, func(s *scene) { s.calledRPS(9_000, 0.12, 0.04); s.latency = true }),
 		[]string{"rps-unneeded"}, []string{"eth0/rx-0/rps.cpus"}, []string{"rps.flow_cnt", "irq.affinity"}},
 	{47, "the same, and one CPU could not do it alone: awake cores, no change", sceneN(8, func(s *scene) { s.calledRPS(9_000, 0.3, 0.2); s.latency = true }),

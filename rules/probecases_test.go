@@ -85,6 +85,13 @@ func (s *scene) receive(dev string, packets uint64) {
 	s.obs.Device[dev] = d
 }
 
+// received sets a device's received packets and bytes in the window.
+func (s *scene) received(dev string, packets, bytes uint64) {
+	d := s.obs.Device[dev]
+	d.Counters.RxPackets, d.Counters.RxBytes = packets, bytes
+	s.obs.Device[dev] = d
+}
+
 // sent sets a device's sent packets in the window.
 func (s *scene) sent(dev string, packets uint64) {
 	d := s.obs.Device[dev]
@@ -124,6 +131,18 @@ func (s *scene) tunnel(name, driver string, packets uint64) {
 }
 
 func wireGuard(s *scene) { s.tunnel("wg0", "wireguard", 900_000) }
+
+// gateway is a host whose tunnel comes in through eth0 and leaves through eth1, or
+// the other way round: the counters allow both. The only queue of eth1 is busy.
+func gateway(s *scene) {
+	s.nic("eth0", "physical", even(4, 60_000), nil)
+	s.nic("eth1", "physical", []fire{{5: 90_000}}, nil)
+	s.heat(5, 0.9)
+	s.received("eth0", 1_000_000, 1_400_000_000)
+	s.received("eth1", 900_000, 1_250_000_000)
+	s.tunnel("wg0", "wireguard", 0)
+	s.received("wg0", 880_000, 1_200_000_000)
+}
 
 func pppoe(s *scene) { s.tunnel("ppp0", "", 900_000) }
 
@@ -474,6 +493,33 @@ var probeCases = []ruleCase{
 		oneFlow(s)
 		s.tunnel("gre1", "", 900_000)
 		s.snap.Devices[1].Lower = []string{"eth9"}
+	}), silent, []string{}},
+	{"tunnel-hash", "must not", "the LAN port of a WireGuard gateway: either NIC may have brought the tunnel", sceneN(8, gateway), silent, []string{"eth1/rx-0/rps.cpus 0-4,6-7"}},
+	{"rps-needed", "fires", "the LAN port of a WireGuard gateway", sceneN(8, gateway), problem, nil},
+	{"tunnel-hash", "must not", "the counters of the other NIC are not known", sceneN(8, func(s *scene) {
+		gateway(s)
+		s.obs.Device["eth0"] = detect.DeviceDelta{}
+	}), silent, []string{"eth1/rx-0/rps.cpus 0-4,6-7"}},
+	{"tunnel-hash", "fires", "WireGuard behind one of two NICs, the other too quiet to have brought half of it", sceneN(8, func(s *scene) {
+		gateway(s)
+		s.received("eth0", 300_000, 60_000_000)
+	}), problem, []string{"wg0/threaded on"}},
+	{"tunnel-hash", "fires", "few large packets through the other NIC: bytes clear it, packets do not", sceneN(8, func(s *scene) {
+		gateway(s)
+		s.received("eth0", 900_000, 60_000_000)
+	}), problem, []string{"wg0/threaded on"}},
+	{"tunnel-hash", "fires", "VXLAN over a bond: both slaves bring their part", sceneN(8, func(s *scene) {
+		oneFlow(s).HashFields = map[string]string{"udp4": "sd"}
+		s.nic("eth1", "physical", []fire{{5: 9000}}, nil)
+		s.set(knob.Device("eth0", "rss.hash.udp4"), "sd")
+		s.tunnel("vxlan0", "vxlan", 1_900_000)
+		s.snap.Devices[2].Lower = []string{"bond0"}
+		s.snap.Devices = append(s.snap.Devices, &detect.Device{Name: "bond0", Kind: "bond", Lower: []string{"eth0", "eth1"}, Up: detect.Yes})
+	}), problem, []string{"eth0/rss.hash.udp4 sdfn"}},
+	{"single-flow-bound", "must not", "PPPoE that may have come through this NIC or the other", sceneN(8, func(s *scene) {
+		oneFlow(s).HashFields = map[string]string{"udp4": "sdfn"}
+		s.nic("eth1", "physical", []fire{{5: 9000}}, nil)
+		pppoe(s)
 	}), silent, []string{}},
 	{"single-flow-bound", "fires", "one flow, and a tunnel device that carries nothing", scene4(func(s *scene) {
 		oneFlow(s).HashFields = map[string]string{"udp4": "sdfn"}
