@@ -516,6 +516,23 @@ var probeCases = []ruleCase{
 		s.snap.Devices[2].Lower = []string{"bond0"}
 		s.snap.Devices = append(s.snap.Devices, &detect.Device{Name: "bond0", Kind: "bond", Lower: []string{"eth0", "eth1"}, Up: detect.Yes})
 	}), problem, []string{"eth0/rss.hash.udp4 sdfn"}},
+	{"tunnel-hash", "fires", "WireGuard in a guest with one CPU: nobody to hand it to", sceneN(1, func(s *scene) {
+		s.nic("eth0", "virtio", even(1, 90_000), nil)
+		s.heat(0, 0.6)
+		wireGuard(s)
+	}), problem, []string{}},
+	{"tunnel-hash", "fires", "WireGuard, and the other CPUs are busy", scene4(func(s *scene) {
+		oneFlow(s)
+		wireGuard(s)
+		for cpu := 1; cpu < 4; cpu++ {
+			s.obs.CPU[cpu] = detect.CPUShare{Busy: 0.8, Idle: 0.2, Ticks: 1000}
+		}
+	}), problem, []string{}},
+	{"tunnel-hash", "fires", "WireGuard, and one other CPU is half idle", sceneN(2, func(s *scene) {
+		s.nic("eth0", "virtio", even(1, 90_000), nil)
+		s.heat(0, 0.9)
+		wireGuard(s)
+	}), problem, []string{"wg0/threaded on"}},
 	{"single-flow-bound", "must not", "PPPoE that may have come through this NIC or the other", sceneN(8, func(s *scene) {
 		oneFlow(s).HashFields = map[string]string{"udp4": "sdfn"}
 		s.nic("eth1", "physical", []fire{{5: 9000}}, nil)

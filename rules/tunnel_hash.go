@@ -20,7 +20,7 @@ var _ = register(Rule{
 		Cause:       "RSS looks at outer headers; the inner flows are invisible to it.",
 		Remedy:      "RPS on the device: software looks into PPPoE, GRE and IPIP where the NIC does not. WireGuard hides the inner headers from everybody: threaded NAPI on its device lets other CPUs take part. VXLAN and Geneve put the inner hash into the UDP source port: hash UDP over the four-tuple (rss-skew proposes it); RPS is no remedy there.",
 		SideEffects: "An inter-processor interrupt per batch (RPS); a thread wake-up per poll (threaded NAPI).",
-		NotWhen:     "The CPU is not near its limit, the tunnel carries the smaller part of the traffic, or another NIC may have brought it: nothing is said of a tunnel then, and the NICs are judged without it.",
+		NotWhen:     "The CPU is not near its limit, the tunnel carries the smaller part of the traffic, or another NIC may have brought it: nothing is said of a tunnel then, and the NICs are judged without it. Where no other CPU is half idle, nothing is proposed.",
 		Source:      "net/core/flow_dissector.c; include/net/udp_tunnel.h udp_flow_src_port; Documentation/networking/scaling.rst",
 		Thresholds:  describe(flowShare, hotSoftirq, tunnelShare),
 	},
@@ -58,6 +58,11 @@ func (c *Case) tunnelHash(d *detect.Device) (plan.Finding, bool) {
 			queue, d.Name, percent(share), cpu, strings.Join(tunnels, ", ")),
 		Evidence: append([]plan.Evidence{{Metric: "max_queue_share", Value: share, Unit: "of received packets", Threshold: c.At(flowShare), Source: "queue statistics of " + d.Name}}, c.cpuEvidence(cpu)...),
 	}
+	targets := c.rpsTargetCPUs(cpu)
+	if targets.IsEmpty() && kind != udpTunnel {
+		f.Operator = "no other CPU is half idle and could take a part of it: fewer or larger packets, or more CPUs, help"
+		return f, true
+	}
 	half := expect("max_cpu_softirq_share", "down", c.softirq(cpu)/2, "of a CPU")
 	switch kind {
 	case wireGuard:
@@ -77,7 +82,6 @@ func (c *Case) tunnelHash(d *detect.Device) (plan.Finding, bool) {
 		f.Wants = c.hashWants(d)
 	case otherTunnel:
 		ref := knob.Rx(d.Name, queue, "rps.cpus")
-		targets := c.rpsTargetCPUs(cpu)
 		if now, known := c.knob(ref); known && now == "" && float64(targets.Len()) >= c.At(rpsTargets) {
 			f.Wants = []plan.Want{{Ref: ref, Value: targets.String(), Why: "the NIC cannot hash the tunnel", Expect: half}}
 		}
