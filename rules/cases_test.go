@@ -790,6 +790,25 @@ var ruleCases = []ruleCase{
 		s.sensor("suricata")
 		s.sent("eth0", 900_000)
 	}), silent, []string{}},
+	{"sensor-packets", "must not", "its bond sends through the other slave", scene4(func(s *scene) { s.sensor("suricata"); bonded(s, 2_500_000) }), silent, []string{}},
+	{"sensor-packets", "fires", "a bond on two mirror ports", scene4(func(s *scene) { s.sensor("suricata"); bonded(s, 10) }), advice, []string{"eth0/feature.rx-gro off"}},
+	{"sensor-packets", "must not", "what the other slave sends is not known", scene4(func(s *scene) {
+		s.sensor("suricata")
+		bonded(s, 10)
+		s.obs.Device["eth1"] = detect.DeviceDelta{}
+	}), silent, []string{}},
+	{"sensor-packets", "must not", "a router: replies may leave through another port", scene4(func(s *scene) {
+		s.sensor("suricata")
+		s.snap.Forwarding.IPv6 = detect.Yes
+	}), silent, []string{}},
+	{"sensor-packets", "must not", "a port that leaves the packets of others alone", scene4(func(s *scene) {
+		s.sensor("suricata")
+		s.snap.Devices[0].Promiscuous = detect.No
+	}), silent, []string{}},
+	{"sensor-packets", "fires", "not known whether the port is promiscuous: a note, nothing to change", scene4(func(s *scene) {
+		s.sensor("suricata")
+		s.snap.Devices[0].Promiscuous = detect.Unknown
+	}), note, []string{}},
 	{"sensor-packets", "must not", "no sensor", scene4(func(s *scene) { s.sensor("nginx") }), silent, []string{}},
 	{"sensor-packets", "missing", "packets unknown", scene4(func(s *scene) { s.sensor("suricata"); s.obs.Device["eth0"] = detect.DeviceDelta{} }), silent, []string{}},
 
