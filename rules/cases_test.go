@@ -623,6 +623,21 @@ var ruleCases = []ruleCase{
 		gro(s, host.Feature{})
 		s.snap.Processes = []host.Process{{PID: 7, Comm: "Suricata-Main"}}
 	}), note, []string{}},
+	{"gro-off", "fires", "a sensor elsewhere, this port serves connections", scene4(func(s *scene) {
+		gro(s, host.Feature{})
+		s.sent("eth0", 900_000)
+		s.snap.Processes = []host.Process{{PID: 7, Comm: "Suricata-Main"}}
+	}), advice, []string{"eth0/feature.rx-gro on"}},
+	{"gro-off", "must not", "totals since boot, and a sensor's mirror port: a note", scene4(func(s *scene) {
+		gro(s, host.Feature{})
+		s.snap.Processes = []host.Process{{PID: 7, Comm: "zeek"}}
+		s.sinceBoot()
+	}), note, []string{}},
+	{"gro-off", "must not", "a sensor's mirror port on a host that routes for containers: a note", scene4(func(s *scene) {
+		gro(s, host.Feature{})
+		s.snap.Processes = []host.Process{{PID: 7, Comm: "zeek"}}
+		s.snap.Forwarding.IPv4 = detect.Yes
+	}), note, []string{}},
 	{"gro-off", "must not", "no link", scene4(func(s *scene) {
 		gro(s, host.Feature{On: false})
 		s.snap.Devices[0].Carrier = detect.No

@@ -35,8 +35,8 @@ var _ = register(Rule{
 		var out []plan.Finding
 		for c, d := range c.devices() {
 			rate, known := c.packetRate(d)
-			if !known || rate < c.At(groPackets) || !c.mirrorPort(d) {
-				continue
+			if !known || rate < c.At(groPackets) || !c.mirrorPort(d) || c.forwards(d) != "" {
+				continue // replies of a router may leave through another port
 			}
 			looks := sensor + " may look"
 			if d.Promiscuous == detect.Yes {
@@ -58,12 +58,11 @@ var _ = register(Rule{
 	},
 })
 
-// mirrorPort reports whether a port received in the window without sending, as one
-// on a mirror or tap does, and may take packets that are for other hosts.
-// What sends for it is judged with it: the other ports of its bond, by whose hash
-// one of them may send all, and on a router any port.
+// mirrorPort reports whether a port receives without sending, as one on a mirror or
+// tap does, and may take packets that are for other hosts. The other ports of its
+// bond are judged with it: by its hash one of them may send for all.
 func (c *Case) mirrorPort(d *detect.Device) bool {
-	if c.Basis != detect.BasisWindow || d.Promiscuous == detect.No || c.forwards(d) != "" {
+	if d.Promiscuous == detect.No {
 		return false
 	}
 	ports := []string{d.Name}
