@@ -1272,6 +1272,9 @@ func TestSaturatedTogether(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newScene(8)
 			tc.make(s)
+			for cpu := range 8 {
+				s.packets(cpu, 90_000)
+			}
 			var claims []string
 			for _, f := range rules.Evaluate(s.obs, profiles.Balanced()) {
 				if f.ID == "cpu-saturated" {

@@ -85,6 +85,19 @@ func (s *scene) receive(dev string, packets uint64) {
 	s.obs.Device[dev] = d
 }
 
+// packets is how many packets a CPU took up the stack in the window.
+func (s *scene) packets(cpu int, n uint64) { s.obs.Softnet[cpu] = detect.SoftnetDelta{Processed: n} }
+
+// vectors is what part of the window a CPU spent in each softirq.
+func (s *scene) vectors(cpu int, shares map[string]float64) {
+	softirq := map[string]counters.Softirq{}
+	for name, share := range shares {
+		softirq[name] = counters.Softirq{Runs: 100, TimedRuns: 100, TimeNs: uint64(share * float64(s.obs.Window))}
+	}
+	p := s.probe()
+	p.CPUs = append(p.CPUs, counters.CPU{CPU: cpu, Softirq: softirq})
+}
+
 // received sets a device's received packets and bytes in the window.
 func (s *scene) received(dev string, packets, bytes uint64) {
 	d := s.obs.Device[dev]
@@ -161,12 +174,12 @@ func moderation(d *detect.Device, adaptive bool, usecs int) {
 var probeCases = []ruleCase{
 	{"cpu-saturated", "fires", "hot and squeezed with full polls", scene4(func(s *scene) { budgets(s); s.squeezed(1, 500, "packets", 0.9, 6); s.heat(1, 0.9) }), problem, []string{}},
 	{"cpu-saturated", "must not", "squeezed with time left", scene4(func(s *scene) { budgets(s); s.squeezed(1, 500, "packets", 0.9, 6) }), silent, nil},
-	{"cpu-saturated", "fires", "one busy queue: nearly no time left, not a single squeeze", scene4(func(s *scene) { s.heat(1, 0.9) }), advice, []string{}},
+	{"cpu-saturated", "fires", "one busy queue: nearly no time left, not a single squeeze", scene4(func(s *scene) { s.heat(1, 0.9); s.obs.NetRx[1] = 20_000 }), advice, []string{}},
 	{"cpu-saturated", "fires", "no squeeze, and its backlog overflows", scene4(func(s *scene) {
 		s.heat(1, 0.9)
 		s.obs.Softnet[1] = detect.SoftnetDelta{Processed: 90_000, Dropped: 400}
 	}), problem, []string{}},
-	{"cpu-saturated", "fires", "no squeeze, and ksoftirqd takes over", scene4(func(s *scene) { s.heat(1, 0.9); s.thread(11, "ksoftirqd/1", 1, 0.4) }), problem, []string{}},
+	{"cpu-saturated", "fires", "no squeeze, and ksoftirqd takes over", scene4(func(s *scene) { s.heat(1, 0.9); s.packets(1, 90_000); s.thread(11, "ksoftirqd/1", 1, 0.4) }), problem, []string{}},
 	{"cpu-saturated", "fires", "hot and squeezed, nobody saw the polls: no proof of work left over", scene4(func(s *scene) {
 		budgets(s)
 		s.squeezed(1, 500, "packets", 0.9, 6)
@@ -174,7 +187,24 @@ var probeCases = []ruleCase{
 		s.obs.Probes = nil
 	}), advice, []string{}},
 	{"cpu-saturated", "must not", "hot and squeezed, nothing waits", scene4(func(s *scene) { budgets(s); s.squeezed(1, 500, "packets", 0.2, 6); s.heat(1, 0.6) }), silent, []string{}},
-	{"cpu-saturated", "must not", "busy with room for bursts, no squeeze", scene4(func(s *scene) { s.heat(1, 0.84) }), silent, []string{}},
+	{"cpu-saturated", "must not", "busy with room for bursts, no squeeze", scene4(func(s *scene) { s.heat(1, 0.84); s.packets(1, 90_000) }), silent, []string{}},
+	{"cpu-saturated", "must not", "a disk controller's CPU, and a queue with little to do", sceneN(16, func(s *scene) {
+		s.nic("eth0", "physical", []fire{{0: 3000}, {1: 3000}, {7: 3000}}, nil)
+		s.obs.CPU[7] = detect.CPUShare{Softirq: 0.55, IRQ: 0.33, Busy: 0.92, Idle: 0.08, Ticks: 1000}
+	}), silent, []string{}},
+	{"cpu-saturated", "fires", "the packets' CPU, half of it in interrupts", sceneN(16, func(s *scene) {
+		s.nic("eth0", "physical", []fire{{0: 3000}, {1: 3000}, {7: 90_000}}, nil)
+		s.obs.CPU[7] = detect.CPUShare{Softirq: 0.55, IRQ: 0.33, Busy: 0.92, Idle: 0.08, Ticks: 1000}
+	}), advice, []string{}},
+	{"cpu-saturated", "must not", "packets, and probes that see the time in BLOCK", scene4(func(s *scene) {
+		s.heat(1, 0.9)
+		s.packets(1, 90_000)
+		s.vectors(1, map[string]float64{"BLOCK": 0.7, "NET_RX": 0.2})
+	}), silent, []string{}},
+	{"cpu-saturated", "fires", "XDP drops everything: only probes see the work", scene4(func(s *scene) {
+		s.heat(1, 0.9)
+		s.vectors(1, map[string]float64{"TIMER": 0.1, "NET_RX": 0.8})
+	}), advice, []string{}},
 	{"cpu-saturated", "missing", "no CPU time", scene4(func(s *scene) { s.squeezed(1, 500, "packets", 0.9, 6); s.obs.CPU = map[int]detect.CPUShare{} }), silent, []string{}},
 
 	{"budget-packets", "fires", "six full NAPIs, CPU idle: one step up", scene4(func(s *scene) { budgets(s); s.squeezed(1, 500, "packets", 0.9, 6) }), advice, []string{"net.core.netdev_budget 600"}},
