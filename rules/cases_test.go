@@ -977,9 +977,27 @@ var ruleCases = []ruleCase{
 	}), advice, []string{}},
 	{"loss-elsewhere", "fires", "UDP over IPv6", scene4(func(s *scene) { s.obs.Protocols["Udp6RcvbufErrors"] = 500 }), advice, []string{}},
 	{"loss-elsewhere", "must not", "nine UDP packets", scene4(func(s *scene) { s.obs.Protocols["Udp.RcvbufErrors"] = 9 }), silent, []string{}},
-	{"loss-elsewhere", "must not", "ten UDP packets of a million", scene4(func(s *scene) {
+	{"loss-elsewhere", "fires", "ten UDP packets of a million: perhaps all of one reader's, a note", scene4(func(s *scene) {
 		s.obs.Protocols["Udp.InDatagrams"], s.obs.Protocols["Udp.RcvbufErrors"] = 1_000_000, 10
+	}), note, []string{}},
+	{"loss-elsewhere", "must not", "nine UDP packets of a million", scene4(func(s *scene) {
+		s.obs.Protocols["Udp.InDatagrams"], s.obs.Protocols["Udp.RcvbufErrors"] = 1_000_000, 9
 	}), silent, []string{}},
+	{"loss-elsewhere", "fires", "the cloud refuses connections, few beside all packets", scene4(func(s *scene) {
+		allowance(s, "conntrack_allowance_exceeded", 10)
+	}), advice, []string{}},
+	{"loss-elsewhere", "must not", "the cloud refused nine connections", scene4(func(s *scene) {
+		allowance(s, "conntrack_allowance_exceeded", 9)
+	}), silent, []string{}},
+	{"loss-elsewhere", "fires", "the cloud drops queries of names", scene4(func(s *scene) {
+		allowance(s, "linklocal_allowance_exceeded", 600)
+	}), advice, []string{}},
+	{"loss-elsewhere", "must not", "a burst over the packet allowance, of eight million packets", scene4(func(s *scene) {
+		allowance(s, "pps_allowance_exceeded", 600)
+	}), silent, []string{}},
+	{"loss-elsewhere", "fires", "the packet allowance is used up, of eight million packets", scene4(func(s *scene) {
+		allowance(s, "pps_allowance_exceeded", 900)
+	}), advice, []string{}},
 	{"loss-elsewhere", "fires", "the virtual function carries the load", scene4(func(s *scene) {
 		s.nic("eth0", "synthetic", nil, nil)
 		s.obs.Device["eth0"].Stats["vf_rx_packets"] = 900_000
@@ -1082,6 +1100,15 @@ func spread(s *scene, packets ...uint64) *detect.Device {
 		s.obs.Device["eth0"].Queue[detect.QueueID{N: i}] = map[string]uint64{"packets": n}
 	}
 	return d
+}
+
+// allowance is a device of a cloud that dropped packets of eight million by one of
+// its limits.
+func allowance(s *scene, counter string, dropped uint64) {
+	s.nic("eth0", "physical", even(4, 9000), nil).Stats = host.Stats{{Name: counter}}
+	s.receive("eth0", 4_000_000)
+	s.sent("eth0", 4_000_000)
+	s.obs.Device["eth0"].Stats[counter] = dropped
 }
 
 // backlogLoss drops some of the packets that CPU 1 should have processed.
