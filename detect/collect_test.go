@@ -154,7 +154,7 @@ func TestStacking(t *testing.T) {
 func TestStackingFromSysfs(t *testing.T) {
 	s, err := Collect(scene{files: map[string]string{
 		"sys/class/net/bond0/bonding/mode": "active-backup 1\n", "sys/class/net/bond0/lower_eth0/ifindex": "2\n",
-		"sys/class/net/eth0/upper_bond0/ifindex": "5\n", "sys/class/net/eth0/flags": "0x1003\n", "sys/class/net/eth0/carrier": "1\n", "sys/class/net/eth0/speed": "10000\n",
+		"sys/class/net/eth0/upper_bond0/ifindex": "5\n", "sys/class/net/eth0/flags": "0x1103\n", "sys/class/net/eth0/carrier": "1\n", "sys/class/net/eth0/speed": "10000\n",
 		"sys/class/net/bond0.7/uevent": "DEVTYPE=vlan\nINTERFACE=bond0.7\n", "sys/class/net/lan1/uevent": "DEVTYPE=dsa\nINTERFACE=lan1\n", "sys/class/net/br0/bridge/bridge_id": "8000\n",
 		"sys/class/net/tap0/tun_flags": "0x1002\n", "sys/class/net/bonding_masters": "bond0\n", "sys/class/net/lo/ifindex": "1\n",
 	}}.host(t))
@@ -168,10 +168,10 @@ func TestStackingFromSysfs(t *testing.T) {
 	if diff := cmp.Diff(map[string]string{"bond0": "bond", "eth0": "physical", "bond0.7": "vlan", "br0": "bridge", "tap0": "tap", "lo": "loopback", "lan1": "virtual"}, kinds); diff != "" {
 		t.Errorf("kinds (-want +got):\n%s", diff)
 	}
-	if d := s.Device("eth0"); d.Up != Yes || d.Carrier != Yes || d.SpeedMbps != 10000 || !cmp.Equal(d.Upper, []string{"bond0"}) {
+	if d := s.Device("eth0"); d.Up != Yes || d.Promiscuous != Yes || d.Carrier != Yes || d.SpeedMbps != 10000 || !cmp.Equal(d.Upper, []string{"bond0"}) {
 		t.Errorf("eth0 %+v", d)
 	}
-	if d := s.Device("bond0"); !cmp.Equal(d.Lower, []string{"eth0"}) || d.Up != Unknown {
+	if d := s.Device("bond0"); !cmp.Equal(d.Lower, []string{"eth0"}) || d.Up != Unknown || d.Promiscuous != Unknown {
 		t.Errorf("bond0 %+v", d)
 	}
 }

@@ -172,14 +172,17 @@ func (c *collector) state(d *Device, link *host.Link) {
 			d.SpeedMbps = 0
 		}
 	}
+	const iffUp, iffPromisc = 1, 0x100 // include/uapi/linux/if.h
+	text, _ := c.text(dir + "/flags")
+	flags, err := strconv.ParseUint(text, 0, 64)
+	if err == nil {
+		d.Promiscuous = tri(flags&iffPromisc != 0)
+	}
 	if link != nil {
 		return
 	}
-	if text, ok := c.text(dir + "/flags"); ok {
-		const iffUp = 1 // include/uapi/linux/if.h
-		if flags, err := strconv.ParseUint(text, 0, 64); err == nil {
-			d.Up = tri(flags&iffUp != 0)
-		}
+	if err == nil {
+		d.Up = tri(flags&iffUp != 0)
 	}
 	if text, ok := c.text(dir + "/carrier"); ok && (text == "0" || text == "1") {
 		d.Carrier = tri(text == "1")

@@ -96,9 +96,12 @@ type Device struct {
 	Up    Tri
 	// Carrier is IFF_RUNNING.
 	Carrier Tri
-	Lower   []string // devices directly below: bond slaves, VLAN real device, bridge ports
-	Upper   []string
-	XDP     bool
+	// Promiscuous is IFF_PROMISC of sysfs. Netlink hides it where a packet socket
+	// asked for it (net/core/dev.c dev_get_flags), as a capture program's does.
+	Promiscuous Tri
+	Lower       []string // devices directly below: bond slaves, VLAN real device, bridge ports
+	Upper       []string
+	XDP         bool
 	// Qdisc is the queueing discipline at the root, "mq" where each transmit
 	// queue has its own; "" if unknown.
 	Qdisc     string

@@ -623,6 +623,21 @@ var ruleCases = []ruleCase{
 		gro(s, host.Feature{})
 		s.snap.Processes = []host.Process{{PID: 7, Comm: "Suricata-Main"}}
 	}), note, []string{}},
+	{"gro-off", "fires", "a sensor elsewhere, this port serves connections", scene4(func(s *scene) {
+		gro(s, host.Feature{})
+		s.sent("eth0", 900_000)
+		s.snap.Processes = []host.Process{{PID: 7, Comm: "Suricata-Main"}}
+	}), advice, []string{"eth0/feature.rx-gro on"}},
+	{"gro-off", "must not", "totals since boot, and a sensor's mirror port: a note", scene4(func(s *scene) {
+		gro(s, host.Feature{})
+		s.snap.Processes = []host.Process{{PID: 7, Comm: "zeek"}}
+		s.sinceBoot()
+	}), note, []string{}},
+	{"gro-off", "must not", "a sensor's mirror port on a host that routes for containers: a note", scene4(func(s *scene) {
+		gro(s, host.Feature{})
+		s.snap.Processes = []host.Process{{PID: 7, Comm: "zeek"}}
+		s.snap.Forwarding.IPv4 = detect.Yes
+	}), note, []string{}},
 	{"gro-off", "must not", "no link", scene4(func(s *scene) {
 		gro(s, host.Feature{On: false})
 		s.snap.Devices[0].Carrier = detect.No
@@ -790,6 +805,25 @@ var ruleCases = []ruleCase{
 		s.sensor("suricata")
 		s.sent("eth0", 900_000)
 	}), silent, []string{}},
+	{"sensor-packets", "must not", "its bond sends through the other slave", scene4(func(s *scene) { s.sensor("suricata"); bonded(s, 2_500_000) }), silent, []string{}},
+	{"sensor-packets", "fires", "a bond on two mirror ports", scene4(func(s *scene) { s.sensor("suricata"); bonded(s, 10) }), advice, []string{"eth0/feature.rx-gro off"}},
+	{"sensor-packets", "must not", "what the other slave sends is not known", scene4(func(s *scene) {
+		s.sensor("suricata")
+		bonded(s, 10)
+		s.obs.Device["eth1"] = detect.DeviceDelta{}
+	}), silent, []string{}},
+	{"sensor-packets", "must not", "a router: replies may leave through another port", scene4(func(s *scene) {
+		s.sensor("suricata")
+		s.snap.Forwarding.IPv6 = detect.Yes
+	}), silent, []string{}},
+	{"sensor-packets", "must not", "a port that leaves the packets of others alone", scene4(func(s *scene) {
+		s.sensor("suricata")
+		s.snap.Devices[0].Promiscuous = detect.No
+	}), silent, []string{}},
+	{"sensor-packets", "fires", "not known whether the port is promiscuous: a note, nothing to change", scene4(func(s *scene) {
+		s.sensor("suricata")
+		s.snap.Devices[0].Promiscuous = detect.Unknown
+	}), note, []string{}},
 	{"sensor-packets", "must not", "no sensor", scene4(func(s *scene) { s.sensor("nginx") }), silent, []string{}},
 	{"sensor-packets", "missing", "packets unknown", scene4(func(s *scene) { s.sensor("suricata"); s.obs.Device["eth0"] = detect.DeviceDelta{} }), silent, []string{}},
 
@@ -943,9 +977,27 @@ var ruleCases = []ruleCase{
 	}), advice, []string{}},
 	{"loss-elsewhere", "fires", "UDP over IPv6", scene4(func(s *scene) { s.obs.Protocols["Udp6RcvbufErrors"] = 500 }), advice, []string{}},
 	{"loss-elsewhere", "must not", "nine UDP packets", scene4(func(s *scene) { s.obs.Protocols["Udp.RcvbufErrors"] = 9 }), silent, []string{}},
-	{"loss-elsewhere", "must not", "ten UDP packets of a million", scene4(func(s *scene) {
+	{"loss-elsewhere", "fires", "ten UDP packets of a million: perhaps all of one reader's, a note", scene4(func(s *scene) {
 		s.obs.Protocols["Udp.InDatagrams"], s.obs.Protocols["Udp.RcvbufErrors"] = 1_000_000, 10
+	}), note, []string{}},
+	{"loss-elsewhere", "must not", "nine UDP packets of a million", scene4(func(s *scene) {
+		s.obs.Protocols["Udp.InDatagrams"], s.obs.Protocols["Udp.RcvbufErrors"] = 1_000_000, 9
 	}), silent, []string{}},
+	{"loss-elsewhere", "fires", "the cloud refuses connections, few beside all packets", scene4(func(s *scene) {
+		allowance(s, "conntrack_allowance_exceeded", 10)
+	}), advice, []string{}},
+	{"loss-elsewhere", "must not", "the cloud refused nine connections", scene4(func(s *scene) {
+		allowance(s, "conntrack_allowance_exceeded", 9)
+	}), silent, []string{}},
+	{"loss-elsewhere", "fires", "the cloud drops queries of names", scene4(func(s *scene) {
+		allowance(s, "linklocal_allowance_exceeded", 600)
+	}), advice, []string{}},
+	{"loss-elsewhere", "must not", "a burst over the packet allowance, of eight million packets", scene4(func(s *scene) {
+		allowance(s, "pps_allowance_exceeded", 600)
+	}), silent, []string{}},
+	{"loss-elsewhere", "fires", "the packet allowance is used up, of eight million packets", scene4(func(s *scene) {
+		allowance(s, "pps_allowance_exceeded", 900)
+	}), advice, []string{}},
 	{"loss-elsewhere", "fires", "the virtual function carries the load", scene4(func(s *scene) {
 		s.nic("eth0", "synthetic", nil, nil)
 		s.obs.Device["eth0"].Stats["vf_rx_packets"] = 900_000
@@ -1048,6 +1100,15 @@ func spread(s *scene, packets ...uint64) *detect.Device {
 		s.obs.Device["eth0"].Queue[detect.QueueID{N: i}] = map[string]uint64{"packets": n}
 	}
 	return d
+}
+
+// allowance is a device of a cloud that dropped packets of eight million by one of
+// its limits.
+func allowance(s *scene, counter string, dropped uint64) {
+	s.nic("eth0", "physical", even(4, 9000), nil).Stats = host.Stats{{Name: counter}}
+	s.receive("eth0", 4_000_000)
+	s.sent("eth0", 4_000_000)
+	s.obs.Device["eth0"].Stats[counter] = dropped
 }
 
 // backlogLoss drops some of the packets that CPU 1 should have processed.
@@ -1238,6 +1299,9 @@ func TestSaturatedTogether(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newScene(8)
 			tc.make(s)
+			for cpu := range 8 {
+				s.packets(cpu, 90_000)
+			}
 			var claims []string
 			for _, f := range rules.Evaluate(s.obs, profiles.Balanced()) {
 				if f.ID == "cpu-saturated" {

@@ -130,6 +130,7 @@ var furtherScenarios = []scenario{
 		s.heat(0, 0.95)
 		s.tunnel("vxlan0", "vxlan", 900_000)
 	}), []string{"rss-skew"}, nil, append([]string{"rps.cpus", "rss.table"}, neverBudget...)},
+	{42, "a WireGuard gateway, and its LAN port saturates a CPU with plain packets", sceneN(8, gateway), []string{"rps-needed"}, []string{"eth1/rx-0/rps.cpus"}, []string{"threaded"}},
 	{47, "RPS calls sleeping CPUs 9,000 times a second, and the site prefers latency", sceneN(8, func(s *scene) { s.calledRPS(9_000, 0.12, 0.04); s.latency = true }),
 		[]string{"rps-unneeded"}, []string{"eth0/rx-0/rps.cpus"}, []string{"rps.flow_cnt", "irq.affinity"}},
 	{47, "the same, and one CPU could not do it alone: awake cores, no change", sceneN(8, func(s *scene) { s.calledRPS(9_000, 0.3, 0.2); s.latency = true }),
@@ -167,6 +168,8 @@ var furtherScenarios = []scenario{
 		s.snap.Devices[0].Features["rx-lro"] = host.Feature{On: true}
 		s.set(knob.Device("eth0", "feature.rx-lro"), "on")
 	}), []string{"sensor-packets"}, []string{"feature.rx-gro", "feature.rx-lro"}, []string{"rps.cpus", "gro_flush_timeout", "napi_defer_hard_irqs"}},
+	{55, "a server with a bond, one slave of which sends everything, and an IDS", scene4(func(s *scene) { s.sensor("Suricata-Main"); bonded(s, 2_500_000) }),
+		nil, nil, []string{"feature.rx-gro"}},
 	{56, "busy polling in the application: softirqs away from the interrupts", sceneN(8, func(s *scene) {
 		s.nic("eth0", "physical", even(2, 9000), nil)
 		s.obs.NetRx[5], s.obs.NetRx[6] = 400_000, 400_000
@@ -377,12 +380,21 @@ func (s *scene) wandering(dev string, queues, stays int) {
 
 // sensor is a program that looks at packets as they were sent, and its busy NIC.
 func (s *scene) sensor(comm string) {
-	s.nic("eth0", "physical", even(4, 90_000), nil).RSS = &host.RSS{Table: table(128, 4), RxRings: 4}
+	d := s.nic("eth0", "physical", even(4, 90_000), nil)
+	d.RSS, d.Promiscuous = &host.RSS{Table: table(128, 4), RxRings: 4}, detect.Yes
 	s.receive("eth0", 2_000_000)
 	for i := range 4 {
 		s.heat(i, 0.4)
 	}
 	s.snap.Processes = []host.Process{{PID: 77, Comm: comm}}
+}
+
+// bonded puts the sensor's NIC under a bond, beside a slave that sends.
+func bonded(s *scene, sent uint64) {
+	s.nic("eth1", "physical", even(4, 20_000), nil).Upper = []string{"bond0"}
+	s.sent("eth1", sent)
+	s.snap.Devices[0].Upper = []string{"bond0"}
+	s.snap.Devices = append(s.snap.Devices, &detect.Device{Name: "bond0", Kind: "bond", Lower: []string{"eth0", "eth1"}, Up: detect.Yes})
 }
 
 // calledRPS is a device with one queue on CPU 0 whose packets all other CPUs take.

@@ -14,13 +14,13 @@ var _ = register(Rule{
 	Title: "GRO is switched off",
 	Page: Page{
 		Meaning:     "Generic receive offload merges segments of one TCP flow before the stack sees them, so that up to some forty packets pass it as one. On this device it is off.",
-		Evidence:    "Feature rx-gro (ethtool -k). How much there is to merge is shown by probes or by the share of TCP. The processes of the host, for programs that want it so.",
+		Evidence:    "Feature rx-gro (ethtool -k). How much there is to merge is shown by probes or by the share of TCP. The processes of the host, for programs that want it so, and what the port sends beside what it receives.",
 		Cause:       "Switched off by hand or by a capture or intrusion-detection tool, which wants to see packets as they were sent.",
 		Remedy:      "ethtool -K DEV gro on.",
 		SideEffects: "Packet captures show merged packets. Latency rises by at most one poll.",
-		NotWhen:     "The host runs an intrusion detection or capture program (suricata, zeek, snort, arkime): then it is a note that names the program. Or it measures single-packet latency. With few packets and cool CPUs it is only a note, too.",
+		NotWhen:     "An intrusion detection or capture program (suricata, zeek, snort, arkime) runs here, and the port looks like its own, on a mirror or tap (see sensor-packets): then it is a note that names the program. On other ports of that host the program is named as a caution. Or it measures single-packet latency. With few packets and cool CPUs it is only a note, too.",
 		Source:      "net/core/gro.c; Documentation/networking/segmentation-offloads.rst",
-		Thresholds:  describe(groPackets, warmSoftirq),
+		Thresholds:  describe(groPackets, warmSoftirq, sensorSends),
 	},
 	Eval: func(c *Case) []plan.Finding {
 		var out []plan.Finding
@@ -47,10 +47,14 @@ func (c *Case) groOff(d *detect.Device) (plan.Finding, bool) {
 		Wants: []plan.Want{{Ref: knob.Device(d.Name, "feature.rx-gro"), Value: "on", Why: "segments are processed one by one",
 			Expect: expect("gro_ratio", "up", c.At(groRatio), "packets")}},
 	}
-	if sensor := c.sensor(); sensor != "" {
+	switch sensor := c.sensor(); {
+	case sensor == "":
+	case c.mirrorPort(d):
 		f.Severity, f.Wants, f.Missing = plan.Note, nil, nil
 		f.Claim += fmt.Sprintf("; %s runs on this host and wants packets as they were sent, so that is left alone", sensor)
 		return f, true
+	default:
+		f.Operator = fmt.Sprintf("%s runs on this host: leave it off if it looks at %s", sensor, d.Name)
 	}
 	rate, known := c.packetRate(d)
 	if known && rate < c.At(groPackets) && c.coolDevice(d) {

@@ -29,7 +29,7 @@ var _ = register(Rule{
 	Page: Page{
 		Meaning: "A program's thread is bound to the CPU that takes a NIC's interrupts, and there is not time for both. The scheduler may move neither. " +
 			"In top the thread seems to need more CPU than its twins elsewhere: softirqs run on its account, because they interrupt it.",
-		Evidence: "Threads that may run on one CPU only (sched_getaffinity, Cpus_allowed_list) and their CPU time over the window (/proc/PID/task/TID/stat), softirq and idle time of that CPU (/proc/stat), interrupts of queues (/proc/interrupts). " +
+		Evidence: "Threads that may run on one CPU only (sched_getaffinity, Cpus_allowed_list) and their CPU time over the window (/proc/PID/task/TID/stat), softirq and idle time of that CPU (/proc/stat), and that its softirqs are for packets: interrupts of queues (/proc/interrupts), runs of NET_RX, packets or, from probes, time. " +
 			"The two busiest pinned threads of each CPU are looked at, among the first 10,000 threads.",
 		Cause:       "The program was pinned (taskset, cpu-map of HAProxy, a cpuset, vcpupin) without a look at the interrupts, or irqbalance moved an interrupt there later.",
 		Remedy:      "Move the interrupt to another core that shares the cache, so that packets stay near the program. Or pin the program to that core.",
@@ -37,7 +37,7 @@ var _ = register(Rule{
 		NotWhen: "Programs that bring one thread per CPU (ScyllaDB in mq mode, DPDK) and every CPU has both: there is no better place, and nothing is said. " +
 			"Do not answer by pinning program and interrupt to one CPU, nor by moving the interrupt to another socket.",
 		Source:     "kernel/sched/cputime.c account_system_time (softirq time is charged to the thread it interrupts unless CONFIG_IRQ_TIME_ACCOUNTING is set); kernel/softirq.c",
-		Thresholds: describe(pinnedShare, pinnedIdle, pinnedRefuge, activeSoftirq, activeRate),
+		Thresholds: describe(pinnedShare, pinnedIdle, pinnedRefuge, activeSoftirq, activeRate, networkSoftirq),
 	},
 	Eval: func(c *Case) []plan.Finding {
 		var out []plan.Finding
@@ -104,12 +104,10 @@ func (c *Case) pinnedTo(pid int) (int, bool) {
 }
 
 // crowded reports whether a CPU spends time on softirqs of packets and has
-// hardly any left. A queue that is polled all the time interrupts rarely, so the
-// runs of its softirq count as well.
+// hardly any left.
 func (c *Case) crowded(cpu int) bool {
 	share, known := c.CPU[cpu]
-	packets := c.atLeast(c.loads[cpu], c.At(activeRate)) || c.atLeast(c.NetRx[cpu], c.At(activeRate))
-	return known && packets && share.Softirq+share.IRQ >= c.At(activeSoftirq) && share.Idle <= c.At(pinnedIdle)
+	return known && c.worksOnPackets(cpu) && share.Softirq+share.IRQ >= c.At(activeSoftirq) && share.Idle <= c.At(pinnedIdle)
 }
 
 // refuge are CPUs with time to spare that share the cache with the given one

@@ -14,10 +14,10 @@ var _ = register(Rule{
 		Meaning:     "Packets are lost, but not for want of queues, budgets or CPUs: the socket buffer of an application was full, the table of tracked connections was full, the cloud's allowance was used up, or the traffic does not go through the device one looks at.",
 		Evidence:    "UDP RcvbufErrors (/proc/net/snmp), drop, early_drop and insert_failed (/proc/net/stat/nf_conntrack) with nf_conntrack_count against nf_conntrack_max, *_allowance_exceeded (ENA), vf_rx_packets (hv_netvsc) and rx_discards_phy (mlx5), ethtool -S, over the window.",
 		Cause:       "The application reads too slowly; more connections, or longer remembered ones, than the table holds; or the instance is too small for the packet rate.",
-		Remedy:      "Larger socket buffers or a faster reader; a larger connection table, shorter timeouts, or no tracking for traffic that needs none; a larger instance.",
+		Remedy:      "Larger socket buffers or a faster reader; a larger connection table, shorter timeouts, or no tracking for traffic that needs none; a larger instance. For the cloud's own name, metadata and time service: a cache in the guest.",
 		SideEffects: "None from here.",
-		NotWhen:     "Always worth reading before turning a knob.",
-		Source:      "net/ipv4/udp.c; net/netfilter/nf_conntrack_core.c; ENA driver documentation (allowance metrics)",
+		NotWhen:     "Always worth reading before turning a knob. UDP packets lost at full buffers are only a note while they are a small part of all UDP packets. What the cloud refuses of new connections or of its own services is few packets beside all others, and counts by its number.",
+		Source:      "net/ipv4/udp.c; net/netfilter/nf_conntrack_core.c; ENA driver documentation (allowance metrics); Amazon EC2 User Guide, Monitor network performance for ENA settings",
 		Thresholds:  describe(backlogRate, lossCount, lossShare, conntrackFull, ringLoss, ringLossCount, ringLossBoot),
 	},
 	Eval: func(c *Case) []plan.Finding {
@@ -30,23 +30,13 @@ var _ = register(Rule{
 		if c.Basis == detect.BasisBoot {
 			return out
 		}
-		if n := c.Protocols["Udp.RcvbufErrors"] + c.Protocols["Udp6RcvbufErrors"]; c.losesMany(n, c.Protocols["Udp.InDatagrams"]+c.Protocols["Udp6InDatagrams"]) {
-			out = append(out, plan.Finding{
-				Severity: plan.Advice, Subject: "host",
-				Claim:    fmt.Sprintf("%d UDP packets were dropped because the reading socket's buffer was full", n),
-				Evidence: []plan.Evidence{{Metric: "udp_rcvbuf_errors", Value: float64(n), Unit: "packets", Source: "/proc/net/snmp"}},
-				Operator: "the application reads too slowly or its buffer is small (SO_RCVBUF, net.core.rmem_max): no queue or softirq setting helps",
-			})
+		if f, ok := c.fullBuffers(); ok {
+			out = append(out, f)
 		}
 		for c, d := range c.devices() {
 			for _, s := range d.Stats {
-				if n := c.Device[d.Name].Stats[s.Name]; isAllowance(s.Name) && c.losesMany(n, c.Device[d.Name].Counters.RxPackets+c.Device[d.Name].Counters.TxPackets) {
-					out = append(out, plan.Finding{
-						Severity: plan.Advice, Subject: d.Name,
-						Claim:    fmt.Sprintf("the cloud dropped or queued %d packets of %s: %s", n, d.Name, s.Name),
-						Evidence: []plan.Evidence{{Metric: s.Name, Value: float64(n), Unit: "packets", Source: "ethtool -S " + d.Name}},
-						Operator: "the instance's allowance is used up: a larger instance or fewer packets help, no setting in this guest does",
-					})
+				if f, ok := c.usedAllowance(d, s.Name); ok {
+					out = append(out, f)
 				}
 			}
 		}
@@ -99,15 +89,62 @@ func (c *Case) syntheticDevices() []plan.Finding {
 	return out
 }
 
-// isAllowance names ENA's counters of the instance's limits
-// (drivers/net/ethernet/amazon/ena/ena_ethtool.c).
-func isAllowance(name string) bool {
-	switch name {
-	case "bw_in_allowance_exceeded", "bw_out_allowance_exceeded", "pps_allowance_exceeded",
-		"conntrack_allowance_exceeded", "linklocal_allowance_exceeded":
-		return true
+// fullBuffers is about UDP packets for which a socket had no room. All sockets of
+// the host share the counter: a small part of everything may be most of what one
+// reader should have got.
+func (c *Case) fullBuffers() (plan.Finding, bool) {
+	lost, taken := c.Protocols["Udp.RcvbufErrors"]+c.Protocols["Udp6RcvbufErrors"], c.Protocols["Udp.InDatagrams"]+c.Protocols["Udp6InDatagrams"]
+	f := plan.Finding{
+		Severity: plan.Advice, Subject: "host",
+		Claim:    fmt.Sprintf("%d UDP packets were dropped because the reading socket's buffer was full", lost),
+		Evidence: []plan.Evidence{{Metric: "udp_rcvbuf_errors", Value: float64(lost), Unit: "packets", Threshold: c.At(lossCount), Source: "/proc/net/snmp"}},
+		Operator: "the application reads too slowly or its buffer is small (SO_RCVBUF, net.core.rmem_max): no queue or softirq setting helps",
 	}
-	return false
+	if !c.losesMany(lost, taken) {
+		f.Severity = plan.Note
+		f.Claim += fmt.Sprintf(", beside %d taken: few, unless they were all one program's (ss -uanm shows the drops of each socket)", taken)
+	}
+	return f, c.losesMany(lost, 0)
+}
+
+// allowance is one of the cloud's limits for an instance.
+type allowance struct {
+	// ofAll says that it is a limit for all packets, so that its loss is a part of
+	// them. Else few packets fall under it, and each may be a connection.
+	ofAll  bool
+	remedy string
+}
+
+// allowances are ENA's counters of the instance's limits
+// (drivers/net/ethernet/amazon/ena/ena_ethtool.c).
+var allowances = map[string]allowance{
+	"bw_in_allowance_exceeded":  {true, smallerLoad},
+	"bw_out_allowance_exceeded": {true, smallerLoad},
+	"pps_allowance_exceeded":    {true, smallerLoad},
+	"conntrack_allowance_exceeded": {false, "new connections were refused, because the cloud tracks no more for this instance: fewer or shorter idle connections, " +
+		"security groups that need no tracking, or a larger instance help, no setting in this guest does"},
+	"linklocal_allowance_exceeded": {false, "the cloud's name, metadata or time service was asked too often by this interface: a DNS cache in the guest and fewer metadata queries help, " +
+		"no queue or softirq setting does"},
+}
+
+const smallerLoad = "the instance's allowance is used up: a larger instance or fewer packets help, no setting in this guest does"
+
+// usedAllowance is about what the cloud dropped or queued by one of its limits.
+func (c *Case) usedAllowance(d *detect.Device, counter string) (plan.Finding, bool) {
+	limit, known := allowances[counter]
+	if !known {
+		return plan.Finding{}, false
+	}
+	n, all := c.Device[d.Name].Stats[counter], uint64(0)
+	if limit.ofAll {
+		all = c.Device[d.Name].Counters.RxPackets + c.Device[d.Name].Counters.TxPackets
+	}
+	return plan.Finding{
+		Severity: plan.Advice, Subject: d.Name,
+		Claim:    fmt.Sprintf("the cloud dropped or queued %d packets of %s: %s", n, d.Name, counter),
+		Evidence: []plan.Evidence{{Metric: counter, Value: float64(n), Unit: "packets", Threshold: c.At(lossCount), Source: "ethtool -S " + d.Name}},
+		Operator: limit.remedy,
+	}, c.losesMany(n, all)
 }
 
 var conntrackFull = threshold("conntrack-full", 0.95, "of nf_conntrack_max",

@@ -85,6 +85,26 @@ func (s *scene) receive(dev string, packets uint64) {
 	s.obs.Device[dev] = d
 }
 
+// packets is how many packets a CPU took up the stack in the window.
+func (s *scene) packets(cpu int, n uint64) { s.obs.Softnet[cpu] = detect.SoftnetDelta{Processed: n} }
+
+// vectors is what part of the window a CPU spent in each softirq.
+func (s *scene) vectors(cpu int, shares map[string]float64) {
+	softirq := map[string]counters.Softirq{}
+	for name, share := range shares {
+		softirq[name] = counters.Softirq{Runs: 100, TimedRuns: 100, TimeNs: uint64(share * float64(s.obs.Window))}
+	}
+	p := s.probe()
+	p.CPUs = append(p.CPUs, counters.CPU{CPU: cpu, Softirq: softirq})
+}
+
+// received sets a device's received packets and bytes in the window.
+func (s *scene) received(dev string, packets, bytes uint64) {
+	d := s.obs.Device[dev]
+	d.Counters.RxPackets, d.Counters.RxBytes = packets, bytes
+	s.obs.Device[dev] = d
+}
+
 // sent sets a device's sent packets in the window.
 func (s *scene) sent(dev string, packets uint64) {
 	d := s.obs.Device[dev]
@@ -125,6 +145,18 @@ func (s *scene) tunnel(name, driver string, packets uint64) {
 
 func wireGuard(s *scene) { s.tunnel("wg0", "wireguard", 900_000) }
 
+// gateway is a host whose tunnel comes in through eth0 and leaves through eth1, or
+// the other way round: the counters allow both. The only queue of eth1 is busy.
+func gateway(s *scene) {
+	s.nic("eth0", "physical", even(4, 60_000), nil)
+	s.nic("eth1", "physical", []fire{{5: 90_000}}, nil)
+	s.heat(5, 0.9)
+	s.received("eth0", 1_000_000, 1_400_000_000)
+	s.received("eth1", 900_000, 1_250_000_000)
+	s.tunnel("wg0", "wireguard", 0)
+	s.received("wg0", 880_000, 1_200_000_000)
+}
+
 func pppoe(s *scene) { s.tunnel("ppp0", "", 900_000) }
 
 func bits(set ...int) string {
@@ -142,12 +174,12 @@ func moderation(d *detect.Device, adaptive bool, usecs int) {
 var probeCases = []ruleCase{
 	{"cpu-saturated", "fires", "hot and squeezed with full polls", scene4(func(s *scene) { budgets(s); s.squeezed(1, 500, "packets", 0.9, 6); s.heat(1, 0.9) }), problem, []string{}},
 	{"cpu-saturated", "must not", "squeezed with time left", scene4(func(s *scene) { budgets(s); s.squeezed(1, 500, "packets", 0.9, 6) }), silent, nil},
-	{"cpu-saturated", "fires", "one busy queue: nearly no time left, not a single squeeze", scene4(func(s *scene) { s.heat(1, 0.9) }), advice, []string{}},
+	{"cpu-saturated", "fires", "one busy queue: nearly no time left, not a single squeeze", scene4(func(s *scene) { s.heat(1, 0.9); s.obs.NetRx[1] = 20_000 }), advice, []string{}},
 	{"cpu-saturated", "fires", "no squeeze, and its backlog overflows", scene4(func(s *scene) {
 		s.heat(1, 0.9)
 		s.obs.Softnet[1] = detect.SoftnetDelta{Processed: 90_000, Dropped: 400}
 	}), problem, []string{}},
-	{"cpu-saturated", "fires", "no squeeze, and ksoftirqd takes over", scene4(func(s *scene) { s.heat(1, 0.9); s.thread(11, "ksoftirqd/1", 1, 0.4) }), problem, []string{}},
+	{"cpu-saturated", "fires", "no squeeze, and ksoftirqd takes over", scene4(func(s *scene) { s.heat(1, 0.9); s.packets(1, 90_000); s.thread(11, "ksoftirqd/1", 1, 0.4) }), problem, []string{}},
 	{"cpu-saturated", "fires", "hot and squeezed, nobody saw the polls: no proof of work left over", scene4(func(s *scene) {
 		budgets(s)
 		s.squeezed(1, 500, "packets", 0.9, 6)
@@ -155,7 +187,24 @@ var probeCases = []ruleCase{
 		s.obs.Probes = nil
 	}), advice, []string{}},
 	{"cpu-saturated", "must not", "hot and squeezed, nothing waits", scene4(func(s *scene) { budgets(s); s.squeezed(1, 500, "packets", 0.2, 6); s.heat(1, 0.6) }), silent, []string{}},
-	{"cpu-saturated", "must not", "busy with room for bursts, no squeeze", scene4(func(s *scene) { s.heat(1, 0.84) }), silent, []string{}},
+	{"cpu-saturated", "must not", "busy with room for bursts, no squeeze", scene4(func(s *scene) { s.heat(1, 0.84); s.packets(1, 90_000) }), silent, []string{}},
+	{"cpu-saturated", "must not", "a disk controller's CPU, and a queue with little to do", sceneN(16, func(s *scene) {
+		s.nic("eth0", "physical", []fire{{0: 3000}, {1: 3000}, {7: 3000}}, nil)
+		s.obs.CPU[7] = detect.CPUShare{Softirq: 0.55, IRQ: 0.33, Busy: 0.92, Idle: 0.08, Ticks: 1000}
+	}), silent, []string{}},
+	{"cpu-saturated", "fires", "the packets' CPU, half of it in interrupts", sceneN(16, func(s *scene) {
+		s.nic("eth0", "physical", []fire{{0: 3000}, {1: 3000}, {7: 90_000}}, nil)
+		s.obs.CPU[7] = detect.CPUShare{Softirq: 0.55, IRQ: 0.33, Busy: 0.92, Idle: 0.08, Ticks: 1000}
+	}), advice, []string{}},
+	{"cpu-saturated", "must not", "packets, and probes that see the time in BLOCK", scene4(func(s *scene) {
+		s.heat(1, 0.9)
+		s.packets(1, 90_000)
+		s.vectors(1, map[string]float64{"BLOCK": 0.7, "NET_RX": 0.2})
+	}), silent, []string{}},
+	{"cpu-saturated", "fires", "XDP drops everything: only probes see the work", scene4(func(s *scene) {
+		s.heat(1, 0.9)
+		s.vectors(1, map[string]float64{"TIMER": 0.1, "NET_RX": 0.8})
+	}), advice, []string{}},
 	{"cpu-saturated", "missing", "no CPU time", scene4(func(s *scene) { s.squeezed(1, 500, "packets", 0.9, 6); s.obs.CPU = map[int]detect.CPUShare{} }), silent, []string{}},
 
 	{"budget-packets", "fires", "six full NAPIs, CPU idle: one step up", scene4(func(s *scene) { budgets(s); s.squeezed(1, 500, "packets", 0.9, 6) }), advice, []string{"net.core.netdev_budget 600"}},
@@ -474,6 +523,50 @@ var probeCases = []ruleCase{
 		oneFlow(s)
 		s.tunnel("gre1", "", 900_000)
 		s.snap.Devices[1].Lower = []string{"eth9"}
+	}), silent, []string{}},
+	{"tunnel-hash", "must not", "the LAN port of a WireGuard gateway: either NIC may have brought the tunnel", sceneN(8, gateway), silent, []string{"eth1/rx-0/rps.cpus 0-4,6-7"}},
+	{"rps-needed", "fires", "the LAN port of a WireGuard gateway", sceneN(8, gateway), problem, nil},
+	{"tunnel-hash", "must not", "the counters of the other NIC are not known", sceneN(8, func(s *scene) {
+		gateway(s)
+		s.obs.Device["eth0"] = detect.DeviceDelta{}
+	}), silent, []string{"eth1/rx-0/rps.cpus 0-4,6-7"}},
+	{"tunnel-hash", "fires", "WireGuard behind one of two NICs, the other too quiet to have brought half of it", sceneN(8, func(s *scene) {
+		gateway(s)
+		s.received("eth0", 300_000, 60_000_000)
+	}), problem, []string{"wg0/threaded on"}},
+	{"tunnel-hash", "fires", "few large packets through the other NIC: bytes clear it, packets do not", sceneN(8, func(s *scene) {
+		gateway(s)
+		s.received("eth0", 900_000, 60_000_000)
+	}), problem, []string{"wg0/threaded on"}},
+	{"tunnel-hash", "fires", "VXLAN over a bond: both slaves bring their part", sceneN(8, func(s *scene) {
+		oneFlow(s).HashFields = map[string]string{"udp4": "sd"}
+		s.nic("eth1", "physical", []fire{{5: 9000}}, nil)
+		s.set(knob.Device("eth0", "rss.hash.udp4"), "sd")
+		s.tunnel("vxlan0", "vxlan", 1_900_000)
+		s.snap.Devices[2].Lower = []string{"bond0"}
+		s.snap.Devices = append(s.snap.Devices, &detect.Device{Name: "bond0", Kind: "bond", Lower: []string{"eth0", "eth1"}, Up: detect.Yes})
+	}), problem, []string{"eth0/rss.hash.udp4 sdfn"}},
+	{"tunnel-hash", "fires", "WireGuard in a guest with one CPU: nobody to hand it to", sceneN(1, func(s *scene) {
+		s.nic("eth0", "virtio", even(1, 90_000), nil)
+		s.heat(0, 0.6)
+		wireGuard(s)
+	}), problem, []string{}},
+	{"tunnel-hash", "fires", "WireGuard, and the other CPUs are busy", scene4(func(s *scene) {
+		oneFlow(s)
+		wireGuard(s)
+		for cpu := 1; cpu < 4; cpu++ {
+			s.obs.CPU[cpu] = detect.CPUShare{Busy: 0.8, Idle: 0.2, Ticks: 1000}
+		}
+	}), problem, []string{}},
+	{"tunnel-hash", "fires", "WireGuard, and one other CPU is half idle", sceneN(2, func(s *scene) {
+		s.nic("eth0", "virtio", even(1, 90_000), nil)
+		s.heat(0, 0.9)
+		wireGuard(s)
+	}), problem, []string{"wg0/threaded on"}},
+	{"single-flow-bound", "must not", "PPPoE that may have come through this NIC or the other", sceneN(8, func(s *scene) {
+		oneFlow(s).HashFields = map[string]string{"udp4": "sdfn"}
+		s.nic("eth1", "physical", []fire{{5: 9000}}, nil)
+		pppoe(s)
 	}), silent, []string{}},
 	{"single-flow-bound", "fires", "one flow, and a tunnel device that carries nothing", scene4(func(s *scene) {
 		oneFlow(s).HashFields = map[string]string{"udp4": "sdfn"}

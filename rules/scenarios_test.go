@@ -199,6 +199,8 @@ var scenarios = []scenario{
 		d.Stats = host.Stats{{Name: "pps_allowance_exceeded", Value: 5000}}
 		s.obs.Device["eth0"].Stats["pps_allowance_exceeded"] = 5000
 	}), []string{"loss-elsewhere"}, nil, append(neverBudget, "ring.rx", "irq.affinity")},
+	{62, "the cloud drops DNS queries, few beside all packets", scene4(func(s *scene) { allowance(s, "linklocal_allowance_exceeded", 600) }),
+		[]string{"loss-elsewhere"}, nil, append(neverBudget, "ring.rx", "irq.affinity")},
 	{66, "latency service with adaptive moderation", scene4(func(s *scene) {
 		moderation(busyNIC(s, "physical", 100), true, 50)
 		s.set(knob.Device("eth0", "coalesce.adaptive-rx"), "on")

@@ -17,9 +17,9 @@ var _ = register(Rule{
 		Cause:       "One connection or one tunnel carries the load.",
 		Remedy:      "In the application: more connections. GRO and fewer, larger packets make the flow itself cheaper. More queues, RPS or budgets do not help.",
 		SideEffects: "None.",
-		NotWhen:     "The traffic is a tunnel with many inner flows: see tunnel-hash.",
+		NotWhen:     "The traffic is a tunnel with many inner flows (see tunnel-hash), or may be one: tunnels that received that much are there, and they do not say through which NIC.",
 		Source:      "Documentation/networking/scaling.rst (RSS hashes flows, not packets)",
-		Thresholds:  describe(flowShare, hotSoftirq),
+		Thresholds:  describe(flowShare, hotSoftirq, tunnelShare),
 	},
 	Eval: func(c *Case) []plan.Finding {
 		var out []plan.Finding
@@ -28,7 +28,7 @@ var _ = register(Rule{
 			if !ok || share < c.At(flowShare) || c.heat(d) < c.At(hotSoftirq) || c.Basis != detect.BasisWindow || !fourTuple(d) {
 				continue
 			}
-			if kind, _ := c.tunnelsThrough(d); kind == otherTunnel || kind == wireGuard {
+			if c.mayBeTunnelled(d) {
 				continue // many flows may be in it
 			}
 			out = append(out, plan.Finding{

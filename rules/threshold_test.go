@@ -242,6 +242,11 @@ var boundaries = []boundary{
 			s.heat(i, x)
 		}
 	})},
+	{"network-softirq-share", "cpu-saturated", 0.495, 0.505, at(4, func(s *scene, x float64) {
+		s.heat(1, 0.9)
+		s.packets(1, 90_000)
+		s.vectors(1, map[string]float64{"NET_RX": 0.9 * x, "BLOCK": 0.9 * (1 - x)})
+	})},
 	{"udp-share", "rss-udp-hash", 0.299, 0.301, at(4, func(s *scene, x float64) { udpHost(s, "sd", uint64(math.Round(1000*x))) })},
 	{"rss-skew-share", "rss-skew", 0.495, 0.505, at(8, func(s *scene, x float64) { skewed(s, 8, x, 1_000_000) })},
 	{"rss-skew-factor", "rss-skew", 1.98, 2.02, at(8, func(s *scene, x float64) { skewed(s, 8, x/8, 1_000_000) })},

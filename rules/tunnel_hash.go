@@ -2,6 +2,7 @@ package rules
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -15,11 +16,11 @@ var _ = register(Rule{
 	Title: "the NIC cannot hash what is inside a tunnel",
 	Page: Page{
 		Meaning:     "Traffic comes in a tunnel (PPPoE, GRE, IPIP, VXLAN, WireGuard) whose outer headers are always the same, so the NIC puts all of it on one queue and one CPU saturates.",
-		Evidence:    "Tunnel devices that are up and what they received over the window, against what the NIC received (packets or, because GRO may merge before the tunnel, bytes); packets per receive queue, softirq time of the busiest queue's CPU.",
+		Evidence:    "Tunnel devices that are up and what they received over the window, against what the NIC received (packets or, because GRO may merge before the tunnel, bytes). Most tunnels do not say through which NIC they come: then only that is the NIC's which the other NICs are too quiet to have brought. Packets per receive queue, softirq time of the busiest queue's CPU.",
 		Cause:       "RSS looks at outer headers; the inner flows are invisible to it.",
 		Remedy:      "RPS on the device: software looks into PPPoE, GRE and IPIP where the NIC does not. WireGuard hides the inner headers from everybody: threaded NAPI on its device lets other CPUs take part. VXLAN and Geneve put the inner hash into the UDP source port: hash UDP over the four-tuple (rss-skew proposes it); RPS is no remedy there.",
 		SideEffects: "An inter-processor interrupt per batch (RPS); a thread wake-up per poll (threaded NAPI).",
-		NotWhen:     "The CPU is not near its limit, or the tunnel carries the smaller part of the traffic.",
+		NotWhen:     "The CPU is not near its limit, the tunnel carries the smaller part of the traffic, or another NIC may have brought it: nothing is said of a tunnel then, and the NICs are judged without it. Where no other CPU is half idle, nothing is proposed.",
 		Source:      "net/core/flow_dissector.c; include/net/udp_tunnel.h udp_flow_src_port; Documentation/networking/scaling.rst",
 		Thresholds:  describe(flowShare, hotSoftirq, tunnelShare),
 	},
@@ -57,6 +58,11 @@ func (c *Case) tunnelHash(d *detect.Device) (plan.Finding, bool) {
 			queue, d.Name, percent(share), cpu, strings.Join(tunnels, ", ")),
 		Evidence: append([]plan.Evidence{{Metric: "max_queue_share", Value: share, Unit: "of received packets", Threshold: c.At(flowShare), Source: "queue statistics of " + d.Name}}, c.cpuEvidence(cpu)...),
 	}
+	targets := c.rpsTargetCPUs(cpu)
+	if targets.IsEmpty() && kind != udpTunnel {
+		f.Operator = "no other CPU is half idle and could take a part of it: fewer or larger packets, or more CPUs, help"
+		return f, true
+	}
 	half := expect("max_cpu_softirq_share", "down", c.softirq(cpu)/2, "of a CPU")
 	switch kind {
 	case wireGuard:
@@ -76,7 +82,6 @@ func (c *Case) tunnelHash(d *detect.Device) (plan.Finding, bool) {
 		f.Wants = c.hashWants(d)
 	case otherTunnel:
 		ref := knob.Rx(d.Name, queue, "rps.cpus")
-		targets := c.rpsTargetCPUs(cpu)
 		if now, known := c.knob(ref); known && now == "" && float64(targets.Len()) >= c.At(rpsTargets) {
 			f.Wants = []plan.Want{{Ref: ref, Value: targets.String(), Why: "the NIC cannot hash the tunnel", Expect: half}}
 		}
@@ -95,36 +100,114 @@ const (
 )
 
 // tunnelsThrough are the tunnels that bring most of what a device received in
-// the window, and the kind that carries most of it; noTunnel if other traffic does.
+// the window, and their kind; noTunnel if other traffic does, or if it is not
+// known that they do: most tunnels do not say what they lie on.
 func (c *Case) tunnelsThrough(d *detect.Device) (tunnelKind, []string) {
-	nic := c.Device[d.Name]
-	if !nic.Known || c.Basis != detect.BasisWindow {
+	return c.tunnelsOver(d, (*tunnelled).least)
+}
+
+// mayBeTunnelled reports whether most of what a device received may have come in
+// tunnels whose flows the NIC cannot tell apart.
+func (c *Case) mayBeTunnelled(d *detect.Device) bool {
+	kind, _ := c.tunnelsOver(d, (*tunnelled).most)
+	return kind == otherTunnel || kind == wireGuard
+}
+
+// volume is what a device received.
+type volume struct{ packets, bytes float64 }
+
+func (v volume) plus(w volume) volume { return volume{v.packets + w.packets, v.bytes + w.bytes} }
+
+func (v volume) minus(w volume) volume {
+	return volume{max(0, v.packets-w.packets), max(0, v.bytes-w.bytes)}
+}
+
+// volume of a device whose counters are not known has no limit.
+func (c *Case) volume(d *detect.Device) volume {
+	if n := c.Device[d.Name]; n.Known {
+		return volume{float64(n.Counters.RxPackets), float64(n.Counters.RxBytes)}
+	}
+	return volume{math.Inf(1), math.Inf(1)}
+}
+
+// tunnelled is what tunnels of one kind received, seen from one NIC.
+type tunnelled struct {
+	names        []string
+	sure, unsure volume // through this NIC alone; through it or others
+	others       map[*detect.Device]volume
+}
+
+// least is what came through this NIC even if the others carried nothing else.
+func (t *tunnelled) least() volume {
+	left := t.unsure
+	for _, carried := range t.others {
+		left = left.minus(carried)
+	}
+	return t.sure.plus(left)
+}
+
+func (t *tunnelled) most() volume { return t.sure.plus(t.unsure) }
+
+// tunnelsOver finds the kind of tunnels that received the larger part of what a
+// device did, by one reading of what came through it.
+func (c *Case) tunnelsOver(d *detect.Device, reading func(*tunnelled) volume) (tunnelKind, []string) {
+	if !c.Device[d.Name].Known || c.Basis != detect.BasisWindow {
 		return noTunnel, nil
 	}
-	names, packets, bytes := map[tunnelKind][]string{}, map[tunnelKind]uint64{}, map[tunnelKind]uint64{}
-	var sum, size uint64
+	kinds := map[tunnelKind]*tunnelled{}
+	for _, kind := range []tunnelKind{otherTunnel, udpTunnel, wireGuard} {
+		kinds[kind] = &tunnelled{others: map[*detect.Device]volume{}}
+	}
 	for _, t := range c.Last.Devices {
-		kind, got := kindOfTunnel(t), c.Device[t.Name]
-		elsewhere := len(t.Lower) > 0 && !slices.Contains(c.Last.WithLower([]string{t.Name}), d.Name)
-		if kind == noTunnel || down(t) || elsewhere || !got.Known || got.Counters.RxPackets == 0 {
+		of, got := kinds[kindOfTunnel(t)], c.Device[t.Name]
+		if of == nil || down(t) || !got.Known || got.Counters.RxPackets == 0 {
 			continue
 		}
-		names[kind] = append(names[kind], t.Name)
-		packets[kind] += got.Counters.RxPackets
-		bytes[kind] += got.Counters.RxBytes
-		sum, size = sum+got.Counters.RxPackets, size+got.Counters.RxBytes
-	}
-	part := c.At(tunnelShare)
-	if sum == 0 || float64(sum) < part*float64(nic.Counters.RxPackets) && (size == 0 || float64(size) < part*float64(nic.Counters.RxBytes)) {
-		return noTunnel, nil
-	}
-	most := otherTunnel
-	for _, kind := range []tunnelKind{udpTunnel, wireGuard} {
-		if bytes[kind] > bytes[most] || bytes[kind] == bytes[most] && packets[kind] > packets[most] {
-			most = kind
+		nics := c.carriers(t)
+		if !slices.Contains(nics, d) {
+			continue
+		}
+		of.names = append(of.names, t.Name)
+		if len(nics) == 1 {
+			of.sure = of.sure.plus(c.volume(t))
+			continue
+		}
+		of.unsure = of.unsure.plus(c.volume(t))
+		for _, nic := range nics {
+			if nic != d {
+				of.others[nic] = c.volume(nic)
+			}
 		}
 	}
-	return most, names[most]
+	most, through := noTunnel, volume{}
+	all, part := c.volume(d), c.At(tunnelShare)
+	for _, kind := range []tunnelKind{otherTunnel, udpTunnel, wireGuard} {
+		v := reading(kinds[kind])
+		enough := v.packets > 0 && v.packets >= part*all.packets || v.bytes > 0 && v.bytes >= part*all.bytes
+		if enough && (v.bytes > through.bytes || v.bytes == through.bytes && v.packets > through.packets) {
+			most, through = kind, v
+		}
+	}
+	if most == noTunnel {
+		return noTunnel, nil
+	}
+	return most, kinds[most].names
+}
+
+// carriers are the NICs that may have brought what a tunnel received: those below
+// it, any NIC for a tunnel that is not tied to a device.
+func (c *Case) carriers(t *detect.Device) []*detect.Device {
+	below := c.Last.WithLower([]string{t.Name})
+	var out []*detect.Device
+	for _, d := range c.Last.Devices {
+		// What lies on other devices (the synthetic device of a virtual function,
+		// a port of a switch chip) counts their packets again.
+		nic := (d.Kind == "physical" || d.Kind == "virtio" || d.Kind == "synthetic") && len(d.Lower) == 0
+		if nic && (len(t.Lower) == 0 || slices.Contains(below, d.Name)) && (!down(d) || c.Device[d.Name].Known) {
+			out = append(out, d)
+		}
+	}
+	return out
 }
 
 func kindOfTunnel(d *detect.Device) tunnelKind {
