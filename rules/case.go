@@ -193,6 +193,12 @@ func (c *Case) weigh(f plan.Finding) plan.Finding {
 	return f
 }
 
+// acts reports whether a finding of this severity may lead to changes, as weigh
+// has it.
+func (c *Case) acts(severity plan.Severity) bool {
+	return len(c.Inconsistent) == 0 && (!c.Policy.HarmOnly || severity >= plan.Problem)
+}
+
 // knob reads a setting; ok is false unless a value is known.
 func (c *Case) knob(ref knob.Ref) (string, bool) {
 	state, ok := c.Last.Knobs[ref]

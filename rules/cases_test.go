@@ -382,6 +382,11 @@ var ruleCases = []ruleCase{
 		s.nic("eth0", "physical", []fire{{4: 20_000}, {5: 20_000}}, nil)
 		s.heat(4, 0.03)
 	}), note, []string{}},
+	{"irq-remote-node", "must not", "idling on the other node beside a stack, which alone is placed", sceneN(16, func(s *scene) {
+		s.nodes()
+		s.nic("eth0", "physical", []fire{{0: 60_000}, {0: 60_000}, {1: 50_000}, {2: 50_000}, {3: 50_000}, {4: 50_000}, {8: 50_000}, {9: 50_000}, {10: 50_000}}, nil)
+		s.heat(0, 0.7)
+	}), note, []string{"eth0/rx-1/irq.affinity 5"}},
 	{"irq-remote-node", "must not", "local", sceneN(8, func(s *scene) { s.nodes(); s.nic("eth0", "physical", even(4, 50_000), nil) }), silent, []string{}},
 	{"irq-remote-node", "missing", "node of the device not told", sceneN(8, func(s *scene) {
 		s.nodes()
@@ -894,6 +899,12 @@ var ruleCases = []ruleCase{
 			s.set(knob.Tx("eth0", i, "xps.cpus"), fmt.Sprint(3-i))
 		}
 	}), note, []string{}},
+	{"xps-mismatch", "must not", "half of the queues idle on another node and stay there, and the masks suit them", sceneN(16, func(s *scene) {
+		spreadOverNodes(s)
+		for i := range 8 {
+			s.set(knob.Tx("eth0", i, "xps.cpus"), fmt.Sprintf("%d-%d", 2*i, 2*i+1))
+		}
+	}), silent, []string{}},
 	{"xps-mismatch", "must not", "aligned", scene4(func(s *scene) {
 		s.nic("eth0", "virtio", even(4, 50_000), even(4, 50_000))
 		for i := range 4 {
@@ -934,6 +945,17 @@ var ruleCases = []ruleCase{
 		s.nic("eth0", "physical", all(4, 0, 50_000), nil)
 		s.snap.Processes = []host.Process{{PID: 7, Comm: "irqbalance"}}
 	}), advice, nil},
+	{"irqbalance-active", "fires", "running, and queues that idle on another node stay there", sceneN(16, func(s *scene) {
+		spreadOverNodes(s)
+		s.snap.Processes = []host.Process{{PID: 7, Comm: "irqbalance"}}
+	}), note, []string{}},
+	{"irqbalance-active", "fires", "running, and interrupts that should move cannot be moved", scene4(func(s *scene) {
+		s.nic("eth0", "physical", all(4, 0, 50_000), nil)
+		for i := range 4 {
+			s.snap.Knobs[knob.Rx("eth0", i, "irq.affinity")] = knob.State{Status: knob.Locked}
+		}
+		s.snap.Processes = []host.Process{{PID: 7, Comm: "irqbalance"}}
+	}), note, []string{}},
 	{"irqbalance-active", "must not", "not running", scene4(func(s *scene) { s.snap.Processes = []host.Process{{PID: 7, Comm: "tuned"}} }), silent, []string{}},
 	{"irqbalance-active", "missing", "process list unknown", scene4(func(s *scene) {}), silent, []string{}},
 
@@ -1019,6 +1041,18 @@ func gatheredOf(s *scene, queues int, interrupts uint64, mask string, cpu int) {
 		s.set(knob.Rx("eth0", i, "rps.cpus"), mask)
 	}
 	s.obs.Softnet[cpu] = detect.SoftnetDelta{Processed: 1_000_000}
+}
+
+// spreadOverNodes is a NIC on node 0 whose queues take every second CPU of both
+// nodes and hardly work.
+func spreadOverNodes(s *scene) {
+	s.nodes()
+	rx := make([]fire, 8)
+	for i := range rx {
+		rx[i] = fire{2 * i: 15_000}
+		s.heat(2*i, 0.03)
+	}
+	s.nic("eth0", "physical", rx, nil)
 }
 
 func lose(s *scene, dev string, packets uint64) {
