@@ -1290,9 +1290,57 @@ func TestSaturatedCause(t *testing.T) {
 	s := newScene(16)
 	s.nic("eth0", "physical", even(4, 400_000), nil)
 	s.warm(4, 0.95)
+	var told []string
 	for _, f := range rules.Evaluate(s.obs, profiles.Balanced()) {
-		if f.ID == "cpu-saturated" && (f.Subject != "CPUs 0-3" || f.Because != "rps-needed/eth0") {
-			t.Errorf("%s is because of %q", f.Subject, f.Because)
+		if f.ID == "cpu-saturated" {
+			told = append(told, f.Subject+" because of "+f.Because)
 		}
+	}
+	if want := []string{"CPUs 0-3 because of rps-needed/eth0"}; !slices.Equal(told, want) {
+		t.Errorf("told %q, want %q", told, want)
+	}
+}
+
+// TestFullTargetsSettle: CPUs that RPS fills get company until they have room, and
+// nothing is asked for after that, when those left alone idle again. The work is
+// split over the mask, as flows without number would be.
+func TestFullTargetsSettle(t *testing.T) {
+	for name, tc := range map[string]struct {
+		cpus int
+		mask string
+		work float64 // of a CPU, on all CPUs of the mask together
+		want string  // where it ends
+	}{
+		"two full, three idle":                 {6, "1-2", 1.9, "1-5"},
+		"four busy beside three that idle":     {8, "4-7", 2.1, "4-7"},
+		"one full, and only one CPU beside it": {3, "1", 0.95, "1-2"},
+		"more than all can do":                 {4, "3", 4, "1-3"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(tc.cpus)
+			s.nic("eth0", "physical", even(1, 90_000), nil)
+			ref := knob.Rx("eth0", 0, "rps.cpus")
+			mask, asked := tc.mask, true
+			for round := 0; asked && round < 3; round++ {
+				s.set(ref, mask)
+				s.warm(tc.cpus, 0.01)
+				s.heat(0, 0.45)
+				cpus := mustCPUs(t, mask)
+				for cpu := range cpus.All() {
+					s.heat(cpu, min(1, tc.work/float64(cpus.Len())))
+				}
+				asked = false
+				for _, f := range rules.Evaluate(s.obs, profiles.Balanced()) {
+					for _, w := range f.Wants {
+						if w.Ref == ref {
+							mask, asked = w.Value, true
+						}
+					}
+				}
+			}
+			if asked || mask != tc.want {
+				t.Errorf("the mask ends as %s, want %s (asked again: %t)", mask, tc.want, asked)
+			}
+		})
 	}
 }
