@@ -803,6 +803,19 @@ var ruleCases = []ruleCase{
 	{"rps-unneeded", "must not", "eight CPUs under the balanced policy", sceneN(8, func(s *scene) { s.calledRPS(9_000, 0.1, 0.02) }), silent, []string{}},
 	{"rps-unneeded", "must not", "hardly any calls", scene4(func(s *scene) { s.calledRPS(400, 0.1, 0.05) }), silent, []string{}},
 	{"rps-unneeded", "must not", "without RPS it would saturate", scene4(func(s *scene) { s.calledRPS(9_000, 0.3, 0.15) }), silent, []string{}},
+	{"rps-unneeded", "must not", "a program leaves the interrupt's CPU no time for more", scene4(func(s *scene) {
+		s.calledRPS(9_000, 0.12, 0.1)
+		s.obs.CPU[0] = detect.CPUShare{Softirq: 0.12, Busy: 0.97, Idle: 0.03, Ticks: 1000}
+	}), silent, []string{}},
+	{"rps-unneeded", "fires", "the same, and latency comes first: a word, no change", scene4(func(s *scene) {
+		s.calledRPS(9_000, 0.12, 0.1)
+		s.obs.CPU[0] = detect.CPUShare{Softirq: 0.12, Busy: 0.97, Idle: 0.03, Ticks: 1000}
+		s.latency = true
+	}), advice, []string{}},
+	{"rps-unneeded", "must not", "the interrupt's CPU loses packets", scene4(func(s *scene) {
+		s.calledRPS(9_000, 0.1, 0.05)
+		s.obs.Softnet[0] = detect.SoftnetDelta{Processed: 100_000, Dropped: 500}
+	}), silent, nil},
 	{"rps-unneeded", "must not", "RFS steers to the readers", scene4(func(s *scene) {
 		s.calledRPS(9_000, 0.1, 0.05)
 		s.set(knob.Global("net.core.rps_sock_flow_entries"), "32768")
