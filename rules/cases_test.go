@@ -115,6 +115,18 @@ var ruleCases = []ruleCase{
 		s.snap.Cmdline = map[string]string{"irqaffinity": "0-1"}
 		s.policy = func(p *profiles.Policy) { p.NetworkCPUs = cpuset.Range(0, 3) }
 	}), silent, nil},
+	{"irqaffinity-boot", "fires", "the driver set masks of its own: said, and the option is void", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", []fire{{4: 50_000}, {5: 50_000}}, nil)
+		s.snap.Cmdline = map[string]string{"irqaffinity": "0-1"}
+		s.heat(0, 0.9)
+		s.heat(1, 0.9)
+	}), note, []string{}},
+	{"irq-stacked", "fires", "irqaffinity= of the other node, and all interrupts fire outside it: no CPU of it is proposed", sceneN(16, func(s *scene) {
+		s.nodes()
+		s.nic("eth0", "physical", []fire{{8: 50_000}, {8: 50_000}, {10: 50_000}, {11: 50_000}}, nil).Node = 1
+		s.heat(8, 0.6)
+		s.snap.Cmdline = map[string]string{"irqaffinity": "0-3"}
+	}), problem, []string{"eth0/rx-1/irq.affinity 9"}},
 	{"irqaffinity-boot", "missing", "command line unknown", sceneN(8, func(s *scene) { s.nic("eth0", "physical", even(2, 50_000), nil) }), silent, []string{}},
 	{"irq-stacked", "fires", "saturated", scene4(func(s *scene) { s.nic("eth0", "physical", all(4, 0, 50_000), nil); s.heat(0, 0.9) }), problem, nil},
 	{"irq-stacked", "fires", "two of four on one CPU, one CPU free: one moves", scene4(func(s *scene) {
@@ -491,6 +503,11 @@ var ruleCases = []ruleCase{
 		}
 	}), silent, []string{}},
 
+	{"queues-unused", "must not", "2 of 16 used, and irqaffinity= keeps interrupts to two CPUs", sceneN(16, func(s *scene) {
+		s.nic("eth0", "physical", even(2, 50_000), nil).Channels.MaxCombined = 16
+		s.snap.Cmdline = map[string]string{"irqaffinity": "0-1"}
+		s.warm(2, 0.3)
+	}), silent, []string{}},
 	{"queues-unused", "must not", "half used", sceneN(16, func(s *scene) {
 		s.nic("eth0", "physical", even(8, 5000), nil).Channels.MaxCombined = 16
 	}), silent, []string{}},
@@ -765,6 +782,18 @@ var ruleCases = []ruleCase{
 			s.set(knob.Rx("eth0", i, "rps.cpus"), "0-3")
 		}
 	}), silent, []string{}},
+	{"rps-redundant", "must not", "irqaffinity= keeps 16 queues to two CPUs, RPS uses the others", sceneN(16, func(s *scene) {
+		rx := make([]fire, 16)
+		for i := range rx {
+			rx[i] = fire{i % 2: 20_000}
+		}
+		s.nic("eth0", "physical", rx, nil)
+		for i := range rx {
+			s.set(knob.Rx("eth0", i, "rps.cpus"), "2-15")
+		}
+		s.warm(16, 0.3)
+		s.snap.Cmdline = map[string]string{"irqaffinity": "0-1"}
+	}), silent, []string{}},
 	{"rps-redundant", "must not", "fewer queues than CPUs", sceneN(8, func(s *scene) {
 		s.nic("eth0", "physical", even(4, 9000), nil)
 		s.set(knob.Rx("eth0", 0, "rps.cpus"), "0-7")
@@ -843,6 +872,11 @@ var ruleCases = []ruleCase{
 		s.snap.Forwarding.IPv4 = detect.Yes
 	}), note, []string{}},
 	{"rfs-size", "fires", "a global table, and a queue for each core: a note", sceneN(8, func(s *scene) { rfs(s, 8, 32768, 0) }), note, []string{}},
+	{"rfs-size", "fires", "a global table, and a queue for each core, of which irqaffinity= leaves two", sceneN(4, func(s *scene) {
+		s.nic("eth0", "physical", []fire{{0: 9000}, {1: 9000}, {0: 9000}, {1: 9000}}, nil)
+		s.set(knob.Global("net.core.rps_sock_flow_entries"), "32768")
+		s.snap.Cmdline = map[string]string{"irqaffinity": "0-1"}
+	}), advice, nil},
 	{"rfs-size", "fires", "a global table, and a NIC at rest: a note", sceneN(8, func(s *scene) {
 		rfs(s, 2, 32768, 0)
 		s.receive("eth0", 5000)

@@ -382,7 +382,7 @@ func (c *Case) spreadOut(at []*path, loads map[int]uint64, cpu int) (after map[i
 	reach = after[cpu]
 	for _, p := range heaviest {
 		best := cpu
-		for _, to := range c.nearest(p.dev, c.interruptible(p.dev)).CPUs() {
+		for _, to := range c.interruptCPUs(p.dev).CPUs() {
 			if after[to] < after[best] {
 				best = to
 			}

@@ -88,7 +88,7 @@ func (c *Case) stackFinding(s stack) plan.Finding {
 func (c *Case) near(paths []*path) cpuset.Set {
 	out := cpuset.Set{}
 	for _, p := range paths {
-		out = out.Union(c.nearest(p.dev, c.interruptible(p.dev)))
+		out = out.Union(c.interruptCPUs(p.dev))
 	}
 	return out
 }

@@ -579,6 +579,14 @@ var probeCases = []ruleCase{
 		s.set(knob.Rx("eth0", 0, "rps.cpus"), "1-2")
 		s.heat(1, 0.99)
 	}), silent, []string{}},
+	{"rps-covers-irq-cpu", "fires", "a queue per core, all kept to a saturated CPU by irqaffinity=", scene4(func(s *scene) {
+		s.nic("eth0", "physical", all(4, 0, 50_000), nil)
+		for i := range 4 {
+			s.set(knob.Rx("eth0", i, "rps.cpus"), "0-3")
+		}
+		s.heat(0, 0.9)
+		s.snap.Cmdline = map[string]string{"irqaffinity": "0"}
+	}), advice, []string{"eth0/rx-0/rps.cpus 1-3", "eth0/rx-1/rps.cpus 1-3", "eth0/rx-2/rps.cpus 1-3", "eth0/rx-3/rps.cpus 1-3"}},
 	{"rps-covers-irq-cpu", "missing", "mask unknown", sceneN(8, func(s *scene) {
 		s.nic("eth0", "physical", even(1, 90_000), nil)
 		delete(s.snap.Knobs, knob.Rx("eth0", 0, "rps.cpus"))

@@ -250,6 +250,6 @@ func (c *Case) interruptCores(d *detect.Device) cpuset.Set {
 // rpsPointless reports whether the device has a receive queue per local core,
 // so that RPS should go altogether.
 func (c *Case) rpsPointless(d *detect.Device) bool {
-	cores := c.Last.Topo.Cores(c.local(d))
-	return rxQueues(d) >= 2 && cores > 0 && rxQueues(d) >= cores && !c.rfsOn()
+	_, each := c.queuePerCore(d)
+	return rxQueues(d) >= 2 && each && !c.rfsOn()
 }
