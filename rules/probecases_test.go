@@ -579,6 +579,11 @@ var probeCases = []ruleCase{
 		s.set(knob.Rx("eth0", 0, "rps.cpus"), "1-2")
 		s.heat(1, 0.99)
 	}), silent, []string{}},
+	{"rps-covers-irq-cpu", "fires", "the saturated interrupt's CPU and five busy ones, which stay; two idle", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", even(1, 90_000), nil)
+		s.set(knob.Rx("eth0", 0, "rps.cpus"), "0-5")
+		s.warm(6, 0.6)
+	}), advice, []string{"eth0/rx-0/rps.cpus 1-7"}},
 	{"rps-covers-irq-cpu", "fires", "a queue per core, all kept to a saturated CPU by irqaffinity=", scene4(func(s *scene) {
 		s.nic("eth0", "physical", all(4, 0, 50_000), nil)
 		for i := range 4 {

@@ -49,6 +49,7 @@ func (c *Case) wrongRPS(p *path) (plan.Finding, bool) {
 	}
 	core := c.coreOf(cpu)
 	what := ""
+	var kept cpuset.Set // of the mask, which is right but for the interrupt's core
 	// More CPUs take work off a saturated one; nearer ones only do the same work better.
 	effect := expect("max_cpu_softirq_share", "down", c.softirq(cpu)/2, "of a CPU")
 	switch {
@@ -62,6 +63,7 @@ func (c *Case) wrongRPS(p *path) (plan.Finding, bool) {
 		effect = expect("rps_targets_on_other_nodes", "down", 0, "CPUs")
 	case c.hot(cpu) && mask.Has(cpu):
 		what = "includes the saturated CPU that takes the interrupt"
+		kept = mask.Intersect(c.Allowed).Minus(core)
 	default:
 		return plan.Finding{}, false
 	}
@@ -74,7 +76,7 @@ func (c *Case) wrongRPS(p *path) (plan.Finding, bool) {
 		f.Because = "rps-redundant/" + p.dev.Name
 		return f, true
 	}
-	targets := c.rpsTargetCPUs(cpu)
+	targets := c.rpsTargetCPUs(cpu).Union(kept)
 	if others := targets.Minus(c.interruptCores(p.dev)); float64(others.Len()) >= c.At(rpsTargets) {
 		targets = others
 	}
