@@ -33,6 +33,7 @@ type Case struct {
 	diagnosis *diagnosis
 	roles     map[string]cpuset.Set // by device
 	bootIRQs  cpuset.Set            // irqaffinity= of the kernel command line; empty for none
+	astray    map[string]float64    // by device: the part of its interrupts that fires outside bootIRQs
 }
 
 // Evaluate runs the whole catalogue and returns the findings, worst first,
@@ -127,6 +128,7 @@ func newCase(o *detect.Observation, policy profiles.Policy) *Case {
 	c.bootIRQs = o.Last.BootIRQs()
 	c.rows, c.firstRows = rowsByNumber(&o.Last.IRQs), rowsByNumber(&o.First.IRQs)
 	c.Paths = c.buildPaths()
+	c.astray = c.outsideBoot()
 	c.loads = cpuLoads(c.Paths)
 	c.load = c.measureLoad()
 	c.diagnose()
@@ -147,13 +149,28 @@ func (c *Case) allowed(d *detect.Device) cpuset.Set { return c.roles[d.Name] }
 
 // interruptible are the CPUs that may take a device's interrupts: those that may
 // serve it and are in irqaffinity= of the kernel command line. A policy that names
-// network CPUs is the later word.
+// network CPUs is the later word, and a device whose interrupts fire elsewhere was
+// never bound by the option.
 func (c *Case) interruptible(d *detect.Device) cpuset.Set {
 	own := c.allowed(d)
-	if boot := own.Intersect(c.bootIRQs); !boot.IsEmpty() && !c.Policy.NamesCPUs(d.Name, d.Driver) {
-		return boot
+	boot := own.Intersect(c.bootIRQs)
+	if boot.IsEmpty() || c.Policy.NamesCPUs(d.Name, d.Driver) || c.strays(d) {
+		return own
 	}
-	return own
+	return boot
+}
+
+// interruptCPUs are the interruptible CPUs that are nearest to a device.
+func (c *Case) interruptCPUs(d *detect.Device) cpuset.Set {
+	return c.nearest(d, c.interruptible(d))
+}
+
+// queuePerCore reports whether a device has a receive queue that may interrupt
+// each of the cores near it, and how many those are. Where its interrupts are kept
+// to some of them, RPS alone brings packets to the others.
+func (c *Case) queuePerCore(d *detect.Device) (cores int, each bool) {
+	cores = c.Last.Topo.Cores(c.local(d))
+	return cores, cores > 0 && min(rxQueues(d), c.Last.Topo.Cores(c.interruptCPUs(d))) >= cores
 }
 
 // interruptibleAny are the CPUs that may take interrupts of some device.
@@ -191,6 +208,12 @@ func (c *Case) weigh(f plan.Finding) plan.Finding {
 		f.Severity, f.Wants = plan.Note, nil
 	}
 	return f
+}
+
+// acts reports whether a finding of this severity may lead to changes, as weigh
+// has it.
+func (c *Case) acts(severity plan.Severity) bool {
+	return len(c.Inconsistent) == 0 && (!c.Policy.HarmOnly || severity >= plan.Problem)
 }
 
 // knob reads a setting; ok is false unless a value is known.

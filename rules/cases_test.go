@@ -115,6 +115,18 @@ var ruleCases = []ruleCase{
 		s.snap.Cmdline = map[string]string{"irqaffinity": "0-1"}
 		s.policy = func(p *profiles.Policy) { p.NetworkCPUs = cpuset.Range(0, 3) }
 	}), silent, nil},
+	{"irqaffinity-boot", "fires", "the driver set masks of its own: said, and the option is void", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", []fire{{4: 50_000}, {5: 50_000}}, nil)
+		s.snap.Cmdline = map[string]string{"irqaffinity": "0-1"}
+		s.heat(0, 0.9)
+		s.heat(1, 0.9)
+	}), note, []string{}},
+	{"irq-stacked", "fires", "irqaffinity= of the other node, and all interrupts fire outside it: no CPU of it is proposed", sceneN(16, func(s *scene) {
+		s.nodes()
+		s.nic("eth0", "physical", []fire{{8: 50_000}, {8: 50_000}, {10: 50_000}, {11: 50_000}}, nil).Node = 1
+		s.heat(8, 0.6)
+		s.snap.Cmdline = map[string]string{"irqaffinity": "0-3"}
+	}), problem, []string{"eth0/rx-1/irq.affinity 9"}},
 	{"irqaffinity-boot", "missing", "command line unknown", sceneN(8, func(s *scene) { s.nic("eth0", "physical", even(2, 50_000), nil) }), silent, []string{}},
 	{"irq-stacked", "fires", "saturated", scene4(func(s *scene) { s.nic("eth0", "physical", all(4, 0, 50_000), nil); s.heat(0, 0.9) }), problem, nil},
 	{"irq-stacked", "fires", "two of four on one CPU, one CPU free: one moves", scene4(func(s *scene) {
@@ -382,6 +394,11 @@ var ruleCases = []ruleCase{
 		s.nic("eth0", "physical", []fire{{4: 20_000}, {5: 20_000}}, nil)
 		s.heat(4, 0.03)
 	}), note, []string{}},
+	{"irq-remote-node", "must not", "idling on the other node beside a stack, which alone is placed", sceneN(16, func(s *scene) {
+		s.nodes()
+		s.nic("eth0", "physical", []fire{{0: 60_000}, {0: 60_000}, {1: 50_000}, {2: 50_000}, {3: 50_000}, {4: 50_000}, {8: 50_000}, {9: 50_000}, {10: 50_000}}, nil)
+		s.heat(0, 0.7)
+	}), note, []string{"eth0/rx-1/irq.affinity 5"}},
 	{"irq-remote-node", "must not", "local", sceneN(8, func(s *scene) { s.nodes(); s.nic("eth0", "physical", even(4, 50_000), nil) }), silent, []string{}},
 	{"irq-remote-node", "missing", "node of the device not told", sceneN(8, func(s *scene) {
 		s.nodes()
@@ -486,6 +503,11 @@ var ruleCases = []ruleCase{
 		}
 	}), silent, []string{}},
 
+	{"queues-unused", "must not", "2 of 16 used, and irqaffinity= keeps interrupts to two CPUs", sceneN(16, func(s *scene) {
+		s.nic("eth0", "physical", even(2, 50_000), nil).Channels.MaxCombined = 16
+		s.snap.Cmdline = map[string]string{"irqaffinity": "0-1"}
+		s.warm(2, 0.3)
+	}), silent, []string{}},
 	{"queues-unused", "must not", "half used", sceneN(16, func(s *scene) {
 		s.nic("eth0", "physical", even(8, 5000), nil).Channels.MaxCombined = 16
 	}), silent, []string{}},
@@ -775,6 +797,18 @@ var ruleCases = []ruleCase{
 			s.set(knob.Rx("eth0", i, "rps.cpus"), "0-3")
 		}
 	}), silent, []string{}},
+	{"rps-redundant", "must not", "irqaffinity= keeps 16 queues to two CPUs, RPS uses the others", sceneN(16, func(s *scene) {
+		rx := make([]fire, 16)
+		for i := range rx {
+			rx[i] = fire{i % 2: 20_000}
+		}
+		s.nic("eth0", "physical", rx, nil)
+		for i := range rx {
+			s.set(knob.Rx("eth0", i, "rps.cpus"), "2-15")
+		}
+		s.warm(16, 0.3)
+		s.snap.Cmdline = map[string]string{"irqaffinity": "0-1"}
+	}), silent, []string{}},
 	{"rps-redundant", "must not", "fewer queues than CPUs", sceneN(8, func(s *scene) {
 		s.nic("eth0", "physical", even(4, 9000), nil)
 		s.set(knob.Rx("eth0", 0, "rps.cpus"), "0-7")
@@ -832,6 +866,19 @@ var ruleCases = []ruleCase{
 	{"rps-unneeded", "must not", "eight CPUs under the balanced policy", sceneN(8, func(s *scene) { s.calledRPS(9_000, 0.1, 0.02) }), silent, []string{}},
 	{"rps-unneeded", "must not", "hardly any calls", scene4(func(s *scene) { s.calledRPS(400, 0.1, 0.05) }), silent, []string{}},
 	{"rps-unneeded", "must not", "without RPS it would saturate", scene4(func(s *scene) { s.calledRPS(9_000, 0.3, 0.15) }), silent, []string{}},
+	{"rps-unneeded", "must not", "a program leaves the interrupt's CPU no time for more", scene4(func(s *scene) {
+		s.calledRPS(9_000, 0.12, 0.1)
+		s.obs.CPU[0] = detect.CPUShare{Softirq: 0.12, Busy: 0.97, Idle: 0.03, Ticks: 1000}
+	}), silent, []string{}},
+	{"rps-unneeded", "fires", "the same, and latency comes first: a word, no change", scene4(func(s *scene) {
+		s.calledRPS(9_000, 0.12, 0.1)
+		s.obs.CPU[0] = detect.CPUShare{Softirq: 0.12, Busy: 0.97, Idle: 0.03, Ticks: 1000}
+		s.latency = true
+	}), advice, []string{}},
+	{"rps-unneeded", "must not", "the interrupt's CPU loses packets", scene4(func(s *scene) {
+		s.calledRPS(9_000, 0.1, 0.05)
+		s.obs.Softnet[0] = detect.SoftnetDelta{Processed: 100_000, Dropped: 500}
+	}), silent, nil},
 	{"rps-unneeded", "must not", "RFS steers to the readers", scene4(func(s *scene) {
 		s.calledRPS(9_000, 0.1, 0.05)
 		s.set(knob.Global("net.core.rps_sock_flow_entries"), "32768")
@@ -859,6 +906,11 @@ var ruleCases = []ruleCase{
 		s.snap.Forwarding.IPv4 = detect.Yes
 	}), note, []string{}},
 	{"rfs-size", "fires", "a global table, and a queue for each core: a note", sceneN(8, func(s *scene) { rfs(s, 8, 32768, 0) }), note, []string{}},
+	{"rfs-size", "fires", "a global table, and a queue for each core, of which irqaffinity= leaves two", sceneN(4, func(s *scene) {
+		s.nic("eth0", "physical", []fire{{0: 9000}, {1: 9000}, {0: 9000}, {1: 9000}}, nil)
+		s.set(knob.Global("net.core.rps_sock_flow_entries"), "32768")
+		s.snap.Cmdline = map[string]string{"irqaffinity": "0-1"}
+	}), advice, nil},
 	{"rfs-size", "fires", "a global table, and a NIC at rest: a note", sceneN(8, func(s *scene) {
 		rfs(s, 2, 32768, 0)
 		s.receive("eth0", 5000)
@@ -928,6 +980,12 @@ var ruleCases = []ruleCase{
 			s.set(knob.Tx("eth0", i, "xps.cpus"), fmt.Sprint(3-i))
 		}
 	}), note, []string{}},
+	{"xps-mismatch", "must not", "half of the queues idle on another node and stay there, and the masks suit them", sceneN(16, func(s *scene) {
+		spreadOverNodes(s)
+		for i := range 8 {
+			s.set(knob.Tx("eth0", i, "xps.cpus"), fmt.Sprintf("%d-%d", 2*i, 2*i+1))
+		}
+	}), silent, []string{}},
 	{"xps-mismatch", "must not", "aligned", scene4(func(s *scene) {
 		s.nic("eth0", "virtio", even(4, 50_000), even(4, 50_000))
 		for i := range 4 {
@@ -968,6 +1026,17 @@ var ruleCases = []ruleCase{
 		s.nic("eth0", "physical", all(4, 0, 50_000), nil)
 		s.snap.Processes = []host.Process{{PID: 7, Comm: "irqbalance"}}
 	}), advice, nil},
+	{"irqbalance-active", "fires", "running, and queues that idle on another node stay there", sceneN(16, func(s *scene) {
+		spreadOverNodes(s)
+		s.snap.Processes = []host.Process{{PID: 7, Comm: "irqbalance"}}
+	}), note, []string{}},
+	{"irqbalance-active", "fires", "running, and interrupts that should move cannot be moved", scene4(func(s *scene) {
+		s.nic("eth0", "physical", all(4, 0, 50_000), nil)
+		for i := range 4 {
+			s.snap.Knobs[knob.Rx("eth0", i, "irq.affinity")] = knob.State{Status: knob.Locked}
+		}
+		s.snap.Processes = []host.Process{{PID: 7, Comm: "irqbalance"}}
+	}), note, []string{}},
 	{"irqbalance-active", "must not", "not running", scene4(func(s *scene) { s.snap.Processes = []host.Process{{PID: 7, Comm: "tuned"}} }), silent, []string{}},
 	{"irqbalance-active", "missing", "process list unknown", scene4(func(s *scene) {}), silent, []string{}},
 
@@ -1071,6 +1140,18 @@ func gatheredOf(s *scene, queues int, interrupts uint64, mask string, cpu int) {
 		s.set(knob.Rx("eth0", i, "rps.cpus"), mask)
 	}
 	s.obs.Softnet[cpu] = detect.SoftnetDelta{Processed: 1_000_000}
+}
+
+// spreadOverNodes is a NIC on node 0 whose queues take every second CPU of both
+// nodes and hardly work.
+func spreadOverNodes(s *scene) {
+	s.nodes()
+	rx := make([]fire, 8)
+	for i := range rx {
+		rx[i] = fire{2 * i: 15_000}
+		s.heat(2*i, 0.03)
+	}
+	s.nic("eth0", "physical", rx, nil)
 }
 
 func lose(s *scene, dev string, packets uint64) {
@@ -1320,9 +1401,57 @@ func TestSaturatedCause(t *testing.T) {
 	s := newScene(16)
 	s.nic("eth0", "physical", even(4, 400_000), nil)
 	s.warm(4, 0.95)
+	var told []string
 	for _, f := range rules.Evaluate(s.obs, profiles.Balanced()) {
-		if f.ID == "cpu-saturated" && (f.Subject != "CPUs 0-3" || f.Because != "rps-needed/eth0") {
-			t.Errorf("%s is because of %q", f.Subject, f.Because)
+		if f.ID == "cpu-saturated" {
+			told = append(told, f.Subject+" because of "+f.Because)
 		}
+	}
+	if want := []string{"CPUs 0-3 because of rps-needed/eth0"}; !slices.Equal(told, want) {
+		t.Errorf("told %q, want %q", told, want)
+	}
+}
+
+// TestFullTargetsSettle: CPUs that RPS fills get company until they have room, and
+// nothing is asked for after that, when those left alone idle again. The work is
+// split over the mask, as flows without number would be.
+func TestFullTargetsSettle(t *testing.T) {
+	for name, tc := range map[string]struct {
+		cpus int
+		mask string
+		work float64 // of a CPU, on all CPUs of the mask together
+		want string  // where it ends
+	}{
+		"two full, three idle":                 {6, "1-2", 1.9, "1-5"},
+		"four busy beside three that idle":     {8, "4-7", 2.1, "4-7"},
+		"one full, and only one CPU beside it": {3, "1", 0.95, "1-2"},
+		"more than all can do":                 {4, "3", 4, "1-3"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(tc.cpus)
+			s.nic("eth0", "physical", even(1, 90_000), nil)
+			ref := knob.Rx("eth0", 0, "rps.cpus")
+			mask, asked := tc.mask, true
+			for round := 0; asked && round < 3; round++ {
+				s.set(ref, mask)
+				s.warm(tc.cpus, 0.01)
+				s.heat(0, 0.45)
+				cpus := mustCPUs(t, mask)
+				for cpu := range cpus.All() {
+					s.heat(cpu, min(1, tc.work/float64(cpus.Len())))
+				}
+				asked = false
+				for _, f := range rules.Evaluate(s.obs, profiles.Balanced()) {
+					for _, w := range f.Wants {
+						if w.Ref == ref {
+							mask, asked = w.Value, true
+						}
+					}
+				}
+			}
+			if asked || mask != tc.want {
+				t.Errorf("the mask ends as %s, want %s (asked again: %t)", mask, tc.want, asked)
+			}
+		})
 	}
 }

@@ -21,6 +21,7 @@ type diagnosis struct {
 	churned   []*path            // moved again and again between samples
 	split     []*path            // the two sides of a pair on different CPUs
 	remote    []*path            // on a node that is not the device's
+	idling    []*path            // there as well, with next to nothing to do
 	isolated  []*path            // on isolated or tickless CPUs
 	little    []*path            // on slow cores
 	siblings  [][]*path          // two busy pairs on the threads of one core
@@ -116,6 +117,7 @@ func (c *Case) diagnose() {
 			d.little = append(d.little, p)
 		}
 	}
+	c.findIdling()
 	c.findSplits()
 	c.findStacks()
 	c.findSiblings()
@@ -335,6 +337,14 @@ func (s *stack) subject() string {
 	return "CPUs " + s.company.String()
 }
 
+// cpus are those that the finding about a stack is about.
+func (s *stack) cpus() cpuset.Set {
+	if s.company.IsEmpty() {
+		return cpuset.Of(s.cpu)
+	}
+	return s.company
+}
+
 // because names the stack as the cause of something else.
 func (s *stack) because() string { return "irq-stacked/" + s.subject() }
 
@@ -372,7 +382,7 @@ func (c *Case) spreadOut(at []*path, loads map[int]uint64, cpu int) (after map[i
 	reach = after[cpu]
 	for _, p := range heaviest {
 		best := cpu
-		for _, to := range c.nearest(p.dev, c.interruptible(p.dev)).CPUs() {
+		for _, to := range c.interruptCPUs(p.dev).CPUs() {
 			if after[to] < after[best] {
 				best = to
 			}

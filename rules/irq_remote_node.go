@@ -25,24 +25,45 @@ var _ = register(Rule{
 	Eval: func(c *Case) []plan.Finding {
 		var out []plan.Finding
 		for _, group := range byDevice(c.diagnosis.remote) {
-			dev := group[0].dev
-			f := plan.Finding{
-				Severity: plan.Advice,
-				Subject:  dev.Name,
-				Claim: fmt.Sprintf("%d of %d queue pairs of %s (node %d) fire on other nodes: %s on CPU %d (node %d)",
-					len(group), len(dev.Queues), dev.Name, dev.Node, group[0].id(), group[0].home(), c.Last.Topo.NodeOf(group[0].home())),
-				Evidence: []plan.Evidence{{Metric: "remote_queue_pairs", Value: float64(len(group)), Unit: "queue pairs", Threshold: 1, Source: "/proc/interrupts, numa_node"}},
-				Wants:    c.affinityWants(group, fmt.Sprintf("device is on node %d", dev.Node), c.moved("remote_queue_pairs", 0, "queue pairs")),
-			}
-			if c.idling(group) {
-				f.Severity, f.Wants = plan.Note, nil
-				f.Claim += fmt.Sprintf("; none of these CPUs spends %s of its time on it, so there is next to nothing to gain", percent(c.At(activeSoftirq)))
-			}
+			f := c.remoteFinding(group)
+			f.Wants = c.affinityWants(group, fmt.Sprintf("device is on node %d", group[0].dev.Node), c.moved("remote_queue_pairs", 0, "queue pairs"))
+			out = append(out, f)
+		}
+		for _, group := range byDevice(c.diagnosis.idling) {
+			f := c.remoteFinding(group)
+			f.Severity = plan.Note
+			f.Claim += fmt.Sprintf("; none of these CPUs spends %s of its time on it, so there is next to nothing to gain", percent(c.At(activeSoftirq)))
 			out = append(out, f)
 		}
 		return out
 	},
 })
+
+func (c *Case) remoteFinding(group []*path) plan.Finding {
+	dev, first := group[0].dev, group[0]
+	return plan.Finding{
+		Severity: plan.Advice,
+		Subject:  dev.Name,
+		Claim: fmt.Sprintf("%d of %d queue pairs of %s (node %d) fire on other nodes: %s on CPU %d (node %d)",
+			len(group), len(dev.Queues), dev.Name, dev.Node, first.id(), first.home(), c.Last.Topo.NodeOf(first.home())),
+		Evidence: []plan.Evidence{{Metric: "remote_queue_pairs", Value: float64(len(group)), Unit: "queue pairs", Threshold: 1, Source: "/proc/interrupts, numa_node"}},
+	}
+}
+
+// findIdling takes the devices out of the remote pairs whose CPUs hardly work:
+// nothing is asked for them, so nothing may be placed for them either.
+func (c *Case) findIdling() {
+	d := c.diagnosis
+	var remote []*path
+	for _, group := range byDevice(d.remote) {
+		if c.idling(group) {
+			d.idling = append(d.idling, group...)
+		} else {
+			remote = append(remote, group...)
+		}
+	}
+	d.remote = remote
+}
 
 // idling reports whether all CPUs where pairs fire are known to have had hardly
 // any softirq work in the window.

@@ -88,7 +88,7 @@ func (c *Case) freeCore(d *detect.Device) bool {
 			taken[c.core(cpu)] = true
 		}
 	}
-	for cpu := range c.nearest(d, c.interruptible(d)).All() {
+	for cpu := range c.interruptCPUs(d).All() {
 		if !taken[c.core(cpu)] && !c.idleQueueOn(d, c.core(cpu)) {
 			return true
 		}

@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/napitune/napitune/detect/cpuset"
-	"github.com/napitune/napitune/detect/knob"
 	"github.com/napitune/napitune/rules/plan"
 )
 
@@ -40,7 +39,6 @@ func evalStacked(c *Case) []plan.Finding {
 		f := c.stackFinding(s)
 		if n := len(out) - 1; n >= 0 && out[n].Subject == f.Subject {
 			out[n].Wants = append(out[n].Wants, f.Wants...)
-			out[n].Severity = max(out[n].Severity, f.Severity)
 			continue
 		}
 		out = append(out, f)
@@ -50,7 +48,7 @@ func evalStacked(c *Case) []plan.Finding {
 
 func (c *Case) stackFinding(s stack) plan.Finding {
 	f := plan.Finding{
-		Severity: plan.Advice,
+		Severity: c.harm(s.cpus()),
 		Subject:  s.subject(),
 		Claim: fmt.Sprintf("CPU %d takes %s of all NIC interrupts: %d queue pairs (%s) fire there while %d CPUs could share them",
 			s.cpu, percent(s.share), len(s.pairs), pairNames(s.pairs), c.near(s.pairs).Len()),
@@ -71,9 +69,6 @@ func (c *Case) stackFinding(s stack) plan.Finding {
 			Threshold: c.gainAsked(s.cpu, s.share), Source: "/proc/interrupts"})
 	}
 	f.Evidence = append(f.Evidence, c.cpuEvidence(s.cpu)...)
-	if c.hot(s.cpu) || c.lossy(s.cpu) {
-		f.Severity = plan.Problem
-	}
 	if device := c.defiedDevice(s.movable); device != "" {
 		f.Because = idNotHonoured + "/" + device
 	}
@@ -93,7 +88,7 @@ func (c *Case) stackFinding(s stack) plan.Finding {
 func (c *Case) near(paths []*path) cpuset.Set {
 	out := cpuset.Set{}
 	for _, p := range paths {
-		out = out.Union(c.nearest(p.dev, c.interruptible(p.dev)))
+		out = out.Union(c.interruptCPUs(p.dev))
 	}
 	return out
 }
@@ -109,10 +104,7 @@ func (c *Case) oddController(paths []*path) bool {
 
 // allLocked reports whether the host refuses to move each of these interrupts.
 func (c *Case) allLocked(paths []*path) bool {
-	return len(paths) > 0 && !slices.ContainsFunc(paths, func(p *path) bool {
-		state, told := c.Last.Knobs[knob.Rx(p.dev.Name, p.queue.N, "irq.affinity")]
-		return !told || state.Status != knob.Locked && state.Status != knob.Unsupported
-	})
+	return len(paths) > 0 && !slices.ContainsFunc(paths, func(p *path) bool { return !c.locked(p) })
 }
 
 func (c *Case) defiedDevice(paths []*path) string {

@@ -34,7 +34,7 @@ var _ = register(Rule{
 			Claim:    "irqbalance is running and may move interrupts again within ten seconds",
 			Evidence: []plan.Evidence{{Metric: "irqbalance_pid", Value: float64(c.Last.Processes[i].PID), Unit: "", Source: "process list"}},
 		}
-		if len(c.place().cpu) > 0 {
+		if c.moves() {
 			f.Severity = plan.Advice
 			f.Claim = "irqbalance is running and will undo the interrupt placement below unless these interrupts are banned there"
 			f.Operator = "ban them (irqbalance --banirq=N, or a policy script that survives renumbering), keep irqbalance for the rest, and look again after two of its rounds (20 s): some versions lose their bans"

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -237,7 +238,8 @@ var generatedFaults = map[string]hosttest.Spec{
 // TestExpectations: every change says what it should do to something that can
 // be measured again: what, in which direction, to which value. Where the finding
 // shows the present value of the same thing, the prediction lies beyond it. A
-// finding that names another as its cause names one that is there.
+// finding that names another as its cause names one that is there. What the
+// placement moves, some finding asks to move.
 func TestExpectations(t *testing.T) {
 	for _, tc := range allCases() {
 		t.Run(tc.rule+"/"+tc.name, func(t *testing.T) { expects(t, tc.make()) })
@@ -250,6 +252,7 @@ func TestExpectations(t *testing.T) {
 		for _, policy := range everyPolicy(t) {
 			findings, p := planFor(o, policy)
 			expectsOf(t, findings, p)
+			asksForMoves(t, o, policy, findings)
 		}
 	})
 }
@@ -262,6 +265,21 @@ func expects(t *testing.T, s *scene) {
 		}
 		findings, p := planFor(s.obs, policy)
 		expectsOf(t, findings, p)
+		asksForMoves(t, s.obs, policy, findings)
+		policy.HarmOnly = true
+		asksForMoves(t, s.obs, policy, rules.Evaluate(s.obs, policy))
+	}
+}
+
+// asksForMoves: the placement, from which predictions, XPS masks and what is said
+// of irqbalance follow, moves no interrupt that no finding asks to move.
+func asksForMoves(t *testing.T, o *detect.Observation, policy profiles.Policy, findings []plan.Finding) {
+	t.Helper()
+	for ref, cpu := range rules.Placed(o, policy) {
+		asked := func(w plan.Want) bool { return w.Ref == ref && w.Value == strconv.Itoa(cpu) }
+		if !slices.ContainsFunc(findings, func(f plan.Finding) bool { return slices.ContainsFunc(f.Wants, asked) }) {
+			t.Errorf("%s is placed on CPU %d and no finding asks for that", ref, cpu)
+		}
 	}
 }
 

@@ -17,7 +17,8 @@ import (
 // impossible says why no host like this one can be given a value, "" if it can.
 // It knows nothing of kinds, their bounds or the builder, which has asked those:
 // what it holds a value against is written down here a second time.
-func impossible(s *detect.Snapshot, policy profiles.Policy, ref knob.Ref, value string) string {
+func impossible(host *scene, policy profiles.Policy, ref knob.Ref, value string) string {
+	s := host.snap
 	n, err := strconv.ParseInt(value, 10, 64)
 	number := func(least, most int64) string {
 		switch {
@@ -31,7 +32,7 @@ func impossible(s *detect.Snapshot, policy profiles.Policy, ref knob.Ref, value 
 	d := s.Device(ref.Dev)
 	switch ref.Kind {
 	case "irq.affinity":
-		return outside(value, func(cpu int) bool { return mayServe(s, policy, d, cpu) }, "an online CPU for the network work of this device")
+		return outside(value, func(cpu int) bool { return mayInterrupt(host, policy, d, cpu) }, "an online CPU for the interrupts of this device")
 	case "rps.cpus":
 		return outside(value, func(cpu int) bool { return mayServe(s, policy, d, cpu) }, "an online CPU for network work")
 	case "xps.cpus":
@@ -122,6 +123,46 @@ func mayServe(s *detect.Snapshot, policy profiles.Policy, d *detect.Device, cpu 
 	return free && (len(network) == 0 || isOne(network)) && !isOne(forbidden)
 }
 
+// mayInterrupt reports whether a device's interrupts may go to a CPU: network work
+// may, and irqaffinity= names it. The option counts for nothing where it names none
+// of those, where the policy names CPUs, and for a device half of whose interrupts
+// or more fire elsewhere.
+func mayInterrupt(s *scene, policy profiles.Policy, d *detect.Device, cpu int) bool {
+	if !mayServe(s.snap, policy, d, cpu) {
+		return false
+	}
+	boot, err := cpuset.ParseList(s.snap.Cmdline["irqaffinity"])
+	named := !policy.NetworkCPUs.IsEmpty()
+	for _, o := range policy.Overrides {
+		named = named || d != nil && o.Name == d.Name && !o.NetworkCPUs.IsEmpty()
+	}
+	if err != nil || named || d == nil || boot.Has(cpu) {
+		return true
+	}
+	inside, elsewhere := 0.0, 0.0
+	lines := map[int]bool{}
+	for _, q := range d.Queues {
+		lines[q.RxIRQ], lines[q.TxIRQ] = true, true
+	}
+	for irq, f := range s.obs.IRQ {
+		for on, n := range f.CPU {
+			switch {
+			case !lines[irq] || on < 0 || on > cpuset.MaxCPU:
+			case boot.Has(on):
+				inside += float64(n)
+			default:
+				elsewhere += float64(n)
+			}
+		}
+	}
+	for _, other := range boot.CPUs() {
+		if mayServe(s.snap, policy, d, other) {
+			return elsewhere > 0 && elsewhere >= inside
+		}
+	}
+	return true
+}
+
 // outside names the first CPU of a list such as "0-3,7" that is none of a kind. An
 // empty list is none too: it switches RPS or XPS off.
 func outside(list string, is func(cpu int) bool, kind string) string {
@@ -194,12 +235,15 @@ func TestImpossible(t *testing.T) {
 	s.snap.Topo.Isolated = s.snap.Topo.Online.Intersect(s.snap.Topo.Online.Minus(mustCPUs(t, "0-2")))
 	policy := profiles.Balanced()
 	policy.ForbiddenCPUs = mustCPUs(t, "2")
+	s.nic("eth2", "physical", even(1, 9000), nil)
+	s.snap.Cmdline = map[string]string{"irqaffinity": "0"}
 	for _, tt := range []struct {
 		ref    knob.Ref
 		value  string
 		breaks bool
 	}{
 		{knob.Rx("eth0", 0, "irq.affinity"), "1", false}, {knob.Rx("eth0", 0, "irq.affinity"), "2", true}, {knob.Rx("eth0", 0, "irq.affinity"), "3", true}, {knob.Rx("eth0", 0, "irq.affinity"), "4", true},
+		{knob.Rx("eth2", 0, "irq.affinity"), "0", false}, {knob.Rx("eth2", 0, "irq.affinity"), "1", true}, {knob.Rx("eth2", 0, "rps.cpus"), "1", false},
 		{knob.Rx("eth0", 0, "rps.cpus"), "", false}, {knob.Rx("eth0", 0, "rps.cpus"), "0-3", true}, {knob.Rx("eth0", 0, "rps.cpus"), "x", true},
 		{knob.Tx("eth0", 0, "xps.cpus"), "0-3", false}, {knob.Tx("eth0", 0, "xps.cpus"), "3-4", true},
 		{knob.Device("eth0", "channels.combined"), "4", false}, {knob.Device("eth0", "channels.combined"), "5", true}, {knob.Device("eth0", "channels.combined"), "0", true},
@@ -211,7 +255,7 @@ func TestImpossible(t *testing.T) {
 		{knob.Device("eth0", "feature.rx-gro"), "on", false}, {knob.Device("eth0", "feature.rx-lro"), "off", true}, {knob.Device("eth0", "feature.tx-gso"), "off", true},
 		{knob.Device("eth1", "ring.rx"), "8", true}, {knob.Global("net.core.dev_weight"), "64", true},
 	} {
-		if got := impossible(s.snap, policy, tt.ref, tt.value); (got != "") != tt.breaks {
+		if got := impossible(s, policy, tt.ref, tt.value); (got != "") != tt.breaks {
 			t.Errorf("%s %q: %q", tt.ref, tt.value, got)
 		}
 	}
@@ -253,6 +297,8 @@ var narrowings = map[string]func(s *scene, policy *profiles.Policy){
 	"CPU 1 offline":          func(s *scene, _ *profiles.Policy) { s.snap.Topo.Online = s.snap.Topo.Online.Minus(cpuset.Of(1)) },
 	"CPU 0 for programs":     func(_ *scene, p *profiles.Policy) { p.ForbiddenCPUs = cpuset.Of(0) },
 	"network on CPU 0 and 1": func(_ *scene, p *profiles.Policy) { p.NetworkCPUs, p.Overrides = cpuset.Of(0, 1), nil },
+	"irqaffinity=0":          func(s *scene, _ *profiles.Policy) { s.snap.Cmdline = map[string]string{"irqaffinity": "0"} },
+	"irqaffinity=1-2":        func(s *scene, _ *profiles.Policy) { s.snap.Cmdline = map[string]string{"irqaffinity": "1-2"} },
 	"latency":                func(_ *scene, p *profiles.Policy) { p.Latency = true },
 }
 
@@ -294,7 +340,7 @@ func TestNarrowHosts(t *testing.T) {
 			narrow(s, &policy)
 			for _, f := range rules.Evaluate(s.obs, policy) {
 				for _, w := range f.Wants {
-					if why := impossible(s.snap, policy, w.Ref, w.Value); why != "" {
+					if why := impossible(s, policy, w.Ref, w.Value); why != "" {
 						t.Errorf("%s, %s: %s asks for %s = %s: %s", name, how, f.ID, w.Ref, w.Value, why)
 					}
 				}

@@ -38,7 +38,7 @@ func TestMutatedObservations(t *testing.T) {
 		findings := rules.Evaluate(s.obs, policy)
 		p := plan.Build(findings, plan.Input{States: s.snap.Knobs, View: s.snap.View()})
 		for _, c := range p.Changes {
-			if why := impossible(s.snap, policy, c.Ref, c.After); why != "" {
+			if why := impossible(s, policy, c.Ref, c.After); why != "" {
 				t.Errorf("seed %d, case %d (%s): %s → %s: %s", seed, n, tc.name, c.Ref, c.After, why)
 			}
 			if c.Before == c.After {
@@ -47,7 +47,7 @@ func TestMutatedObservations(t *testing.T) {
 		}
 		for _, f := range findings {
 			for _, w := range f.Wants { // of what is blocked as well: a reader may do it by hand
-				if why := impossible(s.snap, policy, w.Ref, w.Value); why != "" {
+				if why := impossible(s, policy, w.Ref, w.Value); why != "" {
 					t.Errorf("seed %d, case %d (%s): %s asks for %s = %s: %s", seed, n, tc.name, f.ID, w.Ref, w.Value, why)
 				}
 			}

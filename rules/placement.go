@@ -53,29 +53,44 @@ func (c *Case) place() *placement {
 	}
 	moving := map[*path]bool{}
 	unpin := map[*path]bool{}
-	for _, s := range d.stacked {
-		for _, p := range s.movable {
-			moving[p] = true
-			if s.lone {
-				unpin[p] = true
+	move := func(pairs []*path, harm plan.Severity, leave bool) {
+		if !c.acts(harm) {
+			return
+		}
+		for _, p := range pairs {
+			if !c.immovable(p) {
+				moving[p], unpin[p] = true, unpin[p] || leave
 			}
 		}
 	}
-	for _, list := range [][]*path{d.smeared, d.churned, d.split, d.remote, d.isolated, d.little, slices.Concat(d.siblings...)} {
-		for _, p := range unfixed(list) {
-			moving[p] = true
-		}
+	for _, s := range d.stacked {
+		move(s.movable, c.harm(s.cpus()), s.lone)
 	}
-	for _, p := range d.smeared {
-		unpin[p] = true
+	for _, list := range [][]*path{d.churned, d.split, d.remote, d.isolated, d.little, slices.Concat(d.siblings...)} {
+		move(list, plan.Advice, false)
 	}
+	move(d.smeared, plan.Advice, true)
 	for _, s := range d.squatted {
-		for _, p := range s.pairs {
-			moving[p], unpin[p] = true, true
-		}
+		move(s.pairs, plan.Advice, true)
 	}
 	d.placement = c.solve(moving, unpin)
 	return d.placement
+}
+
+// immovable reports whether a pair stays where it is whatever is found about it:
+// a move on paper would mislead all that follow from the plan.
+func (c *Case) immovable(p *path) bool {
+	return p.fixed != "" || c.locked(p) || len(c.diagnosis.defied[p.dev.Name]) > 0
+}
+
+// locked reports whether the host refuses to move a pair's interrupts.
+func (c *Case) locked(p *path) bool {
+	ref := knob.Rx(p.dev.Name, p.queue.N, "irq.affinity")
+	if !p.queue.Rx {
+		ref = knob.Tx(p.dev.Name, p.queue.N, "irq.affinity")
+	}
+	state, told := c.Last.Knobs[ref]
+	return told && (state.Status == knob.Locked || state.Status == knob.Unsupported)
 }
 
 func (c *Case) solve(moving, unpin map[*path]bool) *placement {
@@ -205,32 +220,43 @@ func (c *Case) affinityWants(paths []*path, why string, effect plan.Expect) []pl
 	placed := c.place()
 	var out []plan.Want
 	for _, p := range paths {
-		cpu, ok := placed.cpu[p]
-		if !ok || cpu < 0 || len(c.diagnosis.defied[p.dev.Name]) > 0 {
-			continue
-		}
-		for _, side := range []struct {
-			f  fired
-			tx bool
-		}{{p.rx, false}, {p.tx, true}} {
-			if side.f.irq < 0 || c.settled(side.f, cpu) {
-				continue
-			}
-			ref := knob.Rx(p.dev.Name, p.queue.N, "irq.affinity")
-			if side.tx || !p.queue.Rx {
-				ref = knob.Tx(p.dev.Name, p.queue.N, "irq.affinity")
-			}
+		for _, side := range c.unsettled(p) {
 			reason := why
 			if full, refused := placed.refused[p]; refused {
 				reason += fmt.Sprintf("; CPU %d would be next but has no interrupt vector left", full)
 			}
 			out = append(out, plan.Want{
-				Ref: ref, Value: strconv.Itoa(cpu), Why: reason, Seen: side.f.cpus().String(),
+				Ref: side.ref, Value: strconv.Itoa(placed.cpu[p]), Why: reason, Seen: side.cpus().String(),
 				Expect: effect,
 			})
 		}
 	}
 	return out
+}
+
+// side is one interrupt of a pair, with its setting.
+type side struct {
+	fired
+	ref knob.Ref
+}
+
+// unsettled are the interrupts of a pair that are to go where it is placed and are
+// not there yet.
+func (c *Case) unsettled(p *path) []side {
+	cpu, placed := c.place().cpu[p]
+	if !placed || cpu < 0 {
+		return nil
+	}
+	rx, tx := knob.Rx(p.dev.Name, p.queue.N, "irq.affinity"), knob.Tx(p.dev.Name, p.queue.N, "irq.affinity")
+	if !p.queue.Rx {
+		rx = tx
+	}
+	return slices.DeleteFunc([]side{{p.rx, rx}, {p.tx, tx}}, func(s side) bool { return s.irq < 0 || c.settled(s.fired, cpu) })
+}
+
+// moves reports whether any interrupt is to be moved.
+func (c *Case) moves() bool {
+	return slices.ContainsFunc(c.Paths, func(p *path) bool { return len(c.unsettled(p)) > 0 })
 }
 
 // settled reports whether an interrupt already fires on that CPU alone, with

@@ -632,11 +632,34 @@ var probeCases = []ruleCase{
 		s.set(knob.Rx("eth0", 0, "rps.cpus"), "1")
 		s.heat(1, 0.99)
 		s.obs.Softnet[1] = detect.SoftnetDelta{Processed: 900_000, Dropped: 5000}
-	}), problem, []string{"eth0/rx-0/rps.cpus 2-3"}},
+	}), problem, []string{"eth0/rx-0/rps.cpus 1-3"}},
+	{"rps-covers-irq-cpu", "fires", "its two CPUs lose packets, one more has time", scene4(func(s *scene) {
+		s.nic("eth0", "physical", even(1, 90_000), nil)
+		s.warm(3, 0.4)
+		s.set(knob.Rx("eth0", 0, "rps.cpus"), "1-2")
+		for cpu := 1; cpu < 3; cpu++ {
+			s.obs.Softnet[cpu] = detect.SoftnetDelta{Processed: 900_000, Dropped: 5000}
+		}
+	}), problem, []string{"eth0/rx-0/rps.cpus 1-3"}},
+	{"rps-covers-irq-cpu", "must not", "its CPUs are busy with what they are there for", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", even(1, 90_000), nil)
+		s.set(knob.Rx("eth0", 0, "rps.cpus"), "4-7")
+		s.warm(8, 0.8)
+		for cpu := range 4 {
+			s.heat(cpu, 0.1)
+		}
+	}), silent, []string{}},
+	{"rps-covers-irq-cpu", "fires", "its CPUs are full, and one is none for network work", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", even(1, 90_000), nil)
+		s.set(knob.Rx("eth0", 0, "rps.cpus"), "6-7")
+		s.heat(6, 0.95)
+		s.heat(7, 0.95)
+		s.policy = func(p *profiles.Policy) { p.ForbiddenCPUs = cpuset.Of(7) }
+	}), problem, []string{"eth0/rx-0/rps.cpus 1-6"}},
 	{"rps-covers-irq-cpu", "fires", "two saturated queues to one saturated CPU", sceneN(8, func(s *scene) {
 		gathered(s, 2, "2", 2)
 		s.warm(3, 0.95)
-	}), problem, []string{"eth0/rx-0/rps.cpus 3-7", "eth0/rx-1/rps.cpus 3-7"}},
+	}), problem, []string{"eth0/rx-0/rps.cpus 2-7", "eth0/rx-1/rps.cpus 2-7"}},
 	{"rps-covers-irq-cpu", "must not", "one other CPU, saturated, and nobody idles", scene4(func(s *scene) {
 		s.nic("eth0", "physical", even(1, 90_000), nil)
 		s.warm(4, 0.99)
@@ -649,6 +672,19 @@ var probeCases = []ruleCase{
 		s.set(knob.Rx("eth0", 0, "rps.cpus"), "1-2")
 		s.heat(1, 0.99)
 	}), silent, []string{}},
+	{"rps-covers-irq-cpu", "fires", "the saturated interrupt's CPU and five busy ones, which stay; two idle", sceneN(8, func(s *scene) {
+		s.nic("eth0", "physical", even(1, 90_000), nil)
+		s.set(knob.Rx("eth0", 0, "rps.cpus"), "0-5")
+		s.warm(6, 0.6)
+	}), advice, []string{"eth0/rx-0/rps.cpus 1-7"}},
+	{"rps-covers-irq-cpu", "fires", "a queue per core, all kept to a saturated CPU by irqaffinity=", scene4(func(s *scene) {
+		s.nic("eth0", "physical", all(4, 0, 50_000), nil)
+		for i := range 4 {
+			s.set(knob.Rx("eth0", i, "rps.cpus"), "0-3")
+		}
+		s.heat(0, 0.9)
+		s.snap.Cmdline = map[string]string{"irqaffinity": "0"}
+	}), advice, []string{"eth0/rx-0/rps.cpus 1-3", "eth0/rx-1/rps.cpus 1-3", "eth0/rx-2/rps.cpus 1-3", "eth0/rx-3/rps.cpus 1-3"}},
 	{"rps-covers-irq-cpu", "missing", "mask unknown", sceneN(8, func(s *scene) {
 		s.nic("eth0", "physical", even(1, 90_000), nil)
 		delete(s.snap.Knobs, knob.Rx("eth0", 0, "rps.cpus"))

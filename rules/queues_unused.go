@@ -14,7 +14,7 @@ var _ = register(Rule{
 	Title: "the NIC was cut to a small part of its queues",
 	Page: Page{
 		Meaning:     "The NIC has many more queues than it uses, and the host has the CPUs to serve them.",
-		Evidence:    "ethtool channels: current and maximum, against the CPUs local to the device.",
+		Evidence:    "ethtool channels: current and maximum, against the CPUs local to the device that its interrupts may be on.",
 		Cause:       "A tuning script that reduces queues by the size class of the host, or a driver default.",
 		Remedy:      "Raise the channel count to the local cores. Many drivers reset the link for that.",
 		SideEffects: "Seconds of link loss on many drivers; new queues start with default affinity, RPS and XPS, so those are planned again afterwards.",
@@ -61,7 +61,7 @@ func (c *Case) unusedQueues(virtio bool) []plan.Finding {
 			f.Claim += fmt.Sprintf("; their CPUs have time to spare (%s at most), and a channel change resets many links", percent(c.heat(d)))
 		}
 		if bounded {
-			f.Claim += fmt.Sprintf("; %d CPUs could serve them", c.local(d).Len())
+			f.Claim += fmt.Sprintf("; %d CPUs could serve them", c.interruptCPUs(d).Len())
 		} else {
 			f.Missing = append(f.Missing, "the number of CPUs: never use more queues than CPUs")
 		}
@@ -71,13 +71,13 @@ func (c *Case) unusedQueues(virtio bool) []plan.Finding {
 }
 
 // usefulQueues is how many queue pairs this host can use: the CPUs (virtio,
-// whose vCPUs share nothing the guest can see) or the local cores, at most
-// what the device has. bounded is false if the CPUs are not known.
+// whose vCPUs share nothing the guest can see) or the local cores, of those that
+// its interrupts may be on, at most what the device has. bounded is false if the CPUs are not known.
 func (c *Case) usefulQueues(d *detect.Device) (want int, bounded bool) {
 	want = c.capped(knob.Device(d.Name, "channels.combined"), d, d.Channels.MaxCombined)
-	cpus := c.Allowed.Len()
+	cpus := c.interruptible(d).Len()
 	if d.Kind != "virtio" {
-		cpus = c.Last.Topo.Cores(c.local(d))
+		cpus = c.Last.Topo.Cores(c.interruptCPUs(d))
 	}
 	if !c.Last.Topo.Online.IsEmpty() { // known; none of them may be left for network work
 		return min(want, cpus), true

@@ -100,13 +100,13 @@ func (c *Case) flowEntries(tables []knob.Ref) int64 {
 // needsNoRFS says why steering flows to their readers would bring a device
 // nothing, "" if it might.
 func (c *Case) needsNoRFS(d *detect.Device) string {
-	cores := c.Last.Topo.Cores(c.local(d))
+	cores, each := c.queuePerCore(d)
 	switch {
 	case c.forwards(d) != "":
 		return c.forwards(d) + ", and RFS learns from sockets"
 	case c.Policy.Latency:
 		return "the policy prefers latency, and steering wakes other CPUs"
-	case cores > 0 && rxQueues(d) >= cores:
+	case each:
 		return fmt.Sprintf("%s has a receive queue for each of the %d cores near it", d.Name, cores)
 	case c.quiet(d):
 		return d.Name + " hardly works"

@@ -15,13 +15,13 @@ var _ = register(Rule{
 	Title: "an RPS mask names the wrong CPUs",
 	Page: Page{
 		Meaning:     "RPS moves packets to CPUs that cannot help: the saturated CPU that takes the interrupt, the SMT siblings of CPUs that take the device's interrupts, CPUs of another node, or only CPUs without time left while others near them idle.",
-		Evidence:    "rps_cpus of the queue against the CPUs where the device's queues interrupt, their siblings, its node and softirq time.",
-		Cause:       "An all-ones mask, or a mask written for another machine.",
-		Remedy:      "Use CPUs of the same cache or node, without the interrupt's core.",
+		Evidence:    "rps_cpus of the queue against the CPUs where the device's queues interrupt, their siblings, its node, softirq time and packets dropped from backlogs.",
+		Cause:       "An all-ones mask, a mask written for another machine, or one that traffic has outgrown.",
+		Remedy:      "Use CPUs of the same cache or node, without the interrupt's core. Where the CPUs of the mask are all full, idle ones are added to them: put in their place, they would be as full.",
 		SideEffects: "Flows move; reordering for a moment.",
-		NotWhen:     "The interrupt's CPU has time to spare: then it may well be in the mask.",
+		NotWhen:     "The interrupt's CPU has time to spare: then it may well be in the mask. CPUs of the mask that are busy and lose nothing do what the mask is for.",
 		Source:      "Documentation/networking/scaling.rst: at high interrupt rate, exclude the interrupting CPU from the map",
-		Thresholds:  describe(hotSoftirq, rpsTargets, activeRate, activeSoftirq, activeQueue),
+		Thresholds:  describe(hotSoftirq, saturatedSoftirq, lossCount, lossShare, backlogRate, rpsTargets, activeRate, activeSoftirq, activeQueue),
 	},
 	Eval: func(c *Case) []plan.Finding {
 		var out []plan.Finding
@@ -42,14 +42,14 @@ var _ = register(Rule{
 func (c *Case) wrongRPS(p *path) (plan.Finding, bool) {
 	t := c.Last.Topo
 	cpu := p.home()
-	ref := knob.Rx(p.dev.Name, p.queue.N, "rps.cpus")
-	text, known := c.knob(ref)
-	mask, err := cpuset.ParseList(text)
-	if !known || err != nil || mask.IsEmpty() || cpu < 0 || c.Basis != detect.BasisWindow || !c.busySteered(p, mask) {
+	ref := rpsRef(p)
+	mask, known := c.rpsMask(p)
+	if !known || mask.IsEmpty() || cpu < 0 || c.Basis != detect.BasisWindow || !c.busySteered(p, mask) {
 		return plan.Finding{}, false
 	}
-	core := t.Siblings(cpu).Union(cpuset.Of(cpu))
+	core := c.coreOf(cpu)
 	what := ""
+	var kept cpuset.Set // of the mask, which is right but for the interrupt's core
 	// More CPUs take work off a saturated one; nearer ones only do the same work better.
 	effect := expect("max_cpu_softirq_share", "down", c.softirq(cpu)/2, "of a CPU")
 	switch {
@@ -63,6 +63,7 @@ func (c *Case) wrongRPS(p *path) (plan.Finding, bool) {
 		effect = expect("rps_targets_on_other_nodes", "down", 0, "CPUs")
 	case c.hot(cpu) && mask.Has(cpu):
 		what = "includes the saturated CPU that takes the interrupt"
+		kept = mask.Intersect(c.Allowed).Minus(core)
 	default:
 		return plan.Finding{}, false
 	}
@@ -75,7 +76,7 @@ func (c *Case) wrongRPS(p *path) (plan.Finding, bool) {
 		f.Because = "rps-redundant/" + p.dev.Name
 		return f, true
 	}
-	targets := c.rpsTargetCPUs(cpu)
+	targets := c.rpsTargetCPUs(cpu).Union(kept)
 	if others := targets.Minus(c.interruptCores(p.dev)); float64(others.Len()) >= c.At(rpsTargets) {
 		targets = others
 	}
@@ -90,27 +91,117 @@ func (c *Case) wrongRPS(p *path) (plan.Finding, bool) {
 // rps-narrows asks to leave the packets there.
 func (c *Case) saturatedTargets(p *path) (plan.Finding, bool) {
 	cpu := p.home()
-	ref := knob.Rx(p.dev.Name, p.queue.N, "rps.cpus")
-	text, known := c.knob(ref)
-	mask, err := cpuset.ParseList(text)
-	if !known || err != nil || mask.IsEmpty() || cpu < 0 || !p.queue.Rx || !c.allHot(mask) || !c.busySteered(p, mask) || c.rpsPointless(p.dev) {
+	mask, known := c.rpsMask(p)
+	if !known || mask.IsEmpty() || cpu < 0 || !p.queue.Rx || !c.allFull(mask) || !c.busySteered(p, mask) || c.rpsPointless(p.dev) {
 		return plan.Finding{}, false
 	}
-	targets := c.rpsTargetCPUs(cpu).Minus(mask)
-	if _, narrow := c.narrowed(p.dev); narrow || float64(targets.Len()) < c.At(rpsTargets) {
+	idle := c.rpsTargetCPUs(cpu).Minus(mask)
+	wide := mask.Intersect(c.Allowed).Union(idle).Minus(c.coreOf(cpu))
+	if _, narrow := c.narrowed(p.dev); narrow || wide.Len() <= mask.Len() {
 		return plan.Finding{}, false
+	}
+	left := c.hottest(mask) * float64(mask.Len()) / float64(wide.Len())
+	signs := percent(c.hottest(mask)) + " in softirqs"
+	if lost := c.dropped(mask); lost > 0 {
+		signs += fmt.Sprintf(", %d packets dropped", lost)
 	}
 	return plan.Finding{
 		Severity: plan.Problem, Subject: p.id(),
-		Claim:    fmt.Sprintf("the RPS mask %s of %s names only CPUs without time left (%s in softirqs), while CPUs %s idle", mask, p.id(), percent(c.hottest(mask)), targets),
-		Evidence: append([]plan.Evidence{{Metric: "rps_targets", Value: float64(mask.Len()), Unit: "CPUs, all saturated", Threshold: c.At(rpsTargets), Source: "rps_cpus"}}, c.cpuEvidence(mask.Min())...),
-		Wants: []plan.Want{{Ref: ref, Value: targets.String(), Why: fmt.Sprintf("CPU %s has no time left", mask),
-			Expect: expect("max_cpu_softirq_share", "down", c.hottest(mask)/2, "of a CPU")}},
+		Claim:    fmt.Sprintf("the RPS mask %s of %s names only CPUs without time left (%s), while CPUs %s idle", mask, p.id(), signs, idle),
+		Evidence: append([]plan.Evidence{{Metric: "rps_targets", Value: float64(mask.Len()), Unit: "CPUs, all saturated", Threshold: float64(wide.Len()), Source: "rps_cpus"}}, c.cpuEvidence(mask.Min())...),
+		Wants: []plan.Want{{Ref: rpsRef(p), Value: wide.String(), Why: fmt.Sprintf("CPU %s has no time left", mask),
+			Expect: expect("max_cpu_softirq_share", "down", left, "of a CPU")}},
 	}, true
 }
 
 func (c *Case) allHot(cpus cpuset.Set) bool {
 	return !slices.ContainsFunc(cpus.CPUs(), func(cpu int) bool { return !c.hot(cpu) })
+}
+
+// allFull reports whether none of these CPUs has room for bursts, or packets were
+// lost that show it. Half of its time is what a CPU in a mask may well spend.
+func (c *Case) allFull(cpus cpuset.Set) bool {
+	return !slices.ContainsFunc(cpus.CPUs(), func(cpu int) bool {
+		return !c.lossy(cpu) && (c.Basis != detect.BasisWindow || c.softirq(cpu) < c.At(saturatedSoftirq))
+	})
+}
+
+// dropped is how many packets the backlogs of these CPUs lost.
+func (c *Case) dropped(cpus cpuset.Set) uint64 {
+	var sum uint64
+	for cpu := range cpus.All() {
+		sum += c.Softnet[cpu].Dropped
+	}
+	return sum
+}
+
+func rpsRef(p *path) knob.Ref { return knob.Rx(p.dev.Name, p.queue.N, "rps.cpus") }
+
+// rpsMask are the CPUs that a queue's packets are handed to; false unless known.
+func (c *Case) rpsMask(p *path) (cpuset.Set, bool) {
+	text, known := c.knob(rpsRef(p))
+	mask, err := cpuset.ParseList(text)
+	return mask, known && err == nil
+}
+
+// coreOf are all threads of a CPU's core.
+func (c *Case) coreOf(cpu int) cpuset.Set {
+	return c.Last.Topo.Siblings(cpu).Union(cpuset.Of(cpu))
+}
+
+// steered is a receive queue and the CPUs that its packets are handed to, none
+// where they stay.
+type steered struct {
+	*path
+	mask cpuset.Set
+}
+
+type steering []steered
+
+// steeringOf are the receive queues of a device that the caller judges, which may
+// skip some by their mask. False if a mask is not known or is wrong by itself:
+// rps-covers-irq-cpu has a word on it.
+func (c *Case) steeringOf(d *detect.Device, skip func(steered) bool) (steering, bool) {
+	var out steering
+	for _, p := range c.Paths {
+		if p.dev != d || !p.queue.Rx || p.home() < 0 {
+			continue
+		}
+		mask, known := c.rpsMask(p)
+		if skip(steered{p, mask}) {
+			continue
+		}
+		if _, wrong := c.wrongRPS(p); wrong || !known {
+			return nil, false
+		}
+		out = append(out, steered{p, mask})
+	}
+	return out, true
+}
+
+func (s steering) homes() cpuset.Set {
+	var out cpuset.Set
+	for _, q := range s {
+		out = out.Union(cpuset.Of(q.home()))
+	}
+	return out
+}
+
+func (s steering) targets() cpuset.Set {
+	var out cpuset.Set
+	for _, q := range s {
+		out = out.Union(q.mask)
+	}
+	return out
+}
+
+// leave are the wishes that packets stay where their queue interrupts.
+func (s steering) leave(why string) []plan.Want {
+	var out []plan.Want
+	for _, q := range s {
+		out = append(out, plan.Want{Ref: rpsRef(q.path), Value: "", Why: why, Expect: expect("received_rps", "down", 0, "1/s")})
+	}
+	return out
 }
 
 // busySteered reports whether a queue whose packets go to other CPUs is worth
@@ -152,7 +243,7 @@ func (c *Case) interruptCores(d *detect.Device) cpuset.Set {
 	var out cpuset.Set
 	for _, p := range c.Paths {
 		if p.dev == d && p.queue.Rx && p.home() >= 0 && p.share >= c.At(activeQueue) {
-			out = out.Union(c.Last.Topo.Siblings(p.home())).Union(cpuset.Of(p.home()))
+			out = out.Union(c.coreOf(p.home()))
 		}
 	}
 	return out
@@ -161,6 +252,6 @@ func (c *Case) interruptCores(d *detect.Device) cpuset.Set {
 // rpsPointless reports whether the device has a receive queue per local core,
 // so that RPS should go altogether.
 func (c *Case) rpsPointless(d *detect.Device) bool {
-	cores := c.Last.Topo.Cores(c.local(d))
-	return rxQueues(d) >= 2 && cores > 0 && rxQueues(d) >= cores && !c.rfsOn()
+	_, each := c.queuePerCore(d)
+	return rxQueues(d) >= 2 && each && !c.rfsOn()
 }

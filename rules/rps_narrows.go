@@ -2,10 +2,10 @@ package rules
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/napitune/napitune/detect"
 	"github.com/napitune/napitune/detect/cpuset"
-	"github.com/napitune/napitune/detect/knob"
 	"github.com/napitune/napitune/rules/plan"
 )
 
@@ -39,27 +39,13 @@ func (c *Case) narrowed(d *detect.Device) (plan.Finding, bool) {
 	if c.Basis != detect.BasisWindow || c.rfsOn() || c.rpsPointless(d) {
 		return plan.Finding{}, false
 	}
-	var homes, targets cpuset.Set
-	var wants []plan.Want
-	for _, p := range c.Paths {
-		if p.dev != d || !p.queue.Rx || p.home() < 0 {
-			continue
-		}
-		ref := knob.Rx(d.Name, p.queue.N, "rps.cpus")
-		text, known := c.knob(ref)
-		mask, err := cpuset.ParseList(text)
-		if !c.busySteered(p, mask) {
-			continue
-		}
-		if _, otherwise := c.wrongRPS(p); otherwise || !known || err != nil || mask.IsEmpty() {
-			return plan.Finding{}, false
-		}
-		homes, targets = homes.Union(cpuset.Of(p.home())), targets.Union(mask)
-		wants = append(wants, plan.Want{Ref: ref, Value: "", Why: "RPS gathers packets on fewer CPUs than interrupts have",
-			Expect: expect("received_rps", "down", 0, "1/s")})
+	busy, ok := c.steeringOf(d, func(q steered) bool { return !c.busySteered(q.path, q.mask) })
+	if !ok || slices.ContainsFunc(busy, func(q steered) bool { return q.mask.IsEmpty() }) {
+		return plan.Finding{}, false
 	}
+	homes, targets := busy.homes(), busy.targets()
 	if c.allHot(homes) && c.allHot(targets) {
-		return plan.Finding{}, false // there is no way back: rps-covers-irq-cpu names CPUs with time
+		return plan.Finding{}, false // there is no way back: once they are full, rps-covers-irq-cpu names CPUs with time
 	}
 	share, known := c.processedBy(targets)
 	if targets.Len() >= homes.Len() || targets.Contains(c.Allowed) || !known || share < c.At(stackedShare) {
@@ -72,7 +58,7 @@ func (c *Case) narrowed(d *detect.Device) (plan.Finding, bool) {
 			targets, percent(share), d.Name, homes.Len(), homes),
 		Evidence: append([]plan.Evidence{{Metric: "softnet_processed_share", Value: share, Unit: "of all", Threshold: c.At(stackedShare), Source: "/proc/net/softnet_stat"}},
 			c.cpuEvidence(targets.Min())...),
-		Wants: wants,
+		Wants: busy.leave("RPS gathers packets on fewer CPUs than interrupts have"),
 	}, true
 }
 

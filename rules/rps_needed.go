@@ -65,7 +65,7 @@ func (c *Case) relocated(d *detect.Device) bool {
 		}
 	}
 	for p, cpu := range c.place().cpu {
-		if p.dev == d && cpu >= 0 && cpu != p.home() && !c.allLocked([]*path{p}) && len(c.diagnosis.defied[d.Name]) == 0 {
+		if p.dev == d && cpu >= 0 && cpu != p.home() {
 			return true
 		}
 	}

@@ -12,22 +12,22 @@ var _ = register(Rule{
 	Title: "RPS repeats in software what the NIC's queues already do",
 	Page: Page{
 		Meaning:     "The device has a receive queue for each CPU that could be a target, and RPS then moves packets a second time: an inter-processor interrupt and a cold cache per batch for nothing.",
-		Evidence:    "rps_cpus of each receive queue against the number of receive queues and the CPUs of the device's node.",
+		Evidence:    "rps_cpus of each receive queue against the number of receive queues, the CPUs of the device's node, and those of them that its interrupts may be on (irqaffinity= of /proc/cmdline).",
 		Cause:       "A script or profile that switches RPS on everywhere.",
 		Remedy:      "Clear rps_cpus. One report halved its softirq time by that.",
 		SideEffects: "Flows move to the CPU of their queue; reordering for a moment.",
-		NotWhen:     "The hash leaves most queues empty (tunnels, PPPoE), RFS steers packets to the reading threads on purpose, or the device hardly works.",
+		NotWhen:     "Interrupts are kept to some of the cores: then RPS is what brings packets to the others. The hash leaves most queues empty (tunnels, PPPoE), RFS steers packets to the reading threads on purpose, or the device hardly works.",
 		Source:      "Documentation/networking/scaling.rst: \"if RSS is configured so that a hardware receive queue is mapped to each CPU, then RPS is probably redundant\"",
 		Thresholds:  []string{},
 	},
 	Eval: func(c *Case) []plan.Finding {
 		var out []plan.Finding
 		for c, d := range c.devices() {
-			queues := rxQueues(d)
-			cpus := c.Last.Topo.Cores(c.local(d))
-			if queues < 2 || cpus == 0 || queues < cpus || c.rfsOn() {
+			if !c.rpsPointless(d) {
 				continue
 			}
+			queues := rxQueues(d)
+			cpus, _ := c.queuePerCore(d)
 			f := plan.Finding{
 				Severity: plan.Advice,
 				Subject:  d.Name,

@@ -231,6 +231,20 @@ var boundaries = []boundary{
 		s.tunnel("gre1", "", uint64(1_000_000*x))
 	})},
 	{"rps-call-rate", "rps-unneeded", 4_950, 5_050, at(4, func(s *scene, x float64) { s.calledRPS(uint64(x), 0.1, 0.05) })},
+	{"outside-irqaffinity-share", "irq-stacked", 0.49, 0.51, at(8, func(s *scene, x float64) {
+		s.nic("eth0", "physical", []fire{{0: 50_000}, {0: 50_000}, {5: uint64(100_000 * x / (1 - x))}}, nil)
+		s.heat(0, 0.9)
+		s.snap.Cmdline = map[string]string{"irqaffinity": "0,7"}
+	})},
+	{"pinned-idle", "rps-unneeded", 0.198, 0.202, at(4, func(s *scene, x float64) {
+		s.calledRPS(9_000, 0.1, 0.05)
+		s.obs.CPU[0] = detect.CPUShare{Softirq: 0.1, Busy: 0.85 - x, Idle: 0.15 + x, Ticks: 1000}
+	})},
+	{"saturated-softirq-share", "rps-covers-irq-cpu", 0.845, 0.855, at(4, func(s *scene, x float64) {
+		s.nic("eth0", "physical", even(1, 90_000), nil)
+		s.set(knob.Rx("eth0", 0, "rps.cpus"), "1")
+		s.heat(1, x)
+	})},
 	{"rps-small-host", "rps-unneeded", 4, 5, func(x float64) *scene {
 		s := newScene(int(x))
 		s.calledRPS(9_000, 0.1, 0.05)

@@ -14,7 +14,7 @@ var _ = register(Rule{
 	Title: "the virtio device offers more queue pairs than the guest uses",
 	Page: Page{
 		Meaning:  "The hypervisor offers several queue pairs, the guest uses fewer than it has CPUs. All traffic then goes through the few CPUs that serve them.",
-		Evidence: "ethtool channels: current and maximum combined queues, against the online CPUs; interrupts and softirq time over the window.",
+		Evidence: "ethtool channels: current and maximum combined queues, against the CPUs that its interrupts may be on; interrupts and softirq time over the window.",
 		Cause:    "Old distributions and guest kernels start with one pair; since then the driver takes min(CPUs, maximum) at probe (drivers/net/virtio_net.c virtnet_probe).",
 		Remedy:   "ethtool -L DEV combined N with N = min(CPUs, maximum). On virtio this is a control command without reset or link loss.",
 		SideEffects: "The driver sets all interrupt masks and XPS of the device anew (virtnet_set_affinity); memory per queue; " +
