@@ -184,6 +184,11 @@ func TestAnsibleRole(t *testing.T) {
 		t.Errorf("%d commands", commands)
 	}
 	text := string(fleetFile(t, "ansible/roles/napitune/tasks/main.yml"))
+	// A guard sets at once what it is told of.
+	stop, install := strings.Index(text, "state: stopped"), strings.Index(text, "'profile', 'install'")
+	if stop < 0 || stop > install || !strings.Contains(text, "([] if napitune_now else ['--no-reload'])") {
+		t.Error("without napitune_now, a guard that runs is told of the profile")
+	}
 	for _, task := range tasks {
 		if handler, ok := task["notify"].(string); ok && !strings.Contains(string(fleetFile(t, "ansible/roles/napitune/handlers/main.yml")), "- name: "+handler+"\n") {
 			t.Errorf("no handler is called %q", handler)
