@@ -190,9 +190,18 @@ func TestSaveFromTransaction(t *testing.T) {
 	if code, stdout, stderr := invoke(context.Background(), t, bootEnv(), "apply", plan, "--yes"); code != exitDone {
 		t.Fatalf("apply: %d, %s%s", code, stdout, stderr)
 	}
+	list, err := inProcess(t, plain).Status()
+	if err != nil || len(list) != 1 {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	// What is set for a profile since is no new choice.
+	if code, _, stderr := invoke(context.Background(), t, bootEnv(), "boot", bootFile(t, "devices: [{match: {name: v1}, settings: {gro_flush_timeout: 7}}]\n")); code != exitDone {
+		t.Fatalf("boot: %d, %s", code, stderr)
+	}
 	file := filepath.Join(t.TempDir(), "edge.yaml")
-	if code, _, stderr := invoke(context.Background(), t, bootEnv(), "profile", "save", "edge", "-o", file); code != exitDone {
-		t.Fatalf("save: %d, %s", code, stderr)
+	code, stdout, stderr := invoke(context.Background(), t, bootEnv(), "profile", "save", "edge", "-o", file)
+	if code != exitDone || !strings.Contains(stdout, " from transaction "+list[0].ID+": ") {
+		t.Fatalf("save: %d, %s%s", code, stdout, stderr)
 	}
 	if code, stdout, stderr := invoke(context.Background(), t, bootEnv(), "boot", file); code != exitDone || !strings.Contains(stdout, "boot profile edge: 3 settings stood, 0 set\n") {
 		t.Errorf("boot: %d, %s%s", code, stdout, stderr)

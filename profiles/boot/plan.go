@@ -70,10 +70,17 @@ func (p Problem) String() string {
 func (p Profile) Plan(s *detect.Snapshot, scope Scope) (plan.Plan, []Problem) {
 	r := &reckoning{profile: p, s: s, scope: scope, wants: map[knob.Ref]want{}}
 	r.gather()
-	out := plan.Build(r.finding(), plan.Input{Profile: p.Name + " (boot)", States: s.Knobs, View: s.View()})
+	out := plan.Build(r.finding(), plan.Input{Profile: p.Name + planMark, States: s.Knobs, View: s.View()})
 	r.takeBack(&out)
 	return out, r.told()
 }
+
+// planMark tells plans of boot profiles from those that advice made of a policy; no
+// name of a policy has a space.
+const planMark = " (boot)"
+
+// Planned reports whether a plan with this profile was made of a boot profile.
+func Planned(profile string) bool { return strings.HasSuffix(profile, planMark) }
 
 // reckoning is one working-out of a profile on a host.
 type reckoning struct {
