@@ -34,6 +34,7 @@ const (
 func bootCommand(e env) *cli.Command {
 	flags := append(transactionFlags(),
 		&cli.StringFlag{Name: "device", Usage: "make the settings of device `NAME` stand and no others"},
+		&cli.BoolFlag{Name: "if-present", Usage: "with --device: a device that is not there is only a warning, and not waited for"},
 		&cli.BoolFlag{Name: "host-wide", Usage: "make the settings of the whole host stand and those of no device"},
 		&cli.StringFlag{Name: "wait", Value: "0s", Usage: "wait up to `TIME` for devices that are missing or down"},
 		&cli.StringFlag{Name: "max-disruption", Value: knob.DisruptsLink.String(), Usage: "leave out what does worse to traffic than `WORD`: none, packets, link"},
@@ -99,9 +100,12 @@ func bootVerb(c *cli.Context, e env) error {
 	if c.Bool("host-wide") && c.String("device") != "" {
 		return errors.New("--host-wide and --device exclude each other")
 	}
+	if c.Bool("if-present") && c.String("device") == "" {
+		return errors.New("--if-present needs --device: whether other devices may be missing, their entries say (optional: true)")
+	}
 	b := &standing{
 		e: e, limits: limits, failed: map[knob.Ref]string{}, refusals: map[knob.Ref]int{}, file: installedProfile,
-		scope: boot.Scope{HostOnly: c.Bool("host-wide"), Device: c.String("device"), Except: map[knob.Ref]bool{}},
+		scope: boot.Scope{HostOnly: c.Bool("host-wide"), Device: c.String("device"), IfPresent: c.Bool("if-present"), Except: map[knob.Ref]bool{}},
 	}
 	if c.NArg() == 1 {
 		b.file = c.Args().First()
@@ -204,7 +208,7 @@ func (b *standing) stand(ctx context.Context, wait time.Duration) ([]boot.Proble
 // waits reports whether waiting may mend a problem. A port that is not in use keeps
 // only the run for itself waiting, which nobody waits for.
 func (b *standing) waits(p boot.Problem) bool {
-	return p.Kind != boot.Impossible && (b.scope.Device != "" || !p.Excused())
+	return p.Kind != boot.Impossible && !p.Excused() || p.Kind == boot.Down && b.scope.Device != ""
 }
 
 func pause(ctx context.Context, d time.Duration) error {

@@ -180,6 +180,34 @@ func TestBootWithPortDown(t *testing.T) {
 	}
 }
 
+// Who asks for a device that is not there is told at once that it is not, and a unit
+// whose device was renamed meanwhile does not fail. One of which the profile says
+// nothing is named.
+func TestBootOfOneDevice(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	file := bootFile(t, "devices: [{match: {name: v0}, settings: {gro_flush_timeout: 20000}}]\n")
+	for _, test := range []struct {
+		args   []string
+		code   int
+		stdout string
+		stderr string
+	}{
+		{[]string{"--device", "v7"}, exitError, "", "napitune: " + file + ": v7: this host has no such network device\n"},
+		{[]string{"--device", "v7", "--dry-run"}, exitError, "", "napitune: " + file + ": v7: this host has no such network device\n"},
+		{[]string{"--device", "v7", "--if-present", "--wait", "1h"}, exitDone, "warning: " + file + ": v7: this host has no such network device\n", ""},
+		{[]string{"--device", "v1", "--wait", "1h"}, exitDone, "warning: " + file + ": v1: the profile has no entry for it\n", ""},
+		{[]string{"--device", "v0", "--if-present"}, exitDone, "0 settings stood, 1 set", ""},
+		{[]string{"--if-present"}, exitError, "", "napitune: --if-present needs --device: whether other devices may be missing, their entries say (optional: true)\n"},
+	} {
+		code, stdout, stderr := invoke(context.Background(), t, bootEnv(), append([]string{"boot", file}, test.args...)...)
+		if code != test.code || !strings.Contains(stdout, test.stdout) || stderr != test.stderr {
+			t.Errorf("%v: code %d, %q, %q", test.args, code, stdout, stderr)
+		}
+	}
+}
+
 // A transaction that is confirmed becomes a profile that stands, also after a
 // driver rounded a value.
 func TestSaveFromTransaction(t *testing.T) {
