@@ -97,6 +97,7 @@ func installProfile(c *cli.Context, e env, value string) error {
 	}
 	i.nameOwners(p)
 	if i.withUnits {
+		i.adviseGuard(p, c.Bool("guard"))
 		if err := i.putUnits(); err != nil {
 			return err
 		}
@@ -222,6 +223,17 @@ func (i *installation) nameOwners(p boot.Profile) {
 			_, _ = fmt.Fprintln(i.e.Stderr, "napitune: "+report.Clean(o.Name)+" "+text)
 		}
 	}
+}
+
+// adviseGuard says what no boot makes stand on a device that comes up late: the unit
+// of the device has ended by then.
+func (i *installation) adviseGuard(p boot.Profile, wanted bool) {
+	kinds := p.OnlyUp()
+	if len(kinds) == 0 || wanted || i.exists(guardEnabled) {
+		return
+	}
+	_, _ = fmt.Fprintf(i.e.Stderr, "napitune: many drivers have %s only while a device is up, and no unit starts when one comes up late or again: with --guard, %s sets it then\n",
+		strings.Join(kinds, ", "), guardUnit)
 }
 
 // contest is what an owner means for the settings of a profile, "" for nothing.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -192,6 +193,38 @@ func TestInstallAsks(t *testing.T) {
 			return err
 		}); err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+// Who installs a profile is told what only the guard can do for it.
+func TestInstallAdvisesGuard(t *testing.T) {
+	const warned = "many drivers have irq.affinity, channels.combined only while a device is up"
+	devices := "devices:\n  - match: {name: eth0}\n    settings: {gro_flush_timeout: 1, rx-*/irq.affinity: solve, tx-*/irq.affinity: solve, channels.combined: solve}\n"
+	for _, test := range []struct {
+		profile string
+		args    []string
+		enabled bool
+		want    bool
+	}{
+		{devices, nil, false, true},
+		{devices, []string{"--guard"}, false, false},
+		{devices, []string{"--no-units"}, false, false},
+		{devices, nil, true, false},
+		{"devices: [{match: {name: eth0}, settings: {gro_flush_timeout: 1}}]\n", nil, false, false},
+	} {
+		root := t.TempDir()
+		if test.enabled {
+			link := filepath.Join(root, guardEnabled)
+			if err := errors.Join(os.MkdirAll(filepath.Dir(link), 0o755), os.Symlink(filepath.Join(packagedUnits, guardUnit), link)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		e := env{Command: func(context.Context, string, ...string) ([]byte, error) { return nil, nil }}
+		args := append([]string{"profile", "install", bootFile(t, test.profile), "--root", root}, test.args...)
+		code, _, stderr := invoke(context.Background(), t, e, args...)
+		if code != exitDone || strings.Contains(stderr, warned) != test.want || !test.want && stderr != "" {
+			t.Errorf("%+v: code %d, %s", test, code, stderr)
 		}
 	}
 }
