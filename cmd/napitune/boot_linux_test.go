@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -134,10 +135,34 @@ func TestBootTogether(t *testing.T) {
 	}
 }
 
+// While udev is at work, a device that an entry does without may be about to
+// appear: it is waited for, and not longer than udev works.
+func TestBootWaitsForUdev(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	queue := "/" + udevBusy
+	if err := errors.Join(os.MkdirAll(filepath.Dir(queue), 0o755), os.WriteFile(queue, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(500*time.Millisecond, func() {
+		out, err := exec.Command("ip", "link", "add", "late", "type", "veth", "peer", "name", "w0").CombinedOutput()
+		if err := errors.Join(err, os.Remove(queue)); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+	})
+	file := bootFile(t, "devices: [{match: {name: late}, optional: true, settings: {gro_flush_timeout: 30000}}]\n")
+	start := time.Now()
+	code, stdout, stderr := invoke(context.Background(), t, bootEnv(), "boot", file, "--wait", "1m")
+	if took := time.Since(start); code != exitDone || content("/sys/class/net/late/gro_flush_timeout") != "30000" || took > 30*time.Second {
+		t.Errorf("code %d after %s: %s%s", code, took, stdout, stderr)
+	}
+}
+
 // A port that is down keeps nobody waiting and is no failure where the profile does
 // without such a device: it is told, and the rest is set. Where it does not, the
-// whole wait is over before the run fails. The run for the device itself, on which
-// nobody waits, gives it the time to come up.
+// whole wait is over before the run fails. The run for the device itself gives it
+// the time to come up.
 func TestBootWithPortDown(t *testing.T) {
 	if !inNamespace(t) {
 		return

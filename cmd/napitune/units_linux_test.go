@@ -280,11 +280,16 @@ func TestUnitsCannotUnplugCPUs(t *testing.T) {
 	}
 }
 
-// What writes over a setting at its start starts before.
-func TestUnitsAfterOwners(t *testing.T) {
+// What writes over a setting at its start starts before, and who logs in finds
+// the settings made.
+func TestUnitsInOrder(t *testing.T) {
 	for _, name := range []string{"napitune-device@.service", "napitune-settle.service"} {
+		lines := directives(unitText(t, name))
+		if !slices.Contains(lines, "Before=systemd-user-sessions.service") {
+			t.Errorf("nobody waits for %s", name)
+		}
 		var after []string
-		for _, line := range directives(unitText(t, name)) {
+		for _, line := range lines {
 			if list, ok := strings.CutPrefix(line, "After="); ok {
 				after = append(after, strings.Fields(list)...)
 			}
