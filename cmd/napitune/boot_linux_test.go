@@ -275,14 +275,18 @@ func bootProfileOf(queues int) string {
 	return b.String()
 }
 
-// bareStarts bounds what setting sixty settings may cost, in bare starts of the
-// program: those are measured on the same machine at the same time, so that others
-// at work there slow both down. Where a start takes 12 ms, as on two CPUs of a virtual
-// machine, that is less than the 100 ms that a boot may spend.
-const bareStarts = 8
+const (
+	// bootBudget is what a boot may spend on sixty settings. It is held against machines
+	// on which a bare start of the program takes quickStart at most, which two CPUs of a
+	// virtual machine do in 12 ms.
+	bootBudget = 100 * time.Millisecond
+	quickStart = 20 * time.Millisecond
+	// bareStarts bounds it on all, in bare starts: those are measured on the same machine
+	// at the same time, so that others at work there slow both down.
+	bareStarts = 8
+)
 
-// Sixty settings are set in well under the 100 ms that a boot may spend on
-// them, as a whole process.
+// Sixty settings are set within what a boot may spend on them, as a whole process.
 func TestBootIsFast(t *testing.T) {
 	if !inNamespace(t) {
 		return
@@ -301,7 +305,17 @@ func TestBootIsFast(t *testing.T) {
 		return out, err
 	}
 	fastest, bare := time.Hour, time.Hour
-	for range 8 {
+	allowed := func() time.Duration {
+		if bare <= quickStart {
+			return min(bareStarts*bare, raceSlack*bootBudget)
+		}
+		return bareStarts * bare
+	}
+	// Others at work slow the longer run down more often than the bare start: a try
+	// that none of them disturbs may take a while to come.
+	const enough, most = 8, 60
+	tries := 0
+	for ; tries < enough || tries < most && fastest > allowed(); tries++ {
 		if out, err := timed(&bare, "version"); err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
@@ -313,8 +327,8 @@ func TestBootIsFast(t *testing.T) {
 			t.Fatal(stderr)
 		}
 	}
-	t.Logf("60 settings in %s, the fastest of 8 processes; a bare start takes %s", fastest, bare)
-	if fastest > bareStarts*bare {
-		t.Errorf("60 settings took %s, %.1f times a bare start of %s, allowed are %d", fastest, fastest.Seconds()/bare.Seconds(), bare, bareStarts)
+	t.Logf("60 settings in %s, the fastest of %d processes; a bare start takes %s", fastest, tries, bare)
+	if fastest > allowed() {
+		t.Errorf("60 settings took %s, %.1f times a bare start of %s; allowed are %s", fastest, fastest.Seconds()/bare.Seconds(), bare, allowed())
 	}
 }
