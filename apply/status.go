@@ -31,6 +31,8 @@ type Summary struct {
 	// NetNS is the network namespace of a transaction that was made in another
 	// one than this, where its device names mean other devices; "" for all others.
 	NetNS string `json:"netns,omitempty"`
+	// Restores: a guard made it, by Restore.
+	Restores bool `json:"-"`
 	// Drift compares each setting with what the transaction wrote; only from
 	// Status, and only for transactions that are not undone.
 	Drift []Drift `json:"drift,omitempty"`
@@ -125,7 +127,7 @@ func local(all []*transaction, here plan.Origin) []*transaction {
 
 func (t *transaction) summary(here plan.Origin) Summary {
 	s := Summary{ID: t.id, At: t.at, State: t.state, Deadline: t.deadline, Changes: len(t.entries), Unfinished: t.unfinished()}
-	s.Profile, s.Newer = t.profile, t.newer()
+	s.Profile, s.Newer, s.Restores = t.profile, t.newer(), t.restores
 	if t.damage != nil {
 		s.Damage = t.damage.Error()
 	}

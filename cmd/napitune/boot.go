@@ -34,8 +34,9 @@ const (
 func bootCommand(e env) *cli.Command {
 	flags := append(transactionFlags(),
 		&cli.StringFlag{Name: "device", Usage: "make the settings of device `NAME` stand and no others"},
+		&cli.BoolFlag{Name: "if-present", Usage: "with --device: a device that is not there is only a warning, and not waited for"},
 		&cli.BoolFlag{Name: "host-wide", Usage: "make the settings of the whole host stand and those of no device"},
-		&cli.StringFlag{Name: "wait", Value: "0s", Usage: "wait up to `TIME` for devices that are missing or down"},
+		&cli.StringFlag{Name: "wait", Value: "0s", Usage: "wait up to `TIME` for devices that are missing or down, and for udev to have named them all"},
 		&cli.StringFlag{Name: "max-disruption", Value: knob.DisruptsLink.String(), Usage: "leave out what does worse to traffic than `WORD`: none, packets, link"},
 		&cli.BoolFlag{Name: "dry-run", Usage: "show what differs from the profile and write nothing"},
 	)
@@ -99,9 +100,12 @@ func bootVerb(c *cli.Context, e env) error {
 	if c.Bool("host-wide") && c.String("device") != "" {
 		return errors.New("--host-wide and --device exclude each other")
 	}
+	if c.Bool("if-present") && c.String("device") == "" {
+		return errors.New("--if-present needs --device: whether other devices may be missing, their entries say (optional: true)")
+	}
 	b := &standing{
 		e: e, limits: limits, failed: map[knob.Ref]string{}, refusals: map[knob.Ref]int{}, file: installedProfile,
-		scope: boot.Scope{HostOnly: c.Bool("host-wide"), Device: c.String("device"), Except: map[knob.Ref]bool{}},
+		scope: boot.Scope{HostOnly: c.Bool("host-wide"), Device: c.String("device"), IfPresent: c.Bool("if-present"), Except: map[knob.Ref]bool{}},
 	}
 	if c.NArg() == 1 {
 		b.file = c.Args().First()
@@ -187,12 +191,13 @@ const (
 )
 
 // stand sets what differs until everything stands, or until the time is over
-// for devices that are missing or down.
+// for devices that are missing or down, or to come.
 func (b *standing) stand(ctx context.Context, wait time.Duration) ([]boot.Problem, error) {
 	end := time.Now().Add(wait)
 	for {
+		coming := b.devicesCome() // before the look: afterwards some would be overlooked
 		problems, err := b.once(ctx)
-		if err != nil || !slices.ContainsFunc(problems, b.waits) || !time.Now().Before(end) {
+		if err != nil || !coming && !slices.ContainsFunc(problems, b.waits) || !time.Now().Before(end) {
 			return problems, err
 		}
 		if err := pause(ctx, min(recheck, time.Until(end))); err != nil {
@@ -201,10 +206,24 @@ func (b *standing) stand(ctx context.Context, wait time.Duration) ([]boot.Proble
 	}
 }
 
+// udevBusy is there while udev has events to work on (libudev,
+// udev_queue_get_queue_is_empty).
+const udevBusy = "run/udev/queue"
+
+// devicesCome reports whether devices may appear that entries do without: what is
+// missing of those is no problem that could be waited for.
+func (b *standing) devicesCome() bool {
+	if b.scope.HostOnly || b.scope.Device != "" {
+		return false
+	}
+	_, err := fs.Stat(b.m.last().FS, udevBusy)
+	return err == nil
+}
+
 // waits reports whether waiting may mend a problem. A port that is not in use keeps
-// only the run for itself waiting, which nobody waits for.
+// only the run for itself waiting, so that many are waited for at the same time.
 func (b *standing) waits(p boot.Problem) bool {
-	return p.Kind != boot.Impossible && (b.scope.Device != "" || !p.Excused())
+	return p.Kind != boot.Impossible && !p.Excused() || p.Kind == boot.Down && b.scope.Device != ""
 }
 
 func pause(ctx context.Context, d time.Duration) error {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -134,10 +135,34 @@ func TestBootTogether(t *testing.T) {
 	}
 }
 
+// While udev is at work, a device that an entry does without may be about to
+// appear: it is waited for, and not longer than udev works.
+func TestBootWaitsForUdev(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	queue := "/" + udevBusy
+	if err := errors.Join(os.MkdirAll(filepath.Dir(queue), 0o755), os.WriteFile(queue, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(500*time.Millisecond, func() {
+		out, err := exec.Command("ip", "link", "add", "late", "type", "veth", "peer", "name", "w0").CombinedOutput()
+		if err := errors.Join(err, os.Remove(queue)); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+	})
+	file := bootFile(t, "devices: [{match: {name: late}, optional: true, settings: {gro_flush_timeout: 30000}}]\n")
+	start := time.Now()
+	code, stdout, stderr := invoke(context.Background(), t, bootEnv(), "boot", file, "--wait", "1m")
+	if took := time.Since(start); code != exitDone || content("/sys/class/net/late/gro_flush_timeout") != "30000" || took > 30*time.Second {
+		t.Errorf("code %d after %s: %s%s", code, took, stdout, stderr)
+	}
+}
+
 // A port that is down keeps nobody waiting and is no failure where the profile does
 // without such a device: it is told, and the rest is set. Where it does not, the
-// whole wait is over before the run fails. The run for the device itself, on which
-// nobody waits, gives it the time to come up.
+// whole wait is over before the run fails. The run for the device itself gives it
+// the time to come up.
 func TestBootWithPortDown(t *testing.T) {
 	if !inNamespace(t) {
 		return
@@ -180,6 +205,34 @@ func TestBootWithPortDown(t *testing.T) {
 	}
 }
 
+// Who asks for a device that is not there is told at once that it is not, and a unit
+// whose device was renamed meanwhile does not fail. One of which the profile says
+// nothing is named.
+func TestBootOfOneDevice(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	file := bootFile(t, "devices: [{match: {name: v0}, settings: {gro_flush_timeout: 20000}}]\n")
+	for _, test := range []struct {
+		args   []string
+		code   int
+		stdout string
+		stderr string
+	}{
+		{[]string{"--device", "v7"}, exitError, "", "napitune: " + file + ": v7: this host has no such network device\n"},
+		{[]string{"--device", "v7", "--dry-run"}, exitError, "", "napitune: " + file + ": v7: this host has no such network device\n"},
+		{[]string{"--device", "v7", "--if-present", "--wait", "1h"}, exitDone, "warning: " + file + ": v7: this host has no such network device\n", ""},
+		{[]string{"--device", "v1", "--wait", "1h"}, exitDone, "warning: " + file + ": v1: the profile has no entry for it\n", ""},
+		{[]string{"--device", "v0", "--if-present"}, exitDone, "0 settings stood, 1 set", ""},
+		{[]string{"--if-present"}, exitError, "", "napitune: --if-present needs --device: whether other devices may be missing, their entries say (optional: true)\n"},
+	} {
+		code, stdout, stderr := invoke(context.Background(), t, bootEnv(), append([]string{"boot", file}, test.args...)...)
+		if code != test.code || !strings.Contains(stdout, test.stdout) || stderr != test.stderr {
+			t.Errorf("%v: code %d, %q, %q", test.args, code, stdout, stderr)
+		}
+	}
+}
+
 // A transaction that is confirmed becomes a profile that stands, also after a
 // driver rounded a value.
 func TestSaveFromTransaction(t *testing.T) {
@@ -190,9 +243,18 @@ func TestSaveFromTransaction(t *testing.T) {
 	if code, stdout, stderr := invoke(context.Background(), t, bootEnv(), "apply", plan, "--yes"); code != exitDone {
 		t.Fatalf("apply: %d, %s%s", code, stdout, stderr)
 	}
+	list, err := inProcess(t, plain).Status()
+	if err != nil || len(list) != 1 {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	// What is set for a profile since is no new choice.
+	if code, _, stderr := invoke(context.Background(), t, bootEnv(), "boot", bootFile(t, "devices: [{match: {name: v1}, settings: {gro_flush_timeout: 7}}]\n")); code != exitDone {
+		t.Fatalf("boot: %d, %s", code, stderr)
+	}
 	file := filepath.Join(t.TempDir(), "edge.yaml")
-	if code, _, stderr := invoke(context.Background(), t, bootEnv(), "profile", "save", "edge", "-o", file); code != exitDone {
-		t.Fatalf("save: %d, %s", code, stderr)
+	code, stdout, stderr := invoke(context.Background(), t, bootEnv(), "profile", "save", "edge", "-o", file)
+	if code != exitDone || !strings.Contains(stdout, " from transaction "+list[0].ID+": ") {
+		t.Fatalf("save: %d, %s%s", code, stdout, stderr)
 	}
 	if code, stdout, stderr := invoke(context.Background(), t, bootEnv(), "boot", file); code != exitDone || !strings.Contains(stdout, "boot profile edge: 3 settings stood, 0 set\n") {
 		t.Errorf("boot: %d, %s%s", code, stdout, stderr)
@@ -213,14 +275,18 @@ func bootProfileOf(queues int) string {
 	return b.String()
 }
 
-// bareStarts bounds what setting sixty settings may cost, in bare starts of the
-// program: those are measured on the same machine at the same time, so that others
-// at work there slow both down. Where a start takes 12 ms, as on two CPUs of a virtual
-// machine, that is less than the 100 ms that a boot may spend.
-const bareStarts = 8
+const (
+	// bootBudget is what a boot may spend on sixty settings. It is held against machines
+	// on which a bare start of the program takes quickStart at most, which two CPUs of a
+	// virtual machine do in 12 ms.
+	bootBudget = 100 * time.Millisecond
+	quickStart = 20 * time.Millisecond
+	// bareStarts bounds it on all, in bare starts: those are measured on the same machine
+	// at the same time, so that others at work there slow both down.
+	bareStarts = 8
+)
 
-// Sixty settings are set in well under the 100 ms that a boot may spend on
-// them, as a whole process.
+// Sixty settings are set within what a boot may spend on them, as a whole process.
 func TestBootIsFast(t *testing.T) {
 	if !inNamespace(t) {
 		return
@@ -239,7 +305,17 @@ func TestBootIsFast(t *testing.T) {
 		return out, err
 	}
 	fastest, bare := time.Hour, time.Hour
-	for range 8 {
+	allowed := func() time.Duration {
+		if bare <= quickStart {
+			return min(bareStarts*bare, raceSlack*bootBudget)
+		}
+		return bareStarts * bare
+	}
+	// Others at work slow the longer run down more often than the bare start: a try
+	// that none of them disturbs may take a while to come.
+	const enough, most = 8, 60
+	tries := 0
+	for ; tries < enough || tries < most && fastest > allowed(); tries++ {
 		if out, err := timed(&bare, "version"); err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
@@ -251,8 +327,8 @@ func TestBootIsFast(t *testing.T) {
 			t.Fatal(stderr)
 		}
 	}
-	t.Logf("60 settings in %s, the fastest of 8 processes; a bare start takes %s", fastest, bare)
-	if fastest > bareStarts*bare {
-		t.Errorf("60 settings took %s, %.1f times a bare start of %s, allowed are %d", fastest, fastest.Seconds()/bare.Seconds(), bare, bareStarts)
+	t.Logf("60 settings in %s, the fastest of %d processes; a bare start takes %s", fastest, tries, bare)
+	if fastest > allowed() {
+		t.Errorf("60 settings took %s, %.1f times a bare start of %s; allowed are %s", fastest, fastest.Seconds()/bare.Seconds(), bare, allowed())
 	}
 }

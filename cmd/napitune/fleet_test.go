@@ -184,6 +184,15 @@ func TestAnsibleRole(t *testing.T) {
 		t.Errorf("%d commands", commands)
 	}
 	text := string(fleetFile(t, "ansible/roles/napitune/tasks/main.yml"))
+	// dnf refuses what "make packages" builds, unless it is told.
+	if unsigned, ok := defaults["napitune_rpm_unsigned"].(bool); !ok || unsigned || !strings.Contains(text, `disable_gpg_check: "{{ napitune_rpm_unsigned }}"`) {
+		t.Error("an rpm without a signature is installed unasked, or cannot be")
+	}
+	// A guard sets at once what it is told of.
+	stop, install := strings.Index(text, "state: stopped"), strings.Index(text, "'profile', 'install'")
+	if stop < 0 || stop > install || !strings.Contains(text, "([] if napitune_now else ['--no-reload'])") {
+		t.Error("without napitune_now, a guard that runs is told of the profile")
+	}
 	for _, task := range tasks {
 		if handler, ok := task["notify"].(string); ok && !strings.Contains(string(fleetFile(t, "ansible/roles/napitune/handlers/main.yml")), "- name: "+handler+"\n") {
 			t.Errorf("no handler is called %q", handler)

@@ -512,7 +512,12 @@ func TestReinstallUnderGuard(t *testing.T) {
 		t.Errorf("the same edition again: %q", ran)
 	}
 
-	install(40000, "--no-units")
+	if install(35000, "--no-units"); reloads() {
+		t.Errorf("systemd was to be left alone: %q", ran)
+	}
+	if text := install(40000, "--no-reload"); reloads() || !strings.Contains(text, guardUnit+" goes on with what it has read") {
+		t.Errorf("with --no-reload: %q, %s", ran, text)
+	}
 	for range 2 {
 		boot("boot profile p: ")
 		time.Sleep(1500 * time.Millisecond)

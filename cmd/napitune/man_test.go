@@ -41,8 +41,9 @@ Options may stand before or after the command.
 **napitune profile install** puts a profile in force at every boot and enables two units; with **--guard** a third.
 **napitune-boot.service** sets what belongs to the whole host, before any network. A rule of udev starts
 **napitune-device@NAME.service** for each device with hardware behind it, also for one that is plugged in later.
-**napitune-settle.service** sets what is left once the network is configured, before anybody can log in, and fails with a
-line for each setting that cannot stand. Stopping a unit changes no setting.
+**napitune-settle.service** sets what is left once the network is configured and fails with a line for each setting that
+cannot stand. Nobody can log in before both have ended, which takes ten seconds more where a device of the profile has
+settings that exist only while it is up and nobody brings it up. Stopping a unit changes no setting.
 
 When a device that is there already is brought up later, the kernel tells udev nothing, so that no rule can start a
 unit then. Many drivers have queues and interrupts only while a device is up; what they take only then is set by

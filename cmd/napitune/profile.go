@@ -36,7 +36,7 @@ func profileActions() []profileAction {
 		{"show", "NAME|FILE", []string{"format", "no-color", "host"}},
 		{"check", "FILE", []string{"format", "no-color"}},
 		{"save", "NAME", []string{"from", "plan", "cpus", "match", "description", "output", "o", "root", "force", "dry-run", "host"}},
-		{"install", "NAME|FILE", []string{"guard", "no-units", "root", "force", "dry-run"}},
+		{"install", "NAME|FILE", []string{"guard", "no-units", "no-reload", "root", "force", "dry-run"}},
 		{"remove", "[NAME]", []string{"no-units", "root", "dry-run"}},
 	}
 }
@@ -70,10 +70,11 @@ func profileCommand(e env) *cli.Command {
 			"napitune profile save edge --plan plan.json      of a reviewed plan\n" +
 			"napitune profile save fleet --cpus solve --match driver\n" +
 			"                                                 one for hosts of all sizes: CPUs are chosen on each\n" +
-			"napitune profile install edge                    in force at every boot; changes nothing now\n" +
+			"napitune profile install edge                    in force at every boot; now only where a guard runs\n" +
+			"                                                 (--no-reload: there neither)\n" +
 			"napitune profile show edge --format sysctl       as a file for sysctl.d, with what that cannot express;\n" +
 			"                                                 link for systemd-udevd, shell for a script\n" +
-			"napitune profile remove                          no more; changes nothing now either",
+			"napitune profile remove                          no more; changes no setting now",
 		Flags:  append(append(flags, saveFlags()...), installFlags()...),
 		Action: func(c *cli.Context) error { return profile(c, e, formats) },
 	}

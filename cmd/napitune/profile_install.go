@@ -51,6 +51,7 @@ func installFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.BoolFlag{Name: "guard", Usage: "install: also enable the service that keeps the profile while the host runs"},
 		&cli.BoolFlag{Name: "no-units", Usage: "install: put the profile in place and leave systemd alone"},
+		&cli.BoolFlag{Name: "no-reload", Usage: "install: let a guard that runs go on with the profile that it has read"},
 		&cli.StringFlag{Name: "root", Usage: "install, remove: work on the system mounted at `DIR`"},
 		&cli.BoolFlag{Name: "force", Usage: "install: also a profile that this host cannot take wholly; save: replace a profile of that name"},
 		&cli.BoolFlag{Name: "dry-run", Usage: "save, install, remove: say what would be done and write nothing"},
@@ -80,7 +81,8 @@ func newInstallation(c *cli.Context, e env) (*installation, error) {
 	return i, nil
 }
 
-// installProfile puts a profile in force from the next boot on.
+// installProfile puts a profile in force from the next boot on, and at once where
+// a guard runs that is not to go on with what it has read.
 func installProfile(c *cli.Context, e env, value string) error {
 	i, err := newInstallation(c, e)
 	if err != nil {
@@ -95,6 +97,7 @@ func installProfile(c *cli.Context, e env, value string) error {
 	}
 	i.nameOwners(p)
 	if i.withUnits {
+		i.adviseGuard(p, c.Bool("guard"))
 		if err := i.putUnits(); err != nil {
 			return err
 		}
@@ -115,7 +118,8 @@ func installProfile(c *cli.Context, e env, value string) error {
 	}
 	// Told of the same profile again, a guard would take up what it left.
 	guarded := i.withUnits && another && i.guardRuns()
-	if guarded {
+	reload := guarded && !c.Bool("no-reload")
+	if reload {
 		if err := i.run("systemctl", "reload", guardUnit); err != nil {
 			return err
 		}
@@ -123,8 +127,10 @@ func installProfile(c *cli.Context, e env, value string) error {
 	switch {
 	case i.dry:
 		return nil
-	case guarded:
+	case reload:
 		return i.say("boot profile %s is in force: %s has read it and sets it now", p.Name, guardUnit)
+	case guarded:
+		return i.say("boot profile %s is in force from the next boot on; %s goes on with what it has read (systemctl reload %s has it set this one now)", p.Name, guardUnit, guardUnit)
 	}
 	return i.say("boot profile %s is in force from the next boot on; napitune boot sets it now", p.Name)
 }
@@ -217,6 +223,17 @@ func (i *installation) nameOwners(p boot.Profile) {
 			_, _ = fmt.Fprintln(i.e.Stderr, "napitune: "+report.Clean(o.Name)+" "+text)
 		}
 	}
+}
+
+// adviseGuard says what no boot makes stand on a device that comes up late: the unit
+// of the device has ended by then.
+func (i *installation) adviseGuard(p boot.Profile, wanted bool) {
+	kinds := p.OnlyUp()
+	if len(kinds) == 0 || wanted || i.exists(guardEnabled) {
+		return
+	}
+	_, _ = fmt.Fprintf(i.e.Stderr, "napitune: many drivers have %s only while a device is up, and no unit starts when one comes up late or again: with --guard, %s sets it then\n",
+		strings.Join(kinds, ", "), guardUnit)
 }
 
 // contest is what an owner means for the settings of a profile, "" for nothing.

@@ -23,7 +23,7 @@ import (
 // saveFlags are the options of "profile save".
 func saveFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringSliceFlag{Name: "from", Usage: "save: take the values of transaction `ID`; may be given more than once, and later ones hold (default: the last one that is confirmed)"},
+		&cli.StringSliceFlag{Name: "from", Usage: "save: take the values of transaction `ID`; may be given more than once, and later ones hold (default: the last confirmed one of apply)"},
 		&cli.StringFlag{Name: "plan", Usage: "save: take the values of a reviewed plan `FILE`, as advise -o writes it"},
 		&cli.StringFlag{Name: "cpus", Value: "fixed", Usage: "save: keep CPUs and numbers of queues as they are (fixed), or leave them to each host (solve): `WORD`"},
 		&cli.StringFlag{Name: "match", Value: string(boot.ByBus), Usage: "save: know devices again by `WORD`: " + wayList()},
@@ -60,13 +60,13 @@ func saveProfile(c *cli.Context, e env, name string, o options) error {
 		return err
 	}
 	if saving.Description == "" {
-		saving.Description = source
+		saving.Description = "Saved from " + source + "."
 	}
 	p, err := boot.Save(values, s, saving)
 	if err != nil {
 		return fmt.Errorf("profile save: %w", err)
 	}
-	return writeProfile(c, e, p)
+	return writeProfile(c, e, p, source)
 }
 
 func parseSaving(c *cli.Context, name string) (boot.Saving, error) {
@@ -120,11 +120,11 @@ func planValues(e env, p plan.Plan) (map[knob.Ref]string, string, error) {
 	if n := len(p.Deferred); n > 0 {
 		_, _ = fmt.Fprintf(e.Stderr, "napitune: %d settings of the plan wait for others and are not in the profile: apply the plan, then save from the transaction\n", n)
 	}
-	source := "Saved from a plan of profile " + p.Profile
+	source := "a plan of profile " + p.Profile
 	if p.Origin != nil {
 		source += " for Linux " + p.Origin.Release
 	}
-	return out, source + ".", nil
+	return out, source, nil
 }
 
 // transactionValues takes what the transactions left, not what they asked for:
@@ -132,13 +132,14 @@ func planValues(e env, p plan.Plan) (map[knob.Ref]string, string, error) {
 func transactionValues(list []apply.Summary, ids []string) (map[knob.Ref]string, string, error) {
 	if len(ids) == 0 {
 		for _, s := range list {
-			if s.State == apply.Confirmed {
+			// What boot and guard set is of a profile already, and they are mostly the last.
+			if s.State == apply.Confirmed && !s.Restores && !boot.Planned(s.Profile) {
 				ids = []string{s.ID}
 			}
 		}
 	}
 	if len(ids) == 0 {
-		return nil, "", errors.New("no transaction of this boot is confirmed: napitune apply makes one, or --plan FILE names a reviewed plan")
+		return nil, "", errors.New("no transaction of napitune apply in this boot is confirmed: apply makes one, --from ID names another, or --plan FILE a reviewed plan")
 	}
 	out := map[knob.Ref]string{}
 	for _, id := range ids {
@@ -153,11 +154,12 @@ func transactionValues(list []apply.Summary, ids []string) (map[knob.Ref]string,
 			out[d.Ref] = d.Wrote
 		}
 	}
-	return out, "Saved from transaction " + strings.Join(ids, ", ") + ".", nil
+	return out, "transaction " + strings.Join(ids, ", "), nil
 }
 
-// writeProfile puts a profile where it is wanted, and says what to do with it.
-func writeProfile(c *cli.Context, e env, p boot.Profile) error {
+// writeProfile puts a profile where it is wanted, and says where it is from and
+// what to do with it.
+func writeProfile(c *cli.Context, e env, p boot.Profile, source string) error {
 	text := p.Format()
 	path := c.String("output")
 	if path == "-" || path == "" && c.Bool("dry-run") {
@@ -185,8 +187,8 @@ func writeProfile(c *cli.Context, e env, p boot.Profile) error {
 	if err := renameio.WriteFile(path, text, 0o644); err != nil {
 		return fmt.Errorf("profile save: %w", err)
 	}
-	_, err := fmt.Fprintf(e.Stdout, "saved %s: %s\nnapitune boot --dry-run %s shows what differs from it; napitune profile install %s puts it in force at every boot\n",
-		path, report.BootContents(p), path, installArgument(c, p, path))
+	_, err := fmt.Fprintf(e.Stdout, "saved %s from %s: %s\nnapitune boot --dry-run %s shows what differs from it; napitune profile install %s puts it in force at every boot\n",
+		path, source, report.BootContents(p), path, installArgument(c, p, path))
 	return err
 }
 

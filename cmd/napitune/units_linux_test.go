@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -196,6 +197,38 @@ func TestInstallAsks(t *testing.T) {
 	}
 }
 
+// Who installs a profile is told what only the guard can do for it.
+func TestInstallAdvisesGuard(t *testing.T) {
+	const warned = "many drivers have irq.affinity, channels.combined only while a device is up"
+	devices := "devices:\n  - match: {name: eth0}\n    settings: {gro_flush_timeout: 1, rx-*/irq.affinity: solve, tx-*/irq.affinity: solve, channels.combined: solve}\n"
+	for _, test := range []struct {
+		profile string
+		args    []string
+		enabled bool
+		want    bool
+	}{
+		{devices, nil, false, true},
+		{devices, []string{"--guard"}, false, false},
+		{devices, []string{"--no-units"}, false, false},
+		{devices, nil, true, false},
+		{"devices: [{match: {name: eth0}, settings: {gro_flush_timeout: 1}}]\n", nil, false, false},
+	} {
+		root := t.TempDir()
+		if test.enabled {
+			link := filepath.Join(root, guardEnabled)
+			if err := errors.Join(os.MkdirAll(filepath.Dir(link), 0o755), os.Symlink(filepath.Join(packagedUnits, guardUnit), link)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		e := env{Command: func(context.Context, string, ...string) ([]byte, error) { return nil, nil }}
+		args := append([]string{"profile", "install", bootFile(t, test.profile), "--root", root}, test.args...)
+		code, _, stderr := invoke(context.Background(), t, e, args...)
+		if code != exitDone || strings.Contains(stderr, warned) != test.want || !test.want && stderr != "" {
+			t.Errorf("%+v: code %d, %s", test, code, stderr)
+		}
+	}
+}
+
 // The rule asks for a unit that there is, for devices of an enabled profile only.
 // That udev takes it, testServiceRule sees in a guest.
 func TestRule(t *testing.T) {
@@ -247,11 +280,16 @@ func TestUnitsCannotUnplugCPUs(t *testing.T) {
 	}
 }
 
-// What writes over a setting at its start starts before.
-func TestUnitsAfterOwners(t *testing.T) {
+// What writes over a setting at its start starts before, and who logs in finds
+// the settings made.
+func TestUnitsInOrder(t *testing.T) {
 	for _, name := range []string{"napitune-device@.service", "napitune-settle.service"} {
+		lines := directives(unitText(t, name))
+		if !slices.Contains(lines, "Before=systemd-user-sessions.service") {
+			t.Errorf("nobody waits for %s", name)
+		}
 		var after []string
-		for _, line := range directives(unitText(t, name)) {
+		for _, line := range lines {
 			if list, ok := strings.CutPrefix(line, "After="); ok {
 				after = append(after, strings.Fields(list)...)
 			}

@@ -30,6 +30,28 @@ var generated = map[string]hosttest.Spec{
 	"mlx5":         {CPUs: 8, Driver: "mlx5_core", QueuesPerNIC: 8, Isolated: "4-7", IRQStacked: true},
 }
 
+// What apply --owner ban told irqbalance is numbers of this boot, which no boot could
+// make stand.
+func TestSaveLeavesOutWhatDoesNotLast(t *testing.T) {
+	t.Parallel()
+	s := machine(t, small)
+	affinity := knob.Rx(s.Devices[0].Name, 1, "irq.affinity")
+	for _, solve := range []bool{false, true} {
+		values := map[knob.Ref]string{knob.Global("irqbalance.banned"): "30,31,33", affinity: "2"}
+		p, err := boot.Save(values, s, boot.Saving{Name: "edge", By: boot.ByBus, Solve: solve})
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := boot.Parse("edge.yaml", p.Format())
+		if err != nil {
+			t.Errorf("%v in\n%s", err, p.Format())
+		}
+		if _, problems := again.Plan(s, boot.Scope{}); len(problems) > 0 || len(p.Entries) != 1 {
+			t.Errorf("problems %v with\n%s", problems, p.Format())
+		}
+	}
+}
+
 // everyHost runs a law over generated and all captured hosts.
 func everyHost(t *testing.T, law func(t *testing.T, samples []*host.Host)) {
 	for name, spec := range generated {

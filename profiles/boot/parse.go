@@ -149,10 +149,17 @@ func (r *reader) hostSetting(key ast.Node, text string, s *Setting) bool {
 	case kind.Scope != knob.ScopeHost:
 		r.Fail(key, "%s is a setting of %s and belongs under devices", text, kind.Scope)
 		return false
+	case !lasts(kind):
+		r.Fail(key, "%s cannot be in a profile: a program keeps it, and the next boot gives its numbers anew; each boot tells the program itself", text)
+		return false
 	}
 	s.Kind = text
 	return true
 }
+
+// lasts reports whether a value of the kind means the same at the next boot. What
+// a program keeps does not: it is numbers of this boot, and forgotten with it.
+func lasts(kind *knob.Kind) bool { return !kind.Asked }
 
 // deviceSetting reads "KIND" and "QUEUE/KIND".
 func (r *reader) deviceSetting(key ast.Node, text string, s *Setting) bool {
@@ -228,7 +235,7 @@ func whose(kind *knob.Kind) string {
 func kindNames(ofHost bool) []string {
 	var out []string
 	for _, k := range knob.All() {
-		if (k.Scope == knob.ScopeHost) == ofHost {
+		if (k.Scope == knob.ScopeHost) == ofHost && lasts(k) {
 			out = append(out, k.Name)
 		}
 	}

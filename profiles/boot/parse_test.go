@@ -88,6 +88,8 @@ func TestMistakes(t *testing.T) {
 			[]string{`4:3: key "net.core.dev_weight" is given twice, first in line 3`}, 1},
 		{"wrong place", "boot-profile: 1\nhost:\n  ring.rx: 64\n  net.core.dev_weight: 64\n",
 			[]string{"3:3: ring.rx is a setting of a device and belongs under devices"}, 1},
+		{"kept by a program", "boot-profile: 1\nhost:\n  irqbalance.banned: 30,31\n  net.core.dev_weight: 64\n",
+			[]string{"3:3: irqbalance.banned cannot be in a profile: a program keeps it, and the next boot gives its numbers anew; each boot tells the program itself"}, 1},
 		{"no number", "boot-profile: 1\nhost:\n  net.core.dev_weight: many\n  net.core.netdev_budget: solve\n", []string{
 			`3:24: net.core.dev_weight: "many" is not a whole number`,
 			"4:27: net.core.netdev_budget cannot be worked out on the host: solve is for CPUs and numbers of queues",

@@ -20,6 +20,8 @@ type Scope struct {
 	HostOnly bool
 	// Device: the settings of this device only, "" for everything.
 	Device string
+	// IfPresent: that device need not be there.
+	IfPresent bool
 	// Except are settings to be left as they are.
 	Except map[knob.Ref]bool
 }
@@ -47,13 +49,13 @@ type Problem struct {
 	// none for a match or a file.
 	Refs []knob.Ref
 	Want string
-	// Optional: an entry says so that a host can do without.
+	// Optional: an entry, or the Scope, says so that a host can do without.
 	Optional bool
 }
 
-// Excused reports whether the host is as good with this problem: a port that is
-// not in use, of devices that need not be there at all.
-func (p Problem) Excused() bool { return p.Optional && p.Kind == Down }
+// Excused reports whether the host is as good with this problem: a device that
+// need not be there at all and is not, or is a port that is not in use.
+func (p Problem) Excused() bool { return p.Optional && p.Kind != Impossible }
 
 // String is one line, without the name of the profile.
 func (p Problem) String() string {
@@ -70,10 +72,17 @@ func (p Problem) String() string {
 func (p Profile) Plan(s *detect.Snapshot, scope Scope) (plan.Plan, []Problem) {
 	r := &reckoning{profile: p, s: s, scope: scope, wants: map[knob.Ref]want{}}
 	r.gather()
-	out := plan.Build(r.finding(), plan.Input{Profile: p.Name + " (boot)", States: s.Knobs, View: s.View()})
+	out := plan.Build(r.finding(), plan.Input{Profile: p.Name + planMark, States: s.Knobs, View: s.View()})
 	r.takeBack(&out)
 	return out, r.told()
 }
+
+// planMark tells plans of boot profiles from those that advice made of a policy; no
+// name of a policy has a space.
+const planMark = " (boot)"
+
+// Planned reports whether a plan with this profile was made of a boot profile.
+func Planned(profile string) bool { return strings.HasSuffix(profile, planMark) }
 
 // reckoning is one working-out of a profile on a host.
 type reckoning struct {
@@ -114,6 +123,22 @@ func (r *reckoning) gather() {
 	for _, e := range r.profile.Entries {
 		r.entry(e)
 	}
+	if r.scope.Device != "" {
+		r.oneDevice()
+	}
+}
+
+// oneDevice tells of a device that was asked for and of which nothing can stand:
+// its name may be misspelt.
+func (r *reckoning) oneDevice() {
+	out := Problem{Kind: Missing, Subject: r.scope.Device, Reason: "this host has no such network device", Optional: r.scope.IfPresent}
+	if d := r.s.Device(r.scope.Device); d != nil {
+		if slices.ContainsFunc(r.profile.Entries, func(e Entry) bool { return e.Match.Matches(d) }) {
+			return
+		}
+		out.Reason, out.Optional = "the profile has no entry for it", true
+	}
+	r.problems = append(r.problems, problem{Problem: out})
 }
 
 func (r *reckoning) wish(ref knob.Ref, w want) {

@@ -76,6 +76,20 @@ func TestPlan(t *testing.T) {
 			want:    map[string]string{second + "/gro_flush_timeout": "20000"},
 		},
 		{
+			name:     "one device that is not there",
+			profile:  "devices:\n- match: {name: eth*}\n  settings: {gro_flush_timeout: 20000}\n",
+			scope:    boot.Scope{Device: "eth77"},
+			want:     map[string]string{},
+			problems: []string{"eth77: this host has no such network device"},
+		},
+		{
+			name:     "one device without an entry",
+			profile:  "devices:\n- match: {name: " + first + "}\n  settings: {gro_flush_timeout: 20000}\n",
+			scope:    boot.Scope{Device: second},
+			want:     map[string]string{},
+			problems: []string{second + ": the profile has no entry for it"},
+		},
+		{
 			name:    "missing, too large, no such queue",
 			profile: "host: {net.core.netdev_budget: 600}\ndevices:\n- match: {driver: mlx5_core}\n- match: {driver: virtio_net, queues: 8}\n- match: {name: " + first + "}\n  settings:\n    ring.rx: 8192\n    rx-6/rps.cpus: 1\n    rx-7/rps.cpus: 1\n    gro_flush_timeout: 20000\n",
 			want:    map[string]string{"net.core.netdev_budget": "600", first + "/gro_flush_timeout": "20000"},

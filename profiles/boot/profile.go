@@ -98,6 +98,30 @@ func (p Profile) Solves() bool {
 		slices.ContainsFunc(p.Entries, func(e Entry) bool { return slices.ContainsFunc(e.Settings, solved) })
 }
 
+// OnlyUp are the kinds of settings in the profile that many drivers have only while
+// a device is up, or choose anew when it is brought up (request_irq and
+// netif_set_xps_queue in ndo_open), in the order of the file.
+func (p Profile) OnlyUp() []string {
+	var out []string
+	for _, e := range p.Entries {
+		for _, s := range e.Settings {
+			if kind, ok := knob.Lookup(s.Kind); ok && onlyUp(kind) && !slices.Contains(out, s.Kind) {
+				out = append(out, s.Kind)
+			}
+		}
+	}
+	return out
+}
+
+func onlyUp(kind *knob.Kind) bool {
+	switch kind.Stage {
+	case knob.StageChannels, knob.StageCoalesce, knob.StageAffinity:
+		return true
+	default:
+		return kind.Name == xpsKind
+	}
+}
+
 // Format writes a profile as Parse reads it. Lines are not kept.
 func (p Profile) Format() []byte {
 	var b strings.Builder

@@ -36,10 +36,14 @@ type Saving struct {
 }
 
 // Save makes a profile of values that settings of a host have, or are to have.
+// What a profile cannot hold is left out: each boot makes it anew.
 func Save(values map[knob.Ref]string, s *detect.Snapshot, o Saving) (Profile, error) {
 	out := Profile{Name: o.Name, Description: o.Description}
 	devices := map[string][]Setting{}
 	for _, ref := range slices.SortedFunc(maps.Keys(values), compareRefs) {
+		if kind, ok := knob.Lookup(ref.Kind); ok && !lasts(kind) {
+			continue
+		}
 		set, err := setting(ref, values[ref])
 		if err != nil {
 			return Profile{}, err
