@@ -133,7 +133,8 @@ func (r *reckoning) gather() {
 func (r *reckoning) oneDevice() {
 	out := Problem{Kind: Missing, Subject: r.scope.Device, Reason: "this host has no such network device", Optional: r.scope.IfPresent}
 	if d := r.s.Device(r.scope.Device); d != nil {
-		if slices.ContainsFunc(r.profile.Entries, func(e Entry) bool { return e.Match.Matches(d) }) {
+		// A unit starts for every device, and asks for none by name.
+		if r.scope.IfPresent || slices.ContainsFunc(r.profile.Entries, func(e Entry) bool { return e.Match.Matches(d) }) {
 			return
 		}
 		out.Reason, out.Optional = "the profile has no entry for it", true

@@ -90,6 +90,12 @@ func TestPlan(t *testing.T) {
 			problems: []string{second + ": the profile has no entry for it"},
 		},
 		{
+			name:    "a unit started for a device without an entry",
+			profile: "devices:\n- match: {name: " + first + "}\n  settings: {gro_flush_timeout: 20000}\n",
+			scope:   boot.Scope{Device: second, IfPresent: true},
+			want:    map[string]string{},
+		},
+		{
 			name:    "missing, too large, no such queue",
 			profile: "host: {net.core.netdev_budget: 600}\ndevices:\n- match: {driver: mlx5_core}\n- match: {driver: virtio_net, queues: 8}\n- match: {name: " + first + "}\n  settings:\n    ring.rx: 8192\n    rx-6/rps.cpus: 1\n    rx-7/rps.cpus: 1\n    gro_flush_timeout: 20000\n",
 			want:    map[string]string{"net.core.netdev_budget": "600", first + "/gro_flush_timeout": "20000"},
