@@ -118,11 +118,13 @@ func (c *Case) allHot(cpus cpuset.Set) bool {
 	return !slices.ContainsFunc(cpus.CPUs(), func(cpu int) bool { return !c.hot(cpu) })
 }
 
-// allFull reports whether none of these CPUs has room for bursts, or packets were
-// lost that show it. Half of its time is what a CPU in a mask may well spend.
+// allFull reports whether none of these CPUs has room for bursts: by their time,
+// or by packets that the busy ones lost. Half of its time is what a CPU in a mask
+// may well spend, and one with time to spare loses packets because its backlog is
+// short, which more CPUs do not mend.
 func (c *Case) allFull(cpus cpuset.Set) bool {
-	return !slices.ContainsFunc(cpus.CPUs(), func(cpu int) bool {
-		return !c.lossy(cpu) && (c.Basis != detect.BasisWindow || c.softirq(cpu) < c.At(saturatedSoftirq))
+	return c.Basis == detect.BasisWindow && !slices.ContainsFunc(cpus.CPUs(), func(cpu int) bool {
+		return c.softirq(cpu) < c.At(saturatedSoftirq) && !(c.lossy(cpu) && c.hot(cpu))
 	})
 }
 
