@@ -178,7 +178,7 @@ func TestWords(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want.At = at
+		want.At, want.Own = at, true
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s:\n%s", what, diff)
 		}
@@ -191,7 +191,7 @@ func TestWords(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	check("applied again", Word{ID: second.ID, State: Confirmed, Profile: "test", Value: "700"}, "700")
+	check("applied again", Word{ID: second.ID, State: Confirmed, Profile: "test", Value: "700", Earlier: []string{"600"}}, "700")
 	if _, err := r.process(nil).Rollback(context.Background(), second.ID); err != nil {
 		t.Fatal(err)
 	}
