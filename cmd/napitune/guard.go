@@ -118,10 +118,12 @@ type watchman struct {
 	// boot.
 	profile *boot.Profile
 	loaded  time.Time
-	stale   atomic.Bool // the profile is to be read anew
-	again   chan struct{}
-	status  string
-	bootID  string
+	// solved are the numbers of queues that stand since then.
+	solved map[knob.Ref]string
+	stale  atomic.Bool // the profile is to be read anew
+	again  chan struct{}
+	status string
+	bootID string
 	// last is the machine as last read, and unused: no transaction has begun
 	// with it yet.
 	last   *detect.Snapshot
@@ -201,7 +203,7 @@ func (w *watchman) load() error {
 	if len(mistakes) > 0 && w.profile != nil {
 		return errors.New("the new one has mistakes")
 	}
-	w.profile, w.loaded = &p, at
+	w.profile, w.loaded, w.solved = &p, at, nil
 	return nil
 }
 
@@ -233,7 +235,8 @@ func (w *watchman) plan(context.Context) (plan.Plan, knob.View, error) {
 	made := origin(s)
 	var p plan.Plan
 	if w.profile != nil {
-		p, _ = w.profile.Plan(s, boot.Scope{}) // what cannot be is told by napitune boot
+		p, _ = w.profile.Plan(s, boot.Scope{Solved: w.solved}) // what cannot be is told by napitune boot
+		w.solved = boot.StandingChannels(p, w.solved)
 	} else if p, err = w.applied(s, view); err != nil {
 		return plan.Plan{}, knob.View{}, err
 	}
