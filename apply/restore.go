@@ -165,31 +165,44 @@ func (a *Applier) fold(dir, id string, state State) error {
 	return nil
 }
 
-// RecoverRestorations undoes restorations that a crash left half done, so that
-// they do not stand in the way of others, and removes what is left of those that
-// had ended. Whoever restores begins with it.
-func (a *Applier) RecoverRestorations(context.Context) ([]Result, error) {
+// Recover undoes restorations, and transactions of services, that a crash left
+// half done, so that they do not stand in the way of others, and removes what is
+// left of restorations that had ended. What a person began is theirs to end.
+// Services begin with it; the lock says that nobody is at work.
+func (a *Applier) Recover(context.Context) ([]Result, error) {
 	origin, dir, release, err := a.open()
 	if err != nil {
-		return nil, fmt.Errorf("recover restorations: %w", err)
+		return nil, fmt.Errorf("recover: %w", err)
 	}
 	defer func() { _ = release() }()
 	all, err := a.load(dir, true)
 	if err != nil {
-		return nil, fmt.Errorf("recover restorations: %w", err)
+		return nil, fmt.Errorf("recover: %w", err)
 	}
 	var results []Result
 	var errs []error
-	for _, t := range local(all, origin) {
-		if !t.restores || t.newer() || t.state == Dirty || t.state == Forgotten {
+	for _, t := range slices.Backward(local(all, origin)) {
+		if t.newer() || t.state == Dirty || t.state == Forgotten {
 			continue
 		}
 		state := t.state
-		if t.unfinished() {
+		if t.unfinished() && t.leftByService() {
 			result, err := a.undo(&run{a: a, dir: dir, t: t, j: a.journalOf(dir, t), result: Result{ID: t.id}})
 			results, errs, state = append(results, result), append(errs, err), result.State
+			if err == nil && state == Dirty && !t.restores {
+				// What is somebody else's or gone by now no rollback brings back.
+				_, err = a.disown(dir, t, result)
+				errs = append(errs, err)
+			}
 		}
-		errs = append(errs, a.fold(dir, t.id, state))
+		if t.restores {
+			errs = append(errs, a.fold(dir, t.id, state))
+		}
 	}
 	return results, errors.Join(errs...)
+}
+
+// leftByService reports whether nobody but a service will end the transaction.
+func (t *transaction) leftByService() bool {
+	return t.restores || t.unattended && t.damage == nil && (t.state == Journaled || t.state == Applying)
 }

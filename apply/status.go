@@ -294,6 +294,11 @@ func (a *Applier) Forget(id string) (Result, error) {
 	if t.state == RolledBack || t.state == Forgotten {
 		return result, nil
 	}
+	return a.disown(dir, t, result)
+}
+
+// disown leaves the host as it is, and the transaction to the archive.
+func (a *Applier) disown(dir string, t *transaction, result Result) (Result, error) {
 	if err := a.journalOf(dir, t).append(record{Type: recordForgotten}); err != nil {
 		return result, fmt.Errorf("forget %s: %w", t.id, err)
 	}
