@@ -39,8 +39,8 @@ type Loop struct {
 	Tell func(Action)
 	// Show is given the state after each look that changed it; nil discards.
 	Show func(Report) error
-	// Alive is called from the loop itself at least every AliveEvery while it
-	// works as it should, for a watchdog; 0 is never.
+	// Alive is called at least every AliveEvery while the loop works as it should, for
+	// a watchdog; 0 is never.
 	Alive      func()
 	AliveEvery time.Duration
 	// Ready is called once, after the first look.
@@ -58,7 +58,9 @@ type Loop struct {
 	keeper  *Keeper
 	blind   error           // why writes cannot be watched
 	watched map[string]bool // files
-	shown   Report
+	// recovered: nothing that was cut short stands in the way, as far as is known.
+	recovered bool
+	shown     Report
 }
 
 // Run keeps the host until ctx ends, and leaves every setting as it is then. The
@@ -109,6 +111,39 @@ func (l *Loop) pulse() *time.Ticker {
 		return t
 	}
 	return time.NewTicker(l.AliveEvery)
+}
+
+// longestWrite is how long one write may take and the guard still counts as alive:
+// a driver waits a minute for firmware that does not answer (mlx5/core/lib/tout.c),
+// and who is killed meanwhile leaves half a transaction. After two minutes the
+// kernel itself calls a task hung (kernel/hung_task.c).
+const longestWrite = 2 * time.Minute
+
+// beat beats for the watchdog while something is written, at most so long after the
+// last progress.
+func (l *Loop) beat(longest time.Duration) (progress, stop func()) {
+	if l.Alive == nil || l.AliveEvery <= 0 {
+		return func() {}, func() {}
+	}
+	made, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		tick := time.NewTicker(l.AliveEvery)
+		defer tick.Stop()
+		last := time.Now()
+		for {
+			select {
+			case <-done:
+				return
+			case <-made:
+				last = time.Now()
+			case <-tick.C:
+				if time.Since(last) < longest {
+					l.Alive()
+				}
+			}
+		}
+	}()
+	return func() { made <- struct{}{} }, func() { close(done) }
 }
 
 func (l *Loop) alive() {
@@ -162,8 +197,12 @@ func (l *Loop) look(ctx context.Context) {
 	}
 	if err == nil {
 		l.keeper.Works()
-	} else if act, news := l.keeper.Wait(l.Now(), err.Error()); news {
-		l.tell(act)
+	} else {
+		// It may be what a unit left that was killed meanwhile.
+		l.recovered = false
+		if act, news := l.keeper.Wait(l.Now(), err.Error()); news {
+			l.tell(act)
+		}
 	}
 	l.keeper.End(l.Now(), l.spent()-spent)
 	l.show()
@@ -176,19 +215,19 @@ func (l *Loop) spent() time.Duration {
 	return l.Cost()
 }
 
-// recover deals with what an earlier guard left when it was killed.
+// recover deals with what an earlier guard, or a boot unit, left when it was killed.
 func (l *Loop) recover(ctx context.Context) error {
-	if l.watched != nil {
-		return nil // done before the first round
+	if l.recovered {
+		return nil
 	}
-	results, err := l.Applier.RecoverRestorations(ctx)
-	if err != nil {
-		return err
-	}
+	_, stop := l.beat(longestWrite)
+	defer stop()
+	results, err := l.Applier.Recover(ctx)
 	for _, r := range results {
-		l.tell(Action{Kind: Failed, At: l.Now(), Reason: fmt.Sprintf("restoration %s was cut short and is undone", r.ID)})
+		l.tell(Action{Kind: Failed, At: l.Now(), Reason: fmt.Sprintf("transaction %s was cut short and is undone", r.ID)})
 	}
-	return nil
+	l.recovered = err == nil
+	return err
 }
 
 // round reads, decides and writes once. Again says that another round should
@@ -303,6 +342,8 @@ func (l *Loop) owners() []owner.Owner {
 // whether the host refused any of it. The end of ctx
 // does not cut it short: what has begun is finished, or undone, in moments.
 func (l *Loop) write(ctx context.Context, carry carrier, p plan.Plan, causes map[knob.Ref]Action, since time.Time) (refused bool, err error) {
+	progress, stop := l.beat(longestWrite)
+	defer stop()
 	result, err := carry(context.WithoutCancel(ctx), p, apply.Options{
 		LeaveOut: func(ref knob.Ref, err error) {
 			if at := indexOf(p, ref); at >= 0 {
@@ -310,7 +351,7 @@ func (l *Loop) write(ctx context.Context, carry carrier, p plan.Plan, causes map
 			}
 			refused = true
 		},
-		MaxDisruption: knob.DisruptsLink, Progress: func(apply.Outcome) { l.alive() },
+		MaxDisruption: knob.DisruptsLink, Progress: func(apply.Outcome) { progress() },
 		// Whether others really write is seen, and not only feared.
 		Owners: map[string]apply.Choice{"": apply.Take},
 	})

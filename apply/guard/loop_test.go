@@ -259,3 +259,62 @@ func TestLoopEndsWithItsEvents(t *testing.T) {
 		t.Errorf("ended with %v", err)
 	}
 }
+
+// What a guard leaves half done that is killed at a write, the next one undoes and
+// does again; so it does with what a boot unit leaves beside it.
+func TestLoopRecovers(t *testing.T) {
+	k := newKeep(t, map[string]string{rps: "2", irq: "3"})
+	k.Applier.Unattended = true
+	write := k.Applier.Writer.WriteFile
+	killed := func(do func()) {
+		t.Helper()
+		defer func() {
+			k.Applier.Writer.WriteFile = write
+			if recover() == nil {
+				t.Error("it was not killed")
+			}
+		}()
+		k.Applier.Writer.WriteFile = func(string, []byte) error { panic("killed by the watchdog") }
+		do()
+	}
+	killed(func() { k.after(0) })
+	k.keeper, k.recovered = NewKeeper(k.now), false
+	k.want("another guard", k.after(time.Minute), "failed ", "set "+irq, "set "+rps)
+
+	k.wanted[budget] = "600"
+	killed(func() {
+		_, _ = k.Applier.Apply(context.Background(), some(k.plan(), k.plan().Changes), apply.Options{})
+	})
+	k.wanted[flushes] = "20000"
+	var told []string
+	for range 3 {
+		told = append(told, k.after(time.Second)...)
+	}
+	k.want("beside a killed unit", told, "failed ", "set "+flushes, "set "+budget)
+	if open, err := k.Applier.Unfinished(); err != nil || len(open) > 0 {
+		t.Errorf("unfinished: %+v, %v", open, err)
+	}
+}
+
+// A write that takes long is no reason to end the guard, one that never ends is.
+func TestLoopBeatsWhileWriting(t *testing.T) {
+	beats := make(chan struct{}, 1000)
+	l := &Loop{Alive: func() { beats <- struct{}{} }, AliveEvery: time.Millisecond}
+	progress, stop := l.beat(time.Hour)
+	for range 3 {
+		<-beats
+	}
+	progress()
+	<-beats
+	stop()
+	_, stop = l.beat(0)
+	defer stop()
+	time.Sleep(10 * time.Millisecond)
+	for len(beats) > 0 {
+		<-beats
+	}
+	time.Sleep(20 * time.Millisecond)
+	if n := len(beats); n > 0 {
+		t.Errorf("%d beats for a write that hangs", n)
+	}
+}
