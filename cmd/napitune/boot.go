@@ -126,6 +126,7 @@ func bootVerb(c *cli.Context, e env) error {
 	if b.m, b.a, err = changeable(e, "boot", o); err != nil {
 		return err
 	}
+	b.a.Unattended = true
 	release := hold()
 	defer release()
 	problems, err := b.stand(c.Context, wait)
@@ -260,6 +261,7 @@ func (b *standing) once(ctx context.Context) ([]boot.Problem, error) {
 		}
 		var refused *apply.Refused
 		switch {
+		case errors.As(err, &refused) && time.Since(begun) < patience && b.recovers(ctx, refused):
 		case errors.As(err, &refused):
 			if plans++; plans == 1 {
 				refusedAt = time.Now()
@@ -283,11 +285,26 @@ func (b *standing) once(ctx context.Context) ([]boot.Problem, error) {
 
 // mayPass reports whether another plan may be carried out where this one was
 // refused: devices came or went meanwhile, or a setting was not given up yet. An
-// unfinished transaction is for a person to end.
+// unfinished transaction that is left is for a person to end.
 func mayPass(refused *apply.Refused) bool {
-	unfinished := func(r apply.Refusal) bool { return r.Subject == "host" }
 	passes := func(r apply.Refusal) bool { return r.Stale || len(r.Refs) > 0 }
-	return !slices.ContainsFunc(refused.Refusals, unfinished) && slices.ContainsFunc(refused.Refusals, passes)
+	return !slices.ContainsFunc(refused.Refusals, barred) && slices.ContainsFunc(refused.Refusals, passes)
+}
+
+// barred tells a refusal for the sake of an unfinished transaction.
+func barred(r apply.Refusal) bool { return r.Subject == "host" }
+
+// recovers undoes what a unit or the guard left in the way when it was killed, and
+// reports whether to try again.
+func (b *standing) recovers(ctx context.Context, refused *apply.Refused) bool {
+	if !slices.ContainsFunc(refused.Refusals, barred) {
+		return false
+	}
+	results, err := b.a.Recover(ctx)
+	for _, r := range results {
+		b.warn("transaction " + r.ID + " was cut short and is undone")
+	}
+	return len(results) > 0 || errors.Is(err, apply.ErrLocked)
 }
 
 // settingsOf counts changes of the profile's settings: what an owner is told is

@@ -83,7 +83,7 @@ func keepWatch(c *cli.Context, e env) error {
 	if err != nil {
 		return err
 	}
-	a.Holder = fmt.Sprintf("napitune guard, process %d", os.Getpid())
+	a.Holder, a.Unattended = fmt.Sprintf("napitune guard, process %d", os.Getpid()), true
 	// A look needs a few MB for a moment, which are collected and go back before
 	// the next wait, and not while a setting waits to be restored.
 	debug.SetGCPercent(-1)
