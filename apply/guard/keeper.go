@@ -559,6 +559,24 @@ func (k *Keeper) contenders(p plan.Plan, around Around) bool {
 	return slices.ContainsFunc(p.Kept, func(kept plan.Kept) bool { return suspect(kept.Ref, all) != "" })
 }
 
+// holds are the settings of an owner that are kept, also against it: what is left
+// to others is left to it, too.
+func (k *Keeper) holds(p plan.Plan, o owner.Owner) []knob.Ref {
+	var out []knob.Ref
+	add := func(ref knob.Ref) {
+		if _, claimed := o.Claim(ref); claimed && k.account(ref).left == nil {
+			out = append(out, ref)
+		}
+	}
+	for _, kept := range p.Kept {
+		add(kept.Ref)
+	}
+	for _, c := range p.Changes {
+		add(c.Ref)
+	}
+	return out
+}
+
 // Report is the state as it is now.
 func (k *Keeper) Report() Report {
 	out := k.report

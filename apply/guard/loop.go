@@ -30,8 +30,8 @@ type Loop struct {
 	Plan func(ctx context.Context) (plan.Plan, knob.View, error)
 	// Loaded is when the profile in force was read; nil means when the loop began.
 	Loaded func() time.Time
-	// Owners lists who else writes settings, to suspect of writes that nobody saw;
-	// nil for nobody.
+	// Owners lists who else writes settings, to suspect of writes that nobody saw, and
+	// to tell them what is kept; nil for nobody.
 	Owners func() ([]owner.Owner, error)
 	// Applier writes, and should have no Owners of its own.
 	Applier *apply.Applier
@@ -60,7 +60,11 @@ type Loop struct {
 	watched map[string]bool // files
 	// recovered: nothing that was cut short stands in the way, as far as is known.
 	recovered bool
-	shown     Report
+	// toldOthers: those who can be told were, since an interrupt was moved. deaf is
+	// why that could not be.
+	toldOthers bool
+	deaf       string
+	shown      Report
 }
 
 // Run keeps the host until ctx ends, and leaves every setting as it is then. The
@@ -199,7 +203,7 @@ func (l *Loop) look(ctx context.Context) {
 		l.keeper.Works()
 	} else {
 		// It may be what a unit left that was killed meanwhile.
-		l.recovered = false
+		l.recovered, l.toldOthers = false, false
 		if act, news := l.keeper.Wait(l.Now(), err.Error()); news {
 			l.tell(act)
 		}
@@ -246,6 +250,7 @@ func (l *Loop) round(ctx context.Context, since time.Time) (again bool, err erro
 		return false, err
 	}
 	d := l.keeper.Decide(begun, l.Now(), p, around)
+	l.holdOff(p, view, around, &d)
 	for _, act := range d.Tell {
 		l.tell(act)
 	}
@@ -257,9 +262,56 @@ func (l *Loop) round(ctx context.Context, since time.Time) (again bool, err erro
 		return fresh, nil
 	}
 	// What is left, and what writing has made possible or undone.
-	again = fresh || len(p.Deferred) > 0 || len(changes) < len(p.Changes) || slices.ContainsFunc(changes, clobbers)
+	again = fresh || len(p.Deferred) > 0 || len(changes) < max(len(p.Changes), len(d.Restore)+len(d.Set)) || slices.ContainsFunc(changes, clobbers)
 	refused, err := l.write(ctx, carry, some(p, changes), d.Causes, since)
 	return again || refused, err
+}
+
+// holdOff adds to a decision what keeps others off the interrupts that are kept: what
+// they are told they hold in memory, and what is new they were not told. Asking takes
+// longer than a restoration, so that it is done only after an interrupt was moved:
+// whoever began anew moves one, and is told then.
+func (l *Loop) holdOff(p plan.Plan, view knob.View, around Around, d *Decision) {
+	moved := func(c plan.Change) bool {
+		kind, ok := knob.Lookup(c.Ref.Kind)
+		return ok && kind.Stage == knob.StageAffinity
+	}
+	if l.toldOthers && !slices.ContainsFunc(d.Restore, moved) && !slices.ContainsFunc(d.Set, moved) {
+		return
+	}
+	l.toldOthers = true
+	for _, o := range around.Owners() {
+		held := l.keeper.holds(p, o)
+		if o.Exceptions == "" || len(held) == 0 {
+			continue
+		}
+		c, err := apply.Exception(view, o, held)
+		if err != nil {
+			l.unheard(fmt.Sprintf("%s writes %s as well, %s, and cannot be told to leave it: %v", o.Name, held[0], o.When, err))
+			continue
+		}
+		if c.Before == c.After {
+			continue
+		}
+		act := Action{Kind: Set, Ref: c.Ref, Before: c.Before, After: c.After, Cause: c.Why}
+		if around.Words[c.Ref].Knows(c.After) {
+			act.Kind = Restored
+			d.Restore = append(d.Restore, c)
+		} else {
+			// What is restored goes first, and alone.
+			l.toldOthers = len(d.Restore) == 0
+			d.Set = append(d.Set, c)
+		}
+		d.Causes[c.Ref] = act
+	}
+}
+
+// unheard tells once why an owner could not be told.
+func (l *Loop) unheard(reason string) {
+	if l.deaf != reason {
+		l.deaf = reason
+		l.tell(Action{Kind: Failed, At: l.Now(), Reason: reason})
+	}
 }
 
 // clobbers reports whether a change may undo other settings.
@@ -319,7 +371,7 @@ func (l *Loop) around(p plan.Plan) (Around, error) {
 	if l.Loaded != nil {
 		out.Loaded = l.Loaded()
 	}
-	if len(p.Changes) == 0 && !out.Blind && !l.keeper.yields() {
+	if len(p.Changes) == 0 && !out.Blind && l.toldOthers && !l.keeper.yields() {
 		return out, nil
 	}
 	var err error

@@ -336,8 +336,7 @@ func (b *standing) holdOff(p *plan.Plan) (silent string, err error) {
 		return "", fmt.Errorf("find out who else writes these settings: %w", err)
 	}
 	for _, o := range owners {
-		kind, ok := knob.Lookup(o.Exceptions)
-		if !ok || slices.ContainsFunc(p.Changes, func(c plan.Change) bool { _, fights := o.Fights(c.Ref, c.After); return fights }) {
+		if o.Exceptions == "" || slices.ContainsFunc(p.Changes, func(c plan.Change) bool { _, fights := o.Fights(c.Ref, c.After); return fights }) {
 			continue
 		}
 		var stand []knob.Ref
@@ -353,22 +352,15 @@ func (b *standing) holdOff(p *plan.Plan) (silent string, err error) {
 		if err != nil {
 			return "", err
 		}
-		ref := knob.Global(kind.Name)
-		state := kind.Read(view, ref)
-		means := fmt.Sprintf("%s writes %s as well, %s, and cannot be told to leave it: ", o.Name, stand[0], o.When)
-		if state.Status != knob.Known {
-			silent = means + state.Reason
-			continue
-		}
-		after, err := kind.Except(view, state.Value, stand)
-		if err != nil {
-			b.warn(means + err.Error())
-			continue
-		}
-		if after != state.Value {
-			p.Changes, p.Applyable = append(p.Changes, plan.Change{
-				Ref: ref, Before: state.Value, After: after, Stage: kind.Stage.String(), Why: o.Name + " would write " + stand[0].String() + " again",
-			}), true
+		c, err := apply.Exception(view, o, stand)
+		means := fmt.Sprintf("%s writes %s as well, %s, and cannot be told to leave it: %v", o.Name, stand[0], o.When, err)
+		switch {
+		case apply.IsSilent(err):
+			silent = means
+		case err != nil:
+			b.warn(means)
+		case c.Before != c.After:
+			p.Changes, p.Applyable = append(p.Changes, c), true
 		}
 	}
 	return silent, nil
