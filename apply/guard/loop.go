@@ -290,7 +290,7 @@ func (l *Loop) holdOff(p plan.Plan, view knob.View, around Around, d *Decision) 
 			l.unheard(fmt.Sprintf("%s writes %s as well, %s, and cannot be told to leave it: %v", o.Name, held[0], o.When, err))
 			continue
 		}
-		if c.Before == c.After {
+		if _, named := d.Causes[c.Ref]; named || c.Before == c.After {
 			continue
 		}
 		act := Action{Kind: Set, Ref: c.Ref, Before: c.Before, After: c.After, Cause: c.Why}
