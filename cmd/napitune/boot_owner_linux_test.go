@@ -268,3 +268,21 @@ func TestBootRecovers(t *testing.T) {
 		}
 	}
 }
+
+// The guard tells irqbalance of what a profile sets. Who applied something chose by
+// --owner, and what it was told then is a setting of the transaction.
+func TestGuardTellsForProfiles(t *testing.T) {
+	t.Parallel()
+	b := newBesides(t, "irqbalance")
+	m, err := b.e.Open("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, profile := range []*boot.Profile{nil, {Name: "edge"}} {
+		w := &watchman{e: b.e, m: m, profile: profile}
+		all, err := w.owners()
+		if err != nil || len(all) != 1 || (all[0].Exceptions != "") != (profile != nil) {
+			t.Errorf("profile %v: %+v, %v", profile, all, err)
+		}
+	}
+}

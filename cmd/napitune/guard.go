@@ -58,7 +58,8 @@ func guardCommand(e env) *cli.Command {
 		ArgsUsage: "[FILE]",
 		Description: "Keeps a boot profile: FILE, or " + installedProfile + ". Where there is none, it keeps what the\n" +
 			"transactions of this boot have set (napitune status lists them). It waits for events and does nothing in between.\n" +
-			"A setting that a link flap, other queues or CPU hotplug reset is brought back at once. One that another program\n" +
+			"A setting that a link flap, other queues or CPU hotplug reset is brought back at once. irqbalance is told to leave the\n" +
+			"interrupts of a profile alone, also when it was started anew. A setting that another program\n" +
 			"writes a second time is left to it and reported, here, in napitune status and in the journal of the system, where\n" +
 			"entries have the fields NAPITUNE_ACTION, NAPITUNE_KNOB, NAPITUNE_DEVICE, NAPITUNE_BEFORE, NAPITUNE_AFTER,\n" +
 			"NAPITUNE_CAUSE, NAPITUNE_BY, NAPITUNE_REASON and NAPITUNE_TOOK_USEC. SIGHUP (systemctl reload napitune-guard) reads the\n" +
@@ -90,7 +91,8 @@ func keepWatch(c *cli.Context, e env) error {
 	debug.SetMemoryLimit(memoryLimit)
 	w := &watchman{e: e, m: m, a: a, file: c.Args().First(), again: make(chan struct{})}
 	a.View, a.Origin = w.view, w.origin
-	// That others write is seen; they need not be asked for before each write.
+	// That others write is seen; they need not be asked for before each write. Those
+	// who can be told something are told by the loop.
 	a.Owners = nil
 	if err := w.load(); err != nil {
 		return err
@@ -169,12 +171,24 @@ func (w *watchman) origin() (plan.Origin, error) {
 // loop wires the loop.
 func (w *watchman) loop(events *host.Events) *guarding.Loop {
 	return &guarding.Loop{
-		Events: events, Plan: w.plan, Loaded: func() time.Time { return w.loaded }, Applier: w.a, Owners: func() ([]owner.Owner, error) { return findOwners(w.m) }, Tell: w.tell, Show: w.show, Reload: w.again,
+		Events: events, Plan: w.plan, Loaded: func() time.Time { return w.loaded }, Applier: w.a, Owners: w.owners, Tell: w.tell, Show: w.show, Reload: w.again,
 		Alive: func() { w.e.Service.Notify(daemon.SdNotifyWatchdog) }, AliveEvery: w.e.Service.Watchdog / 2,
 		Ready: func() { w.notify(daemon.SdNotifyReady) },
 		Rest:  debug.FreeOSMemory,
 		Cost:  w.cost(),
 	}
+}
+
+// owners are those who write settings as well. Without a profile nobody is told
+// anything but what the transactions say: who made them chose.
+func (w *watchman) owners() ([]owner.Owner, error) {
+	all, err := findOwners(w.m)
+	if w.profile == nil {
+		for i := range all {
+			all[i].Exceptions = ""
+		}
+	}
+	return all, err
 }
 
 // cost is the processor time of this process; nil where that cannot be told.
