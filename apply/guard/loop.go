@@ -89,6 +89,7 @@ func (l *Loop) Run(ctx context.Context) error {
 			l.Alive()
 		case <-l.Reload:
 			l.keeper.Reload(l.Now())
+			l.shown = Report{} // the file of the profile may be another
 		case <-l.Events.Ready:
 			if err := l.Events.Failed(); err != nil {
 				return fmt.Errorf("events have ended: %w", err)

@@ -120,6 +120,8 @@ type watchman struct {
 	// boot.
 	profile *boot.Profile
 	loaded  time.Time
+	// mistakes are those of the file as last read.
+	mistakes int
 	// solved are the numbers of queues that stand since then.
 	solved map[knob.Ref]string
 	stale  atomic.Bool // the profile is to be read anew
@@ -203,7 +205,7 @@ func (w *watchman) cost() func() time.Duration {
 // there is an earlier profile, which then stays in force.
 func (w *watchman) load() error {
 	if _, err := os.Stat(installedProfile); w.file == "" && errors.Is(err, fs.ErrNotExist) {
-		w.profile = nil
+		w.profile, w.mistakes = nil, 0
 		return nil
 	}
 	at := time.Now()
@@ -214,8 +216,12 @@ func (w *watchman) load() error {
 	for _, mistake := range mistakes {
 		w.tell(guarding.Action{Kind: guarding.Failed, At: time.Now(), Reason: mistake.Error()})
 	}
-	if len(mistakes) > 0 && w.profile != nil {
+	switch w.mistakes = len(mistakes); {
+	case w.mistakes > 0 && w.profile != nil:
 		return errors.New("the new one has mistakes")
+	case w.mistakes > 0 && len(p.Host)+len(p.Entries) == 0:
+		// A guard that keeps nothing would look as if it kept all.
+		return fmt.Errorf("nothing of the profile can be read: %w", mistakes[0])
 	}
 	w.profile, w.loaded, w.solved = &p, at, nil
 	return nil
@@ -280,7 +286,7 @@ func (w *watchman) applied(s *detect.Snapshot, view knob.View) (plan.Plan, error
 // show leaves the state in a file for other verbs, and in a line for the
 // service manager.
 func (w *watchman) show(r guarding.Report) error {
-	r.PID, r.Boot = os.Getpid(), w.bootID
+	r.PID, r.Boot, r.Mistakes = os.Getpid(), w.bootID, w.mistakes
 	w.status = guardStatus(r)
 	if !r.Ended {
 		w.notify()
@@ -315,6 +321,9 @@ func (w *watchman) notify(states ...string) {
 // guardStatus is the state in one line.
 func guardStatus(r guarding.Report) string {
 	parts := []string{fmt.Sprintf("keeping %d settings", r.Keeps), fmt.Sprintf("restored %d", r.Restorations)}
+	if r.Mistakes > 0 {
+		parts = append(parts, report.Mistakes(r.Mistakes))
+	}
 	if r.Waiting != "" {
 		parts = append(parts, "waiting: "+report.Clean(r.Waiting))
 	}
