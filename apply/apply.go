@@ -194,6 +194,11 @@ func (a *Applier) apply(ctx context.Context, dir string, origin plan.Origin, all
 	if err != nil {
 		return Result{}, fmt.Errorf("apply: %w", err)
 	}
+	if a.Unattended {
+		if err := a.bury(dir, origin, all); err != nil {
+			return Result{}, fmt.Errorf("apply: %w", err)
+		}
+	}
 	r, err := a.begin(dir, origin, all, p, o)
 	if err != nil {
 		return Result{}, fmt.Errorf("apply: %w", err)

@@ -43,6 +43,8 @@ type Drift struct {
 	Wrote   string   `json:"wrote"` // what the last write left there
 	Present string   `json:"present"`
 	Drifted bool     `json:"drifted"`
+	// Gone: the device is not there, or another one has its name.
+	Gone bool `json:"gone,omitempty"`
 	// By names the later transaction that wrote the present value, if one did, or
 	// an earlier one for the same profile.
 	By string `json:"by,omitempty"`
@@ -199,7 +201,7 @@ func (w witness) compare(t *transaction, d *Drift, writers []*transaction) {
 	}
 	at, err := w.where.ref(d.Ref)
 	if err != nil {
-		d.Drifted, d.Reason = true, err.Error()
+		d.Drifted, d.Gone, d.Reason = true, true, err.Error()
 		return
 	}
 	was := d.Ref
