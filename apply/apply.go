@@ -77,6 +77,9 @@ type Applier struct {
 	// Holder describes this process to another that finds the lock taken,
 	// such as "napitune apply, PID 4711".
 	Holder string
+	// Unattended: the process is a service. Nobody is there to roll back what it
+	// leaves half done when it is killed, so that the next service does; see Recover.
+	Unattended bool
 	// Version of the tool, for the journal.
 	Version string
 	// Log gets one line per write; nil discards.
@@ -191,6 +194,11 @@ func (a *Applier) apply(ctx context.Context, dir string, origin plan.Origin, all
 	if err != nil {
 		return Result{}, fmt.Errorf("apply: %w", err)
 	}
+	if a.Unattended {
+		if err := a.bury(dir, origin, all); err != nil {
+			return Result{}, fmt.Errorf("apply: %w", err)
+		}
+	}
 	r, err := a.begin(dir, origin, all, p, o)
 	if err != nil {
 		return Result{}, fmt.Errorf("apply: %w", err)
@@ -229,7 +237,7 @@ func (a *Applier) begin(dir string, origin plan.Origin, all []*transaction, p pl
 	r := &run{a: a, dir: dir, o: o, t: t, j: a.journalOf(dir, t), result: Result{ID: t.id, State: Journaled}}
 	err := r.j.append(record{
 		Type: recordBegin, Version: journalVersion, Number: number, Tool: a.Version,
-		Origin: &origin, Plan: &p, Deadline: t.deadline, Restores: t.restores, Holder: a.Holder,
+		Origin: &origin, Plan: &p, Deadline: t.deadline, Restores: t.restores, Holder: a.Holder, Unattended: a.Unattended,
 	})
 	if err == nil && o.ConfirmWithin > 0 && o.Arm != nil {
 		if armErr := o.Arm(t.id, o.ConfirmWithin); armErr != nil {

@@ -90,7 +90,7 @@ func TestOneBadJournal(t *testing.T) {
 			if _, err := a.Words(); err != nil {
 				t.Errorf("words: %v", err)
 			}
-			if _, err := a.RecoverRestorations(background); err != nil {
+			if _, err := a.Recover(background); err != nil {
 				t.Errorf("recover restorations: %v", err)
 			}
 			_, err = a.Preflight(r.plan("net.core.netdev_budget", "600"), anything)

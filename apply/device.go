@@ -65,6 +65,13 @@ func (d devices) ports(bus string) int {
 	return n
 }
 
+// forGood reports whether a device is gone and will not come back: one without a bus
+// address that is made anew is another one.
+func (d devices) forGood(name string) bool {
+	was, _, err := d.find(name)
+	return err != nil && was.Bus == ""
+}
+
 // gone says why a device is not there.
 func (d devices) gone(was plan.OriginDevice) error {
 	at := slices.IndexFunc(d.now.Devices, func(is plan.OriginDevice) bool { return is.Name == was.Name })

@@ -50,6 +50,13 @@ func (a *Applier) note(what string, t *transaction, r Result) error {
 	return a.keep(e)
 }
 
+// longestHistory bounds the file of the history, and the one before it: a guard on a
+// host of containers adds to it each minute. It has some hundred large transactions.
+const (
+	longestHistory = 4 << 20
+	earlierSuffix  = ".1"
+)
+
 func (a *Applier) keep(e Event) error {
 	if a.History == "" {
 		return nil
@@ -58,8 +65,15 @@ func (a *Applier) keep(e Event) error {
 	if err != nil {
 		return fmt.Errorf("history of %s: %w", e.ID, err)
 	}
-	// A line that a full disk cut short must not swallow this one.
-	if old, err := a.Files.ReadFile(a.History); err == nil && len(old) > 0 && old[len(old)-1] != '\n' {
+	old, err := a.Files.ReadFile(a.History)
+	switch {
+	case err != nil:
+	case len(old) > longestHistory:
+		if err := a.Files.Rename(a.History, a.History+earlierSuffix); err != nil {
+			return fmt.Errorf("history of %s: %w", e.ID, err)
+		}
+	case len(old) > 0 && old[len(old)-1] != '\n':
+		// A line that a full disk cut short must not swallow this one.
 		line = append([]byte("\n"), line...)
 	}
 	if err := a.Files.MkdirAll(path.Dir(a.History)); err != nil {
@@ -77,14 +91,15 @@ func (a *Applier) Events() (events []Event, damaged int, err error) {
 	if a.History == "" {
 		return nil, 0, nil
 	}
-	data, err := a.Files.ReadFile(a.History)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, 0, nil
+	var all []byte
+	for _, name := range []string{a.History + earlierSuffix, a.History} {
+		data, err := a.Files.ReadFile(name)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, 0, fmt.Errorf("read history: %w", err)
+		}
+		all = append(append(all, data...), '\n')
 	}
-	if err != nil {
-		return nil, 0, fmt.Errorf("read history: %w", err)
-	}
-	events, damaged = parseHistory(data)
+	events, damaged = parseHistory(all)
 	return events, damaged, nil
 }
 

@@ -56,6 +56,8 @@ type record struct {
 	// Holder is what the process that wrote this left in the lock, with begin and
 	// rollback: that tells what is at work from what a crash left.
 	Holder string `json:"holder,omitempty"`
+	// Unattended: see Applier.Unattended; with Holder.
+	Unattended bool `json:"unattended,omitempty"`
 	// Restores: see Applier.Restore.
 	Restores bool `json:"restores,omitempty"`
 	// intent, done, restoring and restored
@@ -190,13 +192,15 @@ type transaction struct {
 	deadline time.Time
 	rolling  bool   // a rollback has begun
 	holder   string // of the process that was last at work on it
-	keep     map[knob.Ref]string
-	foreign  map[knob.Ref]bool
-	damage   error // what of the journal cannot be read
-	torn     bool
-	archived bool // its file says that it is over
-	restores bool // made by Applier.Restore
-	applied  bool // all its changes were made once
+	// unattended says whether that was a service.
+	unattended bool
+	keep       map[knob.Ref]string
+	foreign    map[knob.Ref]bool
+	damage     error // what of the journal cannot be read
+	torn       bool
+	archived   bool // its file says that it is over
+	restores   bool // made by Applier.Restore
+	applied    bool // all its changes were made once
 }
 
 // newTransaction reads a transaction from the text of its journal. What cannot
@@ -250,7 +254,7 @@ func (t *transaction) take(r record) error {
 	switch r.Type {
 	case recordBegin:
 		t.number, t.at, t.tool, t.deadline, t.state = max(r.Number, t.number), r.At, r.Tool, r.Deadline, Journaled
-		t.restores, t.holder = r.Restores, r.Holder
+		t.restores, t.holder, t.unattended = r.Restores, r.Holder, r.Unattended
 		if r.Plan != nil {
 			t.profile = r.Plan.Profile
 		}
@@ -270,7 +274,7 @@ func (t *transaction) take(r record) error {
 	case recordConfirmed:
 		t.state = Confirmed
 	case recordRollback:
-		t.rolling, t.state, t.holder = true, Applying, r.Holder
+		t.rolling, t.state, t.holder, t.unattended = true, Applying, r.Holder, r.Unattended
 		return errors.Join(intoRefs(t.keep, r.Keep), intoSet(t.foreign, r.Foreign))
 	case recordEnd:
 		// Another rollback looks anew at what is whose.

@@ -222,7 +222,7 @@ func (i *inspection) ask(o owner.Owner, held, alike []knob.Ref) {
 	}
 	way := "--owner ban is not possible, since it cannot be told (" + o.Remedy + ")"
 	if o.Exceptions != "" {
-		if c, err := i.exception(o, slices.Concat(held, alike)); err == nil && c.Before == c.After {
+		if c, err := Exception(i.view, o, slices.Concat(held, alike)); err == nil && c.Before == c.After {
 			return
 		}
 		way = "--owner ban tells it to leave them alone"
@@ -237,10 +237,10 @@ func (i *inspection) ban(o owner.Owner, held, alike []knob.Ref) {
 		i.refuseFor(o, held, "it writes %s as well and cannot be told to leave them: %s, or choose --owner %s=leave or %s=take", firstOf(held), o.Remedy, o.Name, o.Name)
 		return
 	}
-	c, err := i.exception(o, slices.Concat(held, alike, i.beside(o, held, alike)))
+	c, err := Exception(i.view, o, slices.Concat(held, alike, i.beside(o, held, alike)))
 	if err != nil {
 		// One that has just been started does not listen yet.
-		i.refuseFor(o, held, "it cannot be told to leave %s: %v", firstOf(held), err).Stale = isSilent(err)
+		i.refuseFor(o, held, "it cannot be told to leave %s: %v", firstOf(held), err).Stale = IsSilent(err)
 		return
 	}
 	if c.Before != c.After {
@@ -253,23 +253,26 @@ type silent struct{ reason string }
 
 func (s *silent) Error() string { return s.reason }
 
-func isSilent(err error) bool {
+// IsSilent tells the error of an owner that does not answer: it may have just been
+// started.
+func IsSilent(err error) bool {
 	var s *silent
 	return errors.As(err, &s)
 }
 
-// exception is the change after which the owner leaves the settings alone.
-func (i *inspection) exception(o owner.Owner, held []knob.Ref) (plan.Change, error) {
+// Exception is the change after which an owner leaves settings alone; with equal
+// values where it does so already.
+func Exception(v knob.View, o owner.Owner, held []knob.Ref) (plan.Change, error) {
 	kind, ok := knob.Lookup(o.Exceptions)
 	if !ok || kind.Except == nil {
 		return plan.Change{}, fmt.Errorf("napitune has no setting %q for it", o.Exceptions)
 	}
 	ref := knob.Global(kind.Name)
-	state := kind.Read(i.view, ref)
+	state := kind.Read(v, ref)
 	if state.Status != knob.Known {
 		return plan.Change{}, &silent{fmt.Sprintf("%s: %s: %s", ref, state.Status, state.Reason)}
 	}
-	after, err := kind.Except(i.view, state.Value, held)
+	after, err := kind.Except(v, state.Value, held)
 	if err != nil {
 		return plan.Change{}, err
 	}

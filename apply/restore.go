@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"time"
 
 	"github.com/napitune/napitune/detect/knob"
@@ -23,6 +24,10 @@ type Word struct {
 	At time.Time
 	// Value is what the transaction left or, if it was rolled back, put back.
 	Value string
+	// Earlier are the values that standing transactions left before this one.
+	Earlier []string
+	// Own: this process made the transaction.
+	Own bool
 }
 
 // Words gives the last word of this boot's journals, archived ones included, on
@@ -41,17 +46,17 @@ func (a *Applier) Words() (map[knob.Ref]Word, error) {
 	if err != nil {
 		return nil, err
 	}
-	return words(local(all, origin), origin), nil
+	return a.words(local(all, origin), origin), nil
 }
 
-func words(all []*transaction, now plan.Origin) map[knob.Ref]Word {
+func (a *Applier) words(all []*transaction, now plan.Origin) map[knob.Ref]Word {
 	out := map[knob.Ref]Word{}
 	for _, t := range all {
 		if t.restores || t.newer() || t.state == RolledBack && !t.applied {
 			continue // an apply that failed says nothing
 		}
 		where := devices{was: t.origin, now: now}
-		word := Word{ID: t.id, State: t.state, Profile: t.profile, At: t.at}
+		word := Word{ID: t.id, State: t.state, Profile: t.profile, At: t.at, Own: t.holder == a.Holder}
 		for _, e := range t.entries {
 			if e.verdict == VerdictRefused {
 				continue // left out: it says nothing
@@ -60,8 +65,11 @@ func words(all []*transaction, now plan.Origin) map[knob.Ref]Word {
 			if err != nil {
 				continue // what has its name now is not what it speaks of
 			}
-			_, known := out[ref]
-			word.Value = e.after
+			last, known := out[ref]
+			word.Value, word.Earlier = e.after, last.Earlier
+			if last.State == Confirmed && !slices.Contains(last.Earlier, last.Value) {
+				word.Earlier = append(slices.Clip(last.Earlier), last.Value)
+			}
 			switch {
 			case t.state == RolledBack && known:
 				// What it put back is what the earlier one says.
@@ -77,10 +85,16 @@ func words(all []*transaction, now plan.Origin) map[knob.Ref]Word {
 	return out
 }
 
-// Covers reports whether the transaction of the word stands and left this
-// value: bringing it back is a restoration.
+// Covers reports whether the transaction of the word stands and left this value.
 func (w Word) Covers(value string) bool {
 	return w.State == Confirmed && w.Value == value
+}
+
+// Knows reports whether a standing transaction left this value, if not the last
+// one: bringing it back is a restoration. A rollback of any of them finds a value
+// that it wrote or that was there before it.
+func (w Word) Knows(value string) bool {
+	return w.Covers(value) || w.State == Confirmed && slices.Contains(w.Earlier, value)
 }
 
 // Restore carries out a plan that brings back what transactions of this boot
@@ -110,7 +124,7 @@ func (a *Applier) Restore(ctx context.Context, p plan.Plan, o Options) (Result, 
 	if err != nil {
 		return Result{}, fmt.Errorf("restore: %w", err)
 	}
-	if err := uncovered(p, words(local(all, origin), origin)); err != nil {
+	if err := uncovered(p, a.words(local(all, origin), origin)); err != nil {
 		return Result{}, fmt.Errorf("restore: %w", err)
 	}
 	o.restores = true
@@ -124,7 +138,7 @@ func (a *Applier) Restore(ctx context.Context, p plan.Plan, o Options) (Result, 
 func uncovered(p plan.Plan, words map[knob.Ref]Word) error {
 	var reasons []Refusal
 	for _, c := range p.Changes {
-		if !words[c.Ref].Covers(c.After) {
+		if !words[c.Ref].Knows(c.After) {
 			reasons = append(reasons, Refusal{Subject: c.Ref.String(), Reason: fmt.Sprintf("no transaction of this boot set it to %q", c.After), Refs: []knob.Ref{c.Ref}, Stale: true})
 		}
 	}
@@ -151,31 +165,44 @@ func (a *Applier) fold(dir, id string, state State) error {
 	return nil
 }
 
-// RecoverRestorations undoes restorations that a crash left half done, so that
-// they do not stand in the way of others, and removes what is left of those that
-// had ended. Whoever restores begins with it.
-func (a *Applier) RecoverRestorations(context.Context) ([]Result, error) {
+// Recover undoes restorations, and transactions of services, that a crash left
+// half done, so that they do not stand in the way of others, and removes what is
+// left of restorations that had ended. What a person began is theirs to end.
+// Services begin with it; the lock says that nobody is at work.
+func (a *Applier) Recover(context.Context) ([]Result, error) {
 	origin, dir, release, err := a.open()
 	if err != nil {
-		return nil, fmt.Errorf("recover restorations: %w", err)
+		return nil, fmt.Errorf("recover: %w", err)
 	}
 	defer func() { _ = release() }()
 	all, err := a.load(dir, true)
 	if err != nil {
-		return nil, fmt.Errorf("recover restorations: %w", err)
+		return nil, fmt.Errorf("recover: %w", err)
 	}
 	var results []Result
 	var errs []error
-	for _, t := range local(all, origin) {
-		if !t.restores || t.newer() || t.state == Dirty || t.state == Forgotten {
+	for _, t := range slices.Backward(local(all, origin)) {
+		if t.newer() || t.state == Dirty || t.state == Forgotten {
 			continue
 		}
 		state := t.state
-		if t.unfinished() {
+		if t.unfinished() && t.leftByService() {
 			result, err := a.undo(&run{a: a, dir: dir, t: t, j: a.journalOf(dir, t), result: Result{ID: t.id}})
 			results, errs, state = append(results, result), append(errs, err), result.State
+			if err == nil && state == Dirty && !t.restores {
+				// What is somebody else's or gone by now no rollback brings back.
+				_, err = a.disown(dir, t, result)
+				errs = append(errs, err)
+			}
 		}
-		errs = append(errs, a.fold(dir, t.id, state))
+		if t.restores {
+			errs = append(errs, a.fold(dir, t.id, state))
+		}
 	}
 	return results, errors.Join(errs...)
+}
+
+// leftByService reports whether nobody but a service will end the transaction.
+func (t *transaction) leftByService() bool {
+	return t.restores || t.unattended && t.damage == nil && (t.state == Journaled || t.state == Applying)
 }

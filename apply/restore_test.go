@@ -102,7 +102,7 @@ func TestRestoreCrashAnywhere(t *testing.T) {
 		}
 		t.Run(fmt.Sprint(at), func(t *testing.T) {
 			r.disk.locks = map[string]string{}
-			if _, err := r.process(nil).RecoverRestorations(context.Background()); err != nil {
+			if _, err := r.process(nil).Recover(context.Background()); err != nil {
 				t.Fatalf("recover: %v", err)
 			}
 			open, err := r.process(nil).Unfinished()
@@ -178,7 +178,7 @@ func TestWords(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want.At = at
+		want.At, want.Own = at, true
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s:\n%s", what, diff)
 		}
@@ -191,7 +191,7 @@ func TestWords(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	check("applied again", Word{ID: second.ID, State: Confirmed, Profile: "test", Value: "700"}, "700")
+	check("applied again", Word{ID: second.ID, State: Confirmed, Profile: "test", Value: "700", Earlier: []string{"600"}}, "700")
 	if _, err := r.process(nil).Rollback(context.Background(), second.ID); err != nil {
 		t.Fatal(err)
 	}
@@ -200,4 +200,60 @@ func TestWords(t *testing.T) {
 		t.Fatal(err)
 	}
 	check("all rolled back", Word{ID: base.ID, State: RolledBack, Profile: "test", Value: "300"}, "")
+}
+
+// Wherever a service is killed, the next one puts the machine back, and nothing
+// stands in anybody's way. What a person began is left to people.
+func TestRecoverAnywhere(t *testing.T) {
+	t.Parallel()
+	for _, service := range []bool{true, false} {
+		for at := 1; ; at++ {
+			r := newRig(t, hosttest.Spec{CPUs: 4, QueuesPerNIC: 2, MaxQueues: 4})
+			before := r.dump(false)
+			f := &fuse{at: at, after: at%2 == 0, torn: -1}
+			killed := r.process(f)
+			killed.Unattended = service
+			_, err := killed.Apply(context.Background(), r.plan(restored[0], "600", restored[1], "1-3", restored[2], "2"), anything)
+			if err == nil && !f.dead {
+				break
+			}
+			r.disk.locks = map[string]string{}
+			open, err := r.process(nil).Unfinished()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := r.process(nil).Recover(context.Background()); err != nil {
+				t.Fatalf("step %d: %v", at, err)
+			}
+			left, err := r.process(nil).Unfinished()
+			switch {
+			case err != nil:
+				t.Fatal(err)
+			case !service && len(left) != len(open):
+				t.Errorf("step %d: a person's transaction is undone: %+v", at, open)
+			case service && (len(left) > 0 || len(open) > 0 && r.dump(false) != before):
+				t.Errorf("step %d: left %+v; the machine:\n%s", at, left, cmp.Diff(before, r.dump(false)))
+			}
+		}
+	}
+}
+
+// What somebody else changed meanwhile does not block the host either.
+func TestRecoverForeign(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, hosttest.Spec{CPUs: 4, QueuesPerNIC: 2, MaxQueues: 4})
+	killed := r.process(&fuse{at: 5, after: true, torn: -1})
+	killed.Unattended = true
+	if _, err := killed.Apply(context.Background(), r.plan(restored[0], "600", restored[1], "1-3"), anything); err == nil {
+		t.Fatal("it was not killed")
+	}
+	r.disk.locks = map[string]string{}
+	r.write(restored[0], "900")
+	results, err := r.process(nil).Recover(context.Background())
+	if err != nil || len(results) != 1 || results[0].State != Dirty || r.read(restored[0]) != "900" {
+		t.Errorf("%+v, %v, %s", results, err, r.read(restored[0]))
+	}
+	if _, err := r.process(nil).Apply(context.Background(), r.plan(restored[1], "2"), anything); err != nil {
+		t.Error(err)
+	}
 }

@@ -150,7 +150,7 @@ func (a *Applier) undo(r *run) (Result, error) {
 // announce journals what the rollback will leave alone.
 func (u *undoing) announce() {
 	u.late = false
-	u.try(record{Type: recordRollback, Holder: u.a.Holder, Keep: refTexts(u.t.keep), Foreign: setTexts(u.t.foreign)})
+	u.try(record{Type: recordRollback, Holder: u.a.Holder, Unattended: u.a.Unattended, Keep: refTexts(u.t.keep), Foreign: setTexts(u.t.foreign)})
 }
 
 // try journals what is worth having and not worth stopping for.

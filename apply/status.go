@@ -45,7 +45,10 @@ type Drift struct {
 	Wrote   string   `json:"wrote"` // what the last write left there
 	Present string   `json:"present"`
 	Drifted bool     `json:"drifted"`
-	// By names the later transaction that wrote the present value, if one did.
+	// Gone: the device is not there, or another one has its name.
+	Gone bool `json:"gone,omitempty"`
+	// By names the later transaction that wrote the present value, if one did, or
+	// an earlier one for the same profile.
 	By string `json:"by,omitempty"`
 	// Suspects says in words what else may have changed it, likeliest first.
 	Suspects []string `json:"suspects,omitempty"`
@@ -152,14 +155,24 @@ func (a *Applier) Status() ([]Summary, error) {
 	for i, t := range all {
 		s := t.summary(origin)
 		if t.state != RolledBack && t.state != Forgotten && s.NetNS == "" && !s.Newer {
-			s.Drift = t.drift(newWitness(view, t.origin, origin), local(all[i+1:], origin))
+			s.Drift = t.drift(newWitness(view, t.origin, origin), local(t.writers(all[:i], all[i+1:]), origin))
 		}
 		out = append(out, s)
 	}
 	return out, nil
 }
 
-func (t *transaction) drift(w witness, later []*transaction) []Drift {
+// writers are the transactions whose values are no drift of this one: later ones,
+// and earlier ones for the same profile, of which what is left to the host comes
+// back when its CPUs do.
+func (t *transaction) writers(earlier, later []*transaction) []*transaction {
+	same := slices.DeleteFunc(slices.Clone(earlier), func(e *transaction) bool {
+		return t.profile == "" || e.profile != t.profile || e.state != Confirmed
+	})
+	return append(same, later...)
+}
+
+func (t *transaction) drift(w witness, writers []*transaction) []Drift {
 	var out []Drift
 	at := map[knob.Ref]int{}
 	for _, e := range t.entries {
@@ -175,14 +188,14 @@ func (t *transaction) drift(w witness, later []*transaction) []Drift {
 		out = append(out, Drift{Ref: e.ref, Before: e.before, Wrote: wrote})
 	}
 	for i := range out {
-		w.compare(t, &out[i], later)
+		w.compare(t, &out[i], writers)
 	}
 	return out
 }
 
 // compare looks up what a setting is by now, under the name that its device has
 // by now.
-func (w witness) compare(t *transaction, d *Drift, later []*transaction) {
+func (w witness) compare(t *transaction, d *Drift, writers []*transaction) {
 	kind, ok := knob.Lookup(d.Ref.Kind)
 	if !ok {
 		d.Drifted, d.Reason = true, t.unknown()
@@ -190,7 +203,7 @@ func (w witness) compare(t *transaction, d *Drift, later []*transaction) {
 	}
 	at, err := w.where.ref(d.Ref)
 	if err != nil {
-		d.Drifted, d.Reason = true, err.Error()
+		d.Drifted, d.Gone, d.Reason = true, true, err.Error()
 		return
 	}
 	was := d.Ref
@@ -199,7 +212,7 @@ func (w witness) compare(t *transaction, d *Drift, later []*transaction) {
 	d.Present, d.Reason = state.Value, state.Reason
 	d.Drifted = !state.Has() || state.Value != d.Wrote
 	if d.Drifted && state.Has() {
-		d.By = writtenBy(later, w.where.now, at, state.Value)
+		d.By = writtenBy(writers, w.where.now, at, state.Value)
 	}
 	if d.Drifted && d.By == "" {
 		d.Suspects = w.suspects(was, at, d.Wrote, state.Value)
@@ -285,6 +298,11 @@ func (a *Applier) Forget(id string) (Result, error) {
 	if t.state == RolledBack || t.state == Forgotten {
 		return result, nil
 	}
+	return a.disown(dir, t, result)
+}
+
+// disown leaves the host as it is, and the transaction to the archive.
+func (a *Applier) disown(dir string, t *transaction, result Result) (Result, error) {
 	if err := a.journalOf(dir, t).append(record{Type: recordForgotten}); err != nil {
 		return result, fmt.Errorf("forget %s: %w", t.id, err)
 	}

@@ -144,6 +144,9 @@ type Report struct {
 	Boot    string    `json:"boot"`
 	Since   time.Time `json:"since"`
 	Profile string    `json:"profile,omitempty"`
+	// Mistakes counts those in the file of the profile, as last read: what they are
+	// about is not kept.
+	Mistakes int `json:"mistakes,omitempty"`
 	// Keeps is how many settings are as wanted or are brought there.
 	Keeps int `json:"keeps"`
 	// Looks counts how often the host was compared, Restorations the settings

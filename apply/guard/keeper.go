@@ -41,6 +41,9 @@ type account struct {
 	// right is the beginning of the last look that found the setting as wanted,
 	// or the time when it was brought there; zero if it never was.
 	right time.Time
+	// stood is the value that it had then: where the host has it still, only the
+	// wish is another.
+	stood string
 	// since is when a difference was found that nothing explains.
 	since time.Time
 	// writer is the last program that was seen writing, at the time written.
@@ -243,7 +246,8 @@ func (k *Keeper) fine(begun, now time.Time, kept plan.Kept, around Around, d *De
 	if a.refusedByHost() {
 		a.left = nil
 	}
-	a.right, a.since, a.counted, a.cause, a.wanted, a.refusals = begun, time.Time{}, false, "", kept.Value, 0
+	a.right, a.since, a.counted, a.cause, a.refusals = begun, time.Time{}, false, "", 0
+	a.stood, a.wanted = kept.Value, kept.Value
 	k.takeUp(now, a, kept.Ref, kept.Value, around.Words[kept.Ref], d)
 }
 
@@ -281,7 +285,9 @@ func (k *Keeper) tryAgain(now time.Time, a *account, c plan.Change, d *Decision)
 // differs is a setting that is not as it should be.
 func (k *Keeper) differs(begun, now time.Time, c plan.Change, around Around, d *Decision) {
 	a := k.account(c.Ref)
-	a.wanted = c.After
+	if a.wanted != c.After {
+		a.wanted, a.accepted = c.After, ""
+	}
 	if c.Before == a.accepted && a.accepted != "" {
 		a.right, a.since, a.counted = begun, time.Time{}, false
 		return
@@ -304,7 +310,7 @@ func (k *Keeper) differs(begun, now time.Time, c plan.Change, around Around, d *
 		return
 	}
 	act := Action{Kind: Set, Ref: c.Ref, Before: c.Before, After: c.After, Cause: a.cause, By: a.by()}
-	if word.Covers(c.After) {
+	if word.Knows(c.After) {
 		act.Kind = Restored
 		d.Restore = append(d.Restore, c)
 	} else {
@@ -323,12 +329,14 @@ func (k *Keeper) decidedOtherwise(now time.Time, a *account, c plan.Change, word
 		reason = fmt.Sprintf("somebody began to roll transaction %s back", word.ID)
 	case apply.Confirmed:
 		// Another value for the same profile is that of another edition: of an
-		// older one, or of one that was set after this one was read.
+		// older one, or of one that was set after this one was read. It is none where
+		// the guard itself asked for that value before, or found it as wanted: what a
+		// profile leaves to the host changes with the host.
 		switch {
 		case word.Value == c.After || word.Value != c.Before:
 		case word.Profile != profile:
 			reason = fmt.Sprintf("transaction %s set it", word.ID)
-		case word.At.After(loaded):
+		case word.At.After(loaded) && !word.Own && !a.asItStood(c):
 			reason = fmt.Sprintf("transaction %s set it for an edition of the profile that the guard has not read", word.ID)
 		}
 	}
@@ -339,6 +347,9 @@ func (k *Keeper) decidedOtherwise(now time.Time, a *account, c plan.Change, word
 	a.yielded = true
 	return true
 }
+
+// asItStood reports whether the host has what was right until the wish changed.
+func (a *account) asItStood(c plan.Change) bool { return !a.right.IsZero() && c.Before == a.stood }
 
 // judged finds out who changed a setting. False: it is too early to tell, or
 // the setting is somebody else's from now on.
@@ -357,6 +368,9 @@ func (k *Keeper) judged(now time.Time, a *account, c plan.Change, around Around,
 	cause, explained := k.cause(c.Ref, from)
 	seen := a.written.After(a.right)
 	switch {
+	case a.asItStood(c):
+		a.counted, a.cause, a.writer, a.told = true, cmp.Or(cause, "another value is wanted by now"), "", false
+		return true
 	// Own writes are taken in before right is set, so that one that is seen after it
 	// is somebody else's, whatever a driver may have done beside it.
 	case seen, k.setByTool(c.Ref, a.right):
@@ -461,7 +475,7 @@ func (a *account) spend(now time.Time) (wait time.Duration) {
 func (k *Keeper) Made(now time.Time, act Action, out apply.Outcome) Action {
 	a := k.account(act.Ref)
 	act.At, act.After = now, out.Observed
-	a.right, a.since, a.counted, a.refusals = now, time.Time{}, false, 0
+	a.right, a.since, a.counted, a.refusals, a.stood = now, time.Time{}, false, 0, out.Observed
 	if out.Verdict == apply.VerdictRounded {
 		a.accepted = out.Observed
 	}
@@ -543,6 +557,24 @@ func (k *Keeper) forget(p plan.Plan) {
 func (k *Keeper) contenders(p plan.Plan, around Around) bool {
 	all := around.Owners()
 	return slices.ContainsFunc(p.Kept, func(kept plan.Kept) bool { return suspect(kept.Ref, all) != "" })
+}
+
+// holds are the settings of an owner that are kept, also against it: what is left
+// to others is left to it, too.
+func (k *Keeper) holds(p plan.Plan, o owner.Owner) []knob.Ref {
+	var out []knob.Ref
+	add := func(ref knob.Ref) {
+		if _, claimed := o.Claim(ref); claimed && k.account(ref).left == nil {
+			out = append(out, ref)
+		}
+	}
+	for _, kept := range p.Kept {
+		add(kept.Ref)
+	}
+	for _, c := range p.Changes {
+		add(c.Ref)
+	}
+	return out
 }
 
 // Report is the state as it is now.

@@ -30,8 +30,8 @@ type Loop struct {
 	Plan func(ctx context.Context) (plan.Plan, knob.View, error)
 	// Loaded is when the profile in force was read; nil means when the loop began.
 	Loaded func() time.Time
-	// Owners lists who else writes settings, to suspect of writes that nobody saw;
-	// nil for nobody.
+	// Owners lists who else writes settings, to suspect of writes that nobody saw, and
+	// to tell them what is kept; nil for nobody.
 	Owners func() ([]owner.Owner, error)
 	// Applier writes, and should have no Owners of its own.
 	Applier *apply.Applier
@@ -39,8 +39,8 @@ type Loop struct {
 	Tell func(Action)
 	// Show is given the state after each look that changed it; nil discards.
 	Show func(Report) error
-	// Alive is called from the loop itself at least every AliveEvery while it
-	// works as it should, for a watchdog; 0 is never.
+	// Alive is called at least every AliveEvery while the loop works as it should, for
+	// a watchdog; 0 is never.
 	Alive      func()
 	AliveEvery time.Duration
 	// Ready is called once, after the first look.
@@ -58,7 +58,13 @@ type Loop struct {
 	keeper  *Keeper
 	blind   error           // why writes cannot be watched
 	watched map[string]bool // files
-	shown   Report
+	// recovered: nothing that was cut short stands in the way, as far as is known.
+	recovered bool
+	// toldOthers: those who can be told were, since an interrupt was moved. deaf is
+	// why that could not be.
+	toldOthers bool
+	deaf       string
+	shown      Report
 }
 
 // Run keeps the host until ctx ends, and leaves every setting as it is then. The
@@ -83,6 +89,7 @@ func (l *Loop) Run(ctx context.Context) error {
 			l.Alive()
 		case <-l.Reload:
 			l.keeper.Reload(l.Now())
+			l.shown = Report{} // the file of the profile may be another
 		case <-l.Events.Ready:
 			if err := l.Events.Failed(); err != nil {
 				return fmt.Errorf("events have ended: %w", err)
@@ -109,6 +116,39 @@ func (l *Loop) pulse() *time.Ticker {
 		return t
 	}
 	return time.NewTicker(l.AliveEvery)
+}
+
+// longestWrite is how long one write may take and the guard still counts as alive:
+// a driver waits a minute for firmware that does not answer (mlx5/core/lib/tout.c),
+// and who is killed meanwhile leaves half a transaction. After two minutes the
+// kernel itself calls a task hung (kernel/hung_task.c).
+const longestWrite = 2 * time.Minute
+
+// beat beats for the watchdog while something is written, at most so long after the
+// last progress.
+func (l *Loop) beat(longest time.Duration) (progress, stop func()) {
+	if l.Alive == nil || l.AliveEvery <= 0 {
+		return func() {}, func() {}
+	}
+	made, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		tick := time.NewTicker(l.AliveEvery)
+		defer tick.Stop()
+		last := time.Now()
+		for {
+			select {
+			case <-done:
+				return
+			case <-made:
+				last = time.Now()
+			case <-tick.C:
+				if time.Since(last) < longest {
+					l.Alive()
+				}
+			}
+		}
+	}()
+	return func() { made <- struct{}{} }, func() { close(done) }
 }
 
 func (l *Loop) alive() {
@@ -162,8 +202,12 @@ func (l *Loop) look(ctx context.Context) {
 	}
 	if err == nil {
 		l.keeper.Works()
-	} else if act, news := l.keeper.Wait(l.Now(), err.Error()); news {
-		l.tell(act)
+	} else {
+		// It may be what a unit left that was killed meanwhile.
+		l.recovered, l.toldOthers = false, false
+		if act, news := l.keeper.Wait(l.Now(), err.Error()); news {
+			l.tell(act)
+		}
 	}
 	l.keeper.End(l.Now(), l.spent()-spent)
 	l.show()
@@ -176,19 +220,19 @@ func (l *Loop) spent() time.Duration {
 	return l.Cost()
 }
 
-// recover deals with what an earlier guard left when it was killed.
+// recover deals with what an earlier guard, or a boot unit, left when it was killed.
 func (l *Loop) recover(ctx context.Context) error {
-	if l.watched != nil {
-		return nil // done before the first round
+	if l.recovered {
+		return nil
 	}
-	results, err := l.Applier.RecoverRestorations(ctx)
-	if err != nil {
-		return err
-	}
+	_, stop := l.beat(longestWrite)
+	defer stop()
+	results, err := l.Applier.Recover(ctx)
 	for _, r := range results {
-		l.tell(Action{Kind: Failed, At: l.Now(), Reason: fmt.Sprintf("restoration %s was cut short and is undone", r.ID)})
+		l.tell(Action{Kind: Failed, At: l.Now(), Reason: fmt.Sprintf("transaction %s was cut short and is undone", r.ID)})
 	}
-	return nil
+	l.recovered = err == nil
+	return err
 }
 
 // round reads, decides and writes once. Again says that another round should
@@ -207,6 +251,7 @@ func (l *Loop) round(ctx context.Context, since time.Time) (again bool, err erro
 		return false, err
 	}
 	d := l.keeper.Decide(begun, l.Now(), p, around)
+	l.holdOff(p, view, around, &d)
 	for _, act := range d.Tell {
 		l.tell(act)
 	}
@@ -218,9 +263,56 @@ func (l *Loop) round(ctx context.Context, since time.Time) (again bool, err erro
 		return fresh, nil
 	}
 	// What is left, and what writing has made possible or undone.
-	again = fresh || len(p.Deferred) > 0 || len(changes) < len(p.Changes) || slices.ContainsFunc(changes, clobbers)
+	again = fresh || len(p.Deferred) > 0 || len(changes) < max(len(p.Changes), len(d.Restore)+len(d.Set)) || slices.ContainsFunc(changes, clobbers)
 	refused, err := l.write(ctx, carry, some(p, changes), d.Causes, since)
 	return again || refused, err
+}
+
+// holdOff adds to a decision what keeps others off the interrupts that are kept: what
+// they are told they hold in memory, and what is new they were not told. Asking takes
+// longer than a restoration, so that it is done only after an interrupt was moved:
+// whoever began anew moves one, and is told then.
+func (l *Loop) holdOff(p plan.Plan, view knob.View, around Around, d *Decision) {
+	moved := func(c plan.Change) bool {
+		kind, ok := knob.Lookup(c.Ref.Kind)
+		return ok && kind.Stage == knob.StageAffinity
+	}
+	if l.toldOthers && !slices.ContainsFunc(d.Restore, moved) && !slices.ContainsFunc(d.Set, moved) {
+		return
+	}
+	l.toldOthers = true
+	for _, o := range around.Owners() {
+		held := l.keeper.holds(p, o)
+		if o.Exceptions == "" || len(held) == 0 {
+			continue
+		}
+		c, err := apply.Exception(view, o, held)
+		if err != nil {
+			l.unheard(fmt.Sprintf("%s writes %s as well, %s, and cannot be told to leave it: %v", o.Name, held[0], o.When, err))
+			continue
+		}
+		if _, named := d.Causes[c.Ref]; named || c.Before == c.After {
+			continue
+		}
+		act := Action{Kind: Set, Ref: c.Ref, Before: c.Before, After: c.After, Cause: c.Why}
+		if around.Words[c.Ref].Knows(c.After) {
+			act.Kind = Restored
+			d.Restore = append(d.Restore, c)
+		} else {
+			// What is restored goes first, and alone.
+			l.toldOthers = len(d.Restore) == 0
+			d.Set = append(d.Set, c)
+		}
+		d.Causes[c.Ref] = act
+	}
+}
+
+// unheard tells once why an owner could not be told.
+func (l *Loop) unheard(reason string) {
+	if l.deaf != reason {
+		l.deaf = reason
+		l.tell(Action{Kind: Failed, At: l.Now(), Reason: reason})
+	}
 }
 
 // clobbers reports whether a change may undo other settings.
@@ -280,7 +372,7 @@ func (l *Loop) around(p plan.Plan) (Around, error) {
 	if l.Loaded != nil {
 		out.Loaded = l.Loaded()
 	}
-	if len(p.Changes) == 0 && !out.Blind && !l.keeper.yields() {
+	if len(p.Changes) == 0 && !out.Blind && l.toldOthers && !l.keeper.yields() {
 		return out, nil
 	}
 	var err error
@@ -303,6 +395,8 @@ func (l *Loop) owners() []owner.Owner {
 // whether the host refused any of it. The end of ctx
 // does not cut it short: what has begun is finished, or undone, in moments.
 func (l *Loop) write(ctx context.Context, carry carrier, p plan.Plan, causes map[knob.Ref]Action, since time.Time) (refused bool, err error) {
+	progress, stop := l.beat(longestWrite)
+	defer stop()
 	result, err := carry(context.WithoutCancel(ctx), p, apply.Options{
 		LeaveOut: func(ref knob.Ref, err error) {
 			if at := indexOf(p, ref); at >= 0 {
@@ -310,7 +404,7 @@ func (l *Loop) write(ctx context.Context, carry carrier, p plan.Plan, causes map
 			}
 			refused = true
 		},
-		MaxDisruption: knob.DisruptsLink, Progress: func(apply.Outcome) { l.alive() },
+		MaxDisruption: knob.DisruptsLink, Progress: func(apply.Outcome) { progress() },
 		// Whether others really write is seen, and not only feared.
 		Owners: map[string]apply.Choice{"": apply.Take},
 	})

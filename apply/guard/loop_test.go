@@ -16,6 +16,7 @@ import (
 	"github.com/napitune/napitune/detect/host"
 	"github.com/napitune/napitune/detect/host/hosttest"
 	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/detect/owner"
 	"github.com/napitune/napitune/rules/plan"
 )
 
@@ -257,5 +258,151 @@ func TestLoopEndsWithItsEvents(t *testing.T) {
 	k.Events.Failed = func() error { return errors.New("socket gone") }
 	if err := k.Run(context.Background()); err == nil || !strings.Contains(err.Error(), "socket gone") {
 		t.Errorf("ended with %v", err)
+	}
+}
+
+// What a guard leaves half done that is killed at a write, the next one undoes and
+// does again; so it does with what a boot unit leaves beside it.
+func TestLoopRecovers(t *testing.T) {
+	k := newKeep(t, map[string]string{rps: "2", irq: "3"})
+	k.Applier.Unattended = true
+	write := k.Applier.Writer.WriteFile
+	killed := func(do func()) {
+		t.Helper()
+		defer func() {
+			k.Applier.Writer.WriteFile = write
+			if recover() == nil {
+				t.Error("it was not killed")
+			}
+		}()
+		k.Applier.Writer.WriteFile = func(string, []byte) error { panic("killed by the watchdog") }
+		do()
+	}
+	killed(func() { k.after(0) })
+	k.keeper, k.recovered = NewKeeper(k.now), false
+	k.want("another guard", k.after(time.Minute), "failed ", "set "+irq, "set "+rps)
+
+	k.wanted[budget] = "600"
+	killed(func() {
+		_, _ = k.Applier.Apply(context.Background(), some(k.plan(), k.plan().Changes), apply.Options{})
+	})
+	k.wanted[flushes] = "20000"
+	var told []string
+	for range 3 {
+		told = append(told, k.after(time.Second)...)
+	}
+	k.want("beside a killed unit", told, "failed ", "set "+flushes, "set "+budget)
+	if open, err := k.Applier.Unfinished(); err != nil || len(open) > 0 {
+		t.Errorf("unfinished: %+v, %v", open, err)
+	}
+}
+
+// A write that takes long is no reason to end the guard, one that never ends is.
+func TestLoopBeatsWhileWriting(t *testing.T) {
+	beats := make(chan struct{}, 1000)
+	l := &Loop{Alive: func() { beats <- struct{}{} }, AliveEvery: time.Millisecond}
+	progress, stop := l.beat(time.Hour)
+	for range 3 {
+		<-beats
+	}
+	progress()
+	<-beats
+	stop()
+	_, stop = l.beat(0)
+	defer stop()
+	time.Sleep(10 * time.Millisecond)
+	for len(beats) > 0 {
+		<-beats
+	}
+	time.Sleep(20 * time.Millisecond)
+	if n := len(beats); n > 0 {
+		t.Errorf("%d beats for a write that hangs", n)
+	}
+}
+
+// beside runs an irqbalance beside the guard.
+func (k *keep) beside() {
+	k.Owners = func() ([]owner.Owner, error) {
+		return []owner.Owner{{Name: "irqbalance", Habit: owner.Always, When: "in each round", Claims: []owner.Claim{{Kind: "irq.affinity"}}, Exceptions: banned}}, nil
+	}
+	k.m.RunIrqbalance(3, 7)
+}
+
+const banned = "irqbalance.banned"
+
+// number is the interrupt of a queue.
+func (k *keep) number(text string) string {
+	k.t.Helper()
+	r := ref(k.t, text)
+	n, err := k.m.View().IRQ(r.Dev, r.Tx, r.Queue)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	return fmt.Sprint(n)
+}
+
+// irqbalance is told of the interrupts that are kept: at the beginning, of those
+// that come later, and again when it began anew and moved one of them.
+func TestLoopTellsIrqbalance(t *testing.T) {
+	const second = "eth0/rx-0/irq.affinity"
+	k := newKeep(t, map[string]string{irq: "3"})
+	k.beside()
+	before := k.m.Dump()
+	told := func(what string, irqs ...string) {
+		t.Helper()
+		if got, want := k.read(banned), "3,7,"+strings.Join(irqs, ","); got != want {
+			t.Errorf("%s: irqbalance leaves %s alone, want %s", what, got, want)
+		}
+	}
+	k.want("first", k.after(0), "set "+irq, "set "+banned)
+	told("first", k.number(irq))
+	k.wanted[second] = "2"
+	k.want("a late one", k.after(time.Hour), "set "+second, "set "+banned)
+	told("a late one", k.number(second), k.number(irq))
+	for range 3 {
+		k.now = k.now.Add(2 * memory)
+		k.m.RunIrqbalance(3, 7)
+		k.write(irq, "1")
+		var all []string
+		for range 3 {
+			all = append(all, k.after(time.Second)...)
+		}
+		slices.Sort(all)
+		k.want("begun anew", all, "restored "+irq, "restored "+banned)
+		told("begun anew", k.number(second), k.number(irq))
+	}
+	if all, err := k.Applier.Status(); err != nil || len(all) != 2 {
+		t.Errorf("transactions: %+v, %v", all, err)
+	}
+	for range 2 {
+		if result, err := k.Applier.Rollback(context.Background(), ""); err != nil || result.State != apply.RolledBack {
+			t.Fatalf("%+v, %v", result, err)
+		}
+	}
+	if diff := cmp.Diff(before, k.m.Dump()); diff != "" {
+		t.Errorf("rolled back (-before +after)\n%s", diff)
+	}
+}
+
+// An irqbalance that cannot be told is told of once, and keeps nothing from being
+// set; one that writes all the same has its way, and is told nothing more.
+func TestLoopBesideDeafIrqbalance(t *testing.T) {
+	k := newKeep(t, map[string]string{irq: "3"})
+	k.beside()
+	k.m.StopIrqbalance()
+	k.want("first", k.after(0), "failed ", "set "+irq)
+	for i, want := range [][]string{{"restored " + irq}, {"left " + irq}, nil} {
+		k.now = k.now.Add(time.Hour)
+		k.write(irq, fmt.Sprint(i%2+1))
+		var all []string
+		for range 3 {
+			all = append(all, k.after(time.Second)...)
+		}
+		k.want(fmt.Sprint("write ", i), all, want...)
+	}
+	k.m.RunIrqbalance(3, 7)
+	k.after(time.Hour)
+	if got := k.read(banned); got != "3,7" {
+		t.Errorf("irqbalance is told of what is left to it: %s", got)
 	}
 }

@@ -130,6 +130,7 @@ func bootVerb(c *cli.Context, e env) error {
 	if b.m, b.a, err = changeable(e, "boot", o); err != nil {
 		return err
 	}
+	b.a.Unattended = true
 	release := hold()
 	defer release()
 	problems, err := b.stand(c.Context, wait)
@@ -279,6 +280,7 @@ func (b *standing) once(ctx context.Context) ([]boot.Problem, error) {
 		}
 		var refused *apply.Refused
 		switch {
+		case errors.As(err, &refused) && time.Since(begun) < patience && b.recovers(ctx, refused):
 		case errors.As(err, &refused):
 			if plans++; plans == 1 {
 				refusedAt = time.Now()
@@ -302,11 +304,26 @@ func (b *standing) once(ctx context.Context) ([]boot.Problem, error) {
 
 // mayPass reports whether another plan may be carried out where this one was
 // refused: devices came or went meanwhile, or a setting was not given up yet. An
-// unfinished transaction is for a person to end.
+// unfinished transaction that is left is for a person to end.
 func mayPass(refused *apply.Refused) bool {
-	unfinished := func(r apply.Refusal) bool { return r.Subject == "host" }
 	passes := func(r apply.Refusal) bool { return r.Stale || len(r.Refs) > 0 }
-	return !slices.ContainsFunc(refused.Refusals, unfinished) && slices.ContainsFunc(refused.Refusals, passes)
+	return !slices.ContainsFunc(refused.Refusals, barred) && slices.ContainsFunc(refused.Refusals, passes)
+}
+
+// barred tells a refusal for the sake of an unfinished transaction.
+func barred(r apply.Refusal) bool { return r.Subject == "host" }
+
+// recovers undoes what a unit or the guard left in the way when it was killed, and
+// reports whether to try again.
+func (b *standing) recovers(ctx context.Context, refused *apply.Refused) bool {
+	if !slices.ContainsFunc(refused.Refusals, barred) {
+		return false
+	}
+	results, err := b.a.Recover(ctx)
+	for _, r := range results {
+		b.warn("transaction " + r.ID + " was cut short and is undone")
+	}
+	return len(results) > 0 || errors.Is(err, apply.ErrLocked)
 }
 
 // settingsOf counts changes of the profile's settings: what an owner is told is
@@ -338,8 +355,7 @@ func (b *standing) holdOff(p *plan.Plan) (silent string, err error) {
 		return "", fmt.Errorf("find out who else writes these settings: %w", err)
 	}
 	for _, o := range owners {
-		kind, ok := knob.Lookup(o.Exceptions)
-		if !ok || slices.ContainsFunc(p.Changes, func(c plan.Change) bool { _, fights := o.Fights(c.Ref, c.After); return fights }) {
+		if o.Exceptions == "" || slices.ContainsFunc(p.Changes, func(c plan.Change) bool { _, fights := o.Fights(c.Ref, c.After); return fights }) {
 			continue
 		}
 		var stand []knob.Ref
@@ -355,22 +371,15 @@ func (b *standing) holdOff(p *plan.Plan) (silent string, err error) {
 		if err != nil {
 			return "", err
 		}
-		ref := knob.Global(kind.Name)
-		state := kind.Read(view, ref)
-		means := fmt.Sprintf("%s writes %s as well, %s, and cannot be told to leave it: ", o.Name, stand[0], o.When)
-		if state.Status != knob.Known {
-			silent = means + state.Reason
-			continue
-		}
-		after, err := kind.Except(view, state.Value, stand)
-		if err != nil {
-			b.warn(means + err.Error())
-			continue
-		}
-		if after != state.Value {
-			p.Changes, p.Applyable = append(p.Changes, plan.Change{
-				Ref: ref, Before: state.Value, After: after, Stage: kind.Stage.String(), Why: o.Name + " would write " + stand[0].String() + " again",
-			}), true
+		c, err := apply.Exception(view, o, stand)
+		means := fmt.Sprintf("%s writes %s as well, %s, and cannot be told to leave it: %v", o.Name, stand[0], o.When, err)
+		switch {
+		case apply.IsSilent(err):
+			silent = means
+		case err != nil:
+			b.warn(means)
+		case c.Before != c.After:
+			p.Changes, p.Applyable = append(p.Changes, c), true
 		}
 	}
 	return silent, nil

@@ -10,10 +10,12 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/napitune/napitune/apply"
 	"github.com/napitune/napitune/detect/host"
 	"github.com/napitune/napitune/detect/host/hosttest"
 	"github.com/napitune/napitune/detect/host/tree"
 	"github.com/napitune/napitune/detect/knob"
+	"github.com/napitune/napitune/profiles/boot"
 )
 
 // besides is a machine in memory on which programs run that write settings, too.
@@ -223,6 +225,64 @@ func TestInstallNamesOwners(t *testing.T) {
 			if !strings.Contains(stderr, want) {
 				t.Errorf("%s: %s\nwant %s", program, stderr, want)
 			}
+		}
+	}
+}
+
+// What a unit or the guard left half done that was killed keeps no later boot from
+// setting everything; what a person left does.
+func TestBootRecovers(t *testing.T) {
+	t.Parallel()
+	for _, service := range []bool{true, false} {
+		b := newBesides(t)
+		file := bootFile(t, besideProfile)
+		m, err := b.e.Open("")
+		if err != nil {
+			t.Fatal(err)
+		}
+		profile, _, err := readProfile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, _, err := profilePlan(m, profile, boot.Scope{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err := applier(b.e, m, options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.Unattended, a.Owners = service, nil
+		a.Writer.WriteFile = func(string, []byte) error { panic("killed") }
+		func() {
+			defer func() { _ = recover() }()
+			_, _ = a.Apply(context.Background(), p, apply.Options{MaxDisruption: knob.DisruptsLink})
+		}()
+		code, stdout, stderr := invoke(context.Background(), t, b.e, "boot", file)
+		want := exitDone
+		if !service {
+			want = exitError
+		}
+		if code != want || service && (b.read(besideBudget) != "600" || !strings.Contains(stdout+stderr, "was cut short and is undone")) {
+			t.Errorf("service %v: code %d, %s%s", service, code, stdout, stderr)
+		}
+	}
+}
+
+// The guard tells irqbalance of what a profile sets. Who applied something chose by
+// --owner, and what it was told then is a setting of the transaction.
+func TestGuardTellsForProfiles(t *testing.T) {
+	t.Parallel()
+	b := newBesides(t, "irqbalance")
+	m, err := b.e.Open("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, profile := range []*boot.Profile{nil, {Name: "edge"}} {
+		w := &watchman{e: b.e, m: m, profile: profile}
+		all, err := w.owners()
+		if err != nil || len(all) != 1 || (all[0].Exceptions != "") != (profile != nil) {
+			t.Errorf("profile %v: %+v, %v", profile, all, err)
 		}
 	}
 }

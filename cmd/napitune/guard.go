@@ -58,7 +58,8 @@ func guardCommand(e env) *cli.Command {
 		ArgsUsage: "[FILE]",
 		Description: "Keeps a boot profile: FILE, or " + installedProfile + ". Where there is none, it keeps what the\n" +
 			"transactions of this boot have set (napitune status lists them). It waits for events and does nothing in between.\n" +
-			"A setting that a link flap, other queues or CPU hotplug reset is brought back at once. One that another program\n" +
+			"A setting that a link flap, other queues or CPU hotplug reset is brought back at once. irqbalance is told to leave the\n" +
+			"interrupts of a profile alone, also when it was started anew. A setting that another program\n" +
 			"writes a second time is left to it and reported, here, in napitune status and in the journal of the system, where\n" +
 			"entries have the fields NAPITUNE_ACTION, NAPITUNE_KNOB, NAPITUNE_DEVICE, NAPITUNE_BEFORE, NAPITUNE_AFTER,\n" +
 			"NAPITUNE_CAUSE, NAPITUNE_BY, NAPITUNE_REASON and NAPITUNE_TOOK_USEC. SIGHUP (systemctl reload napitune-guard) reads the\n" +
@@ -83,14 +84,15 @@ func keepWatch(c *cli.Context, e env) error {
 	if err != nil {
 		return err
 	}
-	a.Holder = fmt.Sprintf("napitune guard, process %d", os.Getpid())
+	a.Holder, a.Unattended = fmt.Sprintf("napitune guard, process %d", os.Getpid()), true
 	// A look needs a few MB for a moment, which are collected and go back before
 	// the next wait, and not while a setting waits to be restored.
 	debug.SetGCPercent(-1)
 	debug.SetMemoryLimit(memoryLimit)
 	w := &watchman{e: e, m: m, a: a, file: c.Args().First(), again: make(chan struct{})}
 	a.View, a.Origin = w.view, w.origin
-	// That others write is seen; they need not be asked for before each write.
+	// That others write is seen; they need not be asked for before each write. Those
+	// who can be told something are told by the loop.
 	a.Owners = nil
 	if err := w.load(); err != nil {
 		return err
@@ -118,10 +120,14 @@ type watchman struct {
 	// boot.
 	profile *boot.Profile
 	loaded  time.Time
-	stale   atomic.Bool // the profile is to be read anew
-	again   chan struct{}
-	status  string
-	bootID  string
+	// mistakes are those of the file as last read.
+	mistakes int
+	// solved are the numbers of queues that stand since then.
+	solved map[knob.Ref]string
+	stale  atomic.Bool // the profile is to be read anew
+	again  chan struct{}
+	status string
+	bootID string
 	// last is the machine as last read, and unused: no transaction has begun
 	// with it yet.
 	last   *detect.Snapshot
@@ -167,12 +173,24 @@ func (w *watchman) origin() (plan.Origin, error) {
 // loop wires the loop.
 func (w *watchman) loop(events *host.Events) *guarding.Loop {
 	return &guarding.Loop{
-		Events: events, Plan: w.plan, Loaded: func() time.Time { return w.loaded }, Applier: w.a, Owners: func() ([]owner.Owner, error) { return findOwners(w.m) }, Tell: w.tell, Show: w.show, Reload: w.again,
+		Events: events, Plan: w.plan, Loaded: func() time.Time { return w.loaded }, Applier: w.a, Owners: w.owners, Tell: w.tell, Show: w.show, Reload: w.again,
 		Alive: func() { w.e.Service.Notify(daemon.SdNotifyWatchdog) }, AliveEvery: w.e.Service.Watchdog / 2,
 		Ready: func() { w.notify(daemon.SdNotifyReady) },
 		Rest:  debug.FreeOSMemory,
 		Cost:  w.cost(),
 	}
+}
+
+// owners are those who write settings as well. Without a profile nobody is told
+// anything but what the transactions say: who made them chose.
+func (w *watchman) owners() ([]owner.Owner, error) {
+	all, err := findOwners(w.m)
+	if w.profile == nil {
+		for i := range all {
+			all[i].Exceptions = ""
+		}
+	}
+	return all, err
 }
 
 // cost is the processor time of this process; nil where that cannot be told.
@@ -187,7 +205,7 @@ func (w *watchman) cost() func() time.Duration {
 // there is an earlier profile, which then stays in force.
 func (w *watchman) load() error {
 	if _, err := os.Stat(installedProfile); w.file == "" && errors.Is(err, fs.ErrNotExist) {
-		w.profile = nil
+		w.profile, w.mistakes = nil, 0
 		return nil
 	}
 	at := time.Now()
@@ -198,10 +216,14 @@ func (w *watchman) load() error {
 	for _, mistake := range mistakes {
 		w.tell(guarding.Action{Kind: guarding.Failed, At: time.Now(), Reason: mistake.Error()})
 	}
-	if len(mistakes) > 0 && w.profile != nil {
+	switch w.mistakes = len(mistakes); {
+	case w.mistakes > 0 && w.profile != nil:
 		return errors.New("the new one has mistakes")
+	case w.mistakes > 0 && len(p.Host)+len(p.Entries) == 0:
+		// A guard that keeps nothing would look as if it kept all.
+		return fmt.Errorf("nothing of the profile can be read: %w", mistakes[0])
 	}
-	w.profile, w.loaded = &p, at
+	w.profile, w.loaded, w.solved = &p, at, nil
 	return nil
 }
 
@@ -233,7 +255,8 @@ func (w *watchman) plan(context.Context) (plan.Plan, knob.View, error) {
 	made := origin(s)
 	var p plan.Plan
 	if w.profile != nil {
-		p, _ = w.profile.Plan(s, boot.Scope{}) // what cannot be is told by napitune boot
+		p, _ = w.profile.Plan(s, boot.Scope{Solved: w.solved}) // what cannot be is told by napitune boot
+		w.solved = boot.StandingChannels(p, w.solved)
 	} else if p, err = w.applied(s, view); err != nil {
 		return plan.Plan{}, knob.View{}, err
 	}
@@ -263,7 +286,7 @@ func (w *watchman) applied(s *detect.Snapshot, view knob.View) (plan.Plan, error
 // show leaves the state in a file for other verbs, and in a line for the
 // service manager.
 func (w *watchman) show(r guarding.Report) error {
-	r.PID, r.Boot = os.Getpid(), w.bootID
+	r.PID, r.Boot, r.Mistakes = os.Getpid(), w.bootID, w.mistakes
 	w.status = guardStatus(r)
 	if !r.Ended {
 		w.notify()
@@ -298,6 +321,9 @@ func (w *watchman) notify(states ...string) {
 // guardStatus is the state in one line.
 func guardStatus(r guarding.Report) string {
 	parts := []string{fmt.Sprintf("keeping %d settings", r.Keeps), fmt.Sprintf("restored %d", r.Restorations)}
+	if r.Mistakes > 0 {
+		parts = append(parts, report.Mistakes(r.Mistakes))
+	}
 	if r.Waiting != "" {
 		parts = append(parts, "waiting: "+report.Clean(r.Waiting))
 	}

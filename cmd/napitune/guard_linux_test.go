@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -534,4 +535,43 @@ func TestReinstallUnderGuard(t *testing.T) {
 	}
 	g.until("the third edition is kept", 5*time.Second, func() bool { return len(g.report().Left) == 0 })
 	g.stop()
+}
+
+// A guard of a profile of which nothing can be read ends; with a mistake it keeps
+// the rest and says so, and after a reload, that there is one in the file.
+func TestGuardOfMistakes(t *testing.T) {
+	listening := errors.New("it would have begun")
+	b := newBesides(t)
+	b.e.Service.Events = func() (*host.Events, error) { return nil, listening }
+	for text, want := range map[string]string{
+		"boot-profile: 7\nname: edge\n": "nothing of the profile can be read",
+		"\x00\x01":                      "nothing of the profile can be read",
+		"boot-profile: 1\nname: edge\nhost: {net.core.netdev_budgett: 600}\n": "nothing of the profile can be read",
+		"boot-profile: 1\nname: edge\nhost: {net.core.netdev_budget: 600}\n":  listening.Error(),
+	} {
+		file := filepath.Join(t.TempDir(), "edge.yaml")
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if code, _, stderr := invoke(context.Background(), t, b.e, "guard", file); code != exitError || !strings.Contains(stderr, want) {
+			t.Errorf("%q: code %d, %s\nwant %s", text, code, stderr, want)
+		}
+	}
+	file := filepath.Join(t.TempDir(), "edge.yaml")
+	if err := os.WriteFile(file, []byte("boot-profile: 1\nname: edge\nhost: {net.core.netdev_budget: 600, net.core.nothing: 1}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var status []string
+	b.e.Stderr, b.e.Service.Notify = io.Discard, func(state string) { status = append(status, state) }
+	w := &watchman{e: b.e, file: file, bootID: "b"}
+	for range 2 { // begun, and read anew
+		_ = w.load()
+		if err := w.show(guarding.Report{Keeps: 1, Left: []guarding.Left{}}); err != nil {
+			t.Fatal(err)
+		}
+		r, err := guardReport(b.e, "b")
+		if err != nil || r.Mistakes != 1 || !strings.Contains(status[len(status)-1], "profile has 1 mistake") {
+			t.Errorf("%+v, %v, %q", r, err, status)
+		}
+	}
 }

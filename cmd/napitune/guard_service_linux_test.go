@@ -141,7 +141,7 @@ func TestGuardServiceLive(t *testing.T) {
 		{"rule", testServiceRule},
 		{"boot beside irqbalance", testServiceBootBesideIrqbalance},
 		{"leaves to others", testServiceLeaves},
-		{"leaves to irqbalance", testServiceLeavesToIrqbalance},
+		{"tells irqbalance", testServiceTellsIrqbalance},
 		{"beside irqbalance that is told", testServiceBesideIrqbalance},
 		{"watchdog", testServiceWatchdog},
 		{"stop", testServiceStop},
@@ -392,28 +392,41 @@ func irqbalanceUnit(t *testing.T, options string) {
 	time.Sleep(5 * time.Second)
 }
 
-// irqbalance, told nothing, has its way: the guard backs off, names it as the
-// likely writer and says so everywhere.
-func testServiceLeavesToIrqbalance(t *testing.T) {
+// irqbalance that begins beside the guard is told at its first write which
+// interrupts are kept, under the sandbox of the unit, and leaves them alone.
+func testServiceTellsIrqbalance(t *testing.T) {
 	s := serviced{t}
+	want := allStands(t)
+	began := time.Now().Add(-time.Second)
 	irqbalanceUnit(t, "")
-	took := until(t, "interrupts are left to irqbalance", 3*time.Minute, func() bool {
-		// It scans and places all interrupts anew.
+	told := func() bool {
+		for _, action := range []string{"set", "restored"} {
+			for _, fields := range s.entries(action, began) {
+				if fields["NAPITUNE_KNOB"] == "irqbalance.banned" {
+					t.Logf("told: %v", fields)
+					return true
+				}
+			}
+		}
+		return false
+	}
+	// It scans and places all interrupts anew at a hangup.
+	again := func() {
 		shell(t, "systemctl kill -s HUP irqbalance")
 		time.Sleep(4 * time.Second)
-		return len(s.left()) > 0
-	})
-	left := s.left()
-	t.Logf("after %s left: %+v", took.Round(time.Second), left)
-	if left[0].Ref.Kind != "irq.affinity" || !left[0].Contested || !strings.HasPrefix(left[0].By, "irqbalance") {
+	}
+	took := until(t, "irqbalance is told", 3*time.Minute, func() bool { again(); return told() })
+	t.Logf("after %s", took.Round(time.Second))
+	view := mustView(t)
+	for range 3 {
+		again()
+		if missing := stood(t, view, want); len(missing) > 0 {
+			t.Errorf("beside irqbalance: %s", strings.Join(missing, ", "))
+		}
+	}
+	if left := s.left(); len(left) > 0 {
 		t.Errorf("left: %+v", left)
 	}
-	s.contested(left[0].Ref.String())
-	shell(t, "systemctl stop irqbalance")
-	s.hangup()
-	want, _ := wanted(t)
-	view := mustView(t)
-	until(t, "the interrupts are kept again", 20*time.Second, stands(t, view, want))
 }
 
 // Told by its policy script to leave NICs alone, irqbalance does, and everything

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/napitune/napitune/apply"
 	guarding "github.com/napitune/napitune/apply/guard"
 	"github.com/napitune/napitune/detect/host/hosttest"
 	"github.com/napitune/napitune/detect/host/tree"
@@ -43,5 +44,12 @@ func TestAdviseTellsOfContests(t *testing.T) {
 		if told != contested {
 			t.Errorf("contested %v, told %v:\n%s%s", contested, told, stdout, stderr)
 		}
+	}
+}
+
+// A host of containers has no drift because devices come and go.
+func TestDriftOfTheGone(t *testing.T) {
+	if n := drifted([]apply.Drift{{Drifted: true}, {Drifted: true, Gone: true}, {Drifted: true, By: "A-1"}, {}}); n != 1 {
+		t.Errorf("%d settings drifted, want 1", n)
 	}
 }

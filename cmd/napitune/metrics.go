@@ -13,6 +13,7 @@ import (
 	"github.com/google/renameio/v2"
 	"github.com/urfave/cli/v2"
 
+	"github.com/napitune/napitune/apply"
 	"github.com/napitune/napitune/cmd/napitune/report"
 	"github.com/napitune/napitune/profiles/boot"
 )
@@ -118,11 +119,19 @@ func transactionMetrics(e env, m *machine, o options, out *report.Metrics) error
 	}
 	for _, s := range list {
 		out.Transactions[string(s.State)]++
-		for _, d := range s.Drift {
-			if d.Drifted && d.By == "" {
-				out.Drifted++
-			}
-		}
+		out.Drifted += drifted(s.Drift)
 	}
 	return nil
+}
+
+// drifted counts settings that somebody else changed. Those of a device that is gone
+// nobody did.
+func drifted(all []apply.Drift) int {
+	n := 0
+	for _, d := range all {
+		if d.Drifted && d.By == "" && !d.Gone {
+			n++
+		}
+	}
+	return n
 }

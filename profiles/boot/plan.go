@@ -24,6 +24,10 @@ type Scope struct {
 	IfPresent bool
 	// Except are settings to be left as they are.
 	Except map[knob.Ref]bool
+	// Solved are numbers of queues that were worked out before. They stay while the
+	// device offers as many, though CPUs come and go: with another number many
+	// drivers take the link down.
+	Solved map[knob.Ref]string
 }
 
 // ProblemKind says what would mend a problem.

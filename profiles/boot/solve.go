@@ -10,6 +10,7 @@ import (
 	"github.com/napitune/napitune/detect/knob"
 	"github.com/napitune/napitune/detect/topo"
 	"github.com/napitune/napitune/rules/place"
+	"github.com/napitune/napitune/rules/plan"
 )
 
 // solution is the CPU of every queue of the devices whose CPUs the profile
@@ -25,8 +26,30 @@ func (r *reckoning) channels(ref knob.Ref) (string, bool) {
 	if !known || state.Status != knob.Known || state.Bounds.Max < 1 {
 		return "", false // a device without these channels, or with one
 	}
+	if before := r.scope.Solved[ref]; before != "" {
+		if n, err := strconv.ParseInt(before, 10, 64); err == nil && n <= state.Bounds.Max {
+			return before, true
+		}
+	}
 	cpus := r.near(r.s.Device(ref.Dev)).Len()
 	return strconv.FormatInt(min(state.Bounds.Max, int64(max(cpus, 1))), 10), true
+}
+
+// StandingChannels are the numbers of queues of a plan that stand, or stood before
+// and are wanted back: those for the next Scope.
+func StandingChannels(p plan.Plan, before map[knob.Ref]string) map[knob.Ref]string {
+	out := map[knob.Ref]string{}
+	for _, kept := range p.Kept {
+		if isChannels(kept.Ref.Kind) {
+			out[kept.Ref] = kept.Value
+		}
+	}
+	for _, c := range p.Changes {
+		if before[c.Ref] == c.After {
+			out[c.Ref] = c.After
+		}
+	}
+	return out
 }
 
 // near are the CPUs for a device: those that may take network work, of its own

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/napitune/napitune/detect/host/hosttest"
+	"github.com/napitune/napitune/detect/knob"
 	"github.com/napitune/napitune/profiles/boot"
 )
 
@@ -21,6 +22,25 @@ func TestSolveWithinIRQAffinity(t *testing.T) {
 	for ref, cpu := range changes(p) {
 		if strings.HasSuffix(ref, "/irq.affinity") && cpu != "6" && cpu != "7" {
 			t.Errorf("%s becomes %s, outside irqaffinity=6-7", ref, cpu)
+		}
+	}
+}
+
+// A number of queues that was worked out once stays when CPUs go, as long as the
+// device offers as many.
+func TestSolvedChannelsStay(t *testing.T) {
+	t.Parallel()
+	s := machine(t, hosttest.Spec{CPUs: 2, QueuesPerNIC: 4, MaxQueues: 4})
+	profile := parse(t, "devices:\n- match: {driver: virtio_net}\n  settings: {channels.combined: solve}\n")
+	for before, want := range map[string]string{"": "2", "4": "4", "3": "3", "8": "2"} {
+		ref := knob.Device("eth0", "channels.combined")
+		p, problems := profile.Plan(s, boot.Scope{Device: "eth0", Solved: map[knob.Ref]string{ref: before}})
+		got := changes(p)[ref.String()]
+		if len(p.Kept) > 0 {
+			got = p.Kept[0].Value
+		}
+		if got != want || len(problems) > 0 {
+			t.Errorf("after %q: %q, want %q; problems %v", before, got, want, problems)
 		}
 	}
 }

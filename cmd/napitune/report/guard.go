@@ -48,6 +48,9 @@ func (p *page) guard(g *guard.Report) {
 		state += ", has ended"
 	}
 	p.line(state)
+	if g.Mistakes > 0 {
+		p.hang("  !", yellow, 4, Mistakes(g.Mistakes)+": what they are about is not kept (napitune boot --dry-run names them)")
+	}
 	if g.Waiting != "" && !g.Ended {
 		p.hang("  !", yellow, 4, "waiting: "+g.Waiting)
 	}
@@ -62,6 +65,9 @@ func (p *page) guard(g *guard.Report) {
 		p.hang("  x", red, 4, fmt.Sprintf("%s is left alone: %s%s; it was %s and should be %s", l.Ref, l.Reason, by, told(l.Present), told(l.Want)))
 	}
 }
+
+// Mistakes says how many the profile has.
+func Mistakes(n int) string { return "profile has " + plural(n, "mistake") }
 
 // contestedLines is how many settings are named one by one.
 const contestedLines = 3
