@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path"
 	"slices"
 	"time"
@@ -24,6 +25,8 @@ type Word struct {
 	At time.Time
 	// Value is what the transaction left or, if it was rolled back, put back.
 	Value string
+	// Wanted is what it asked for: the host may have rounded that.
+	Wanted string
 	// Earlier are the values that standing transactions left before this one.
 	Earlier []string
 	// Own: this process made the transaction.
@@ -66,7 +69,7 @@ func (a *Applier) words(all []*transaction, now plan.Origin) map[knob.Ref]Word {
 				continue // what has its name now is not what it speaks of
 			}
 			last, known := out[ref]
-			word.Value, word.Earlier = e.after, last.Earlier
+			word.Value, word.Wanted, word.Earlier = e.after, e.after, last.Earlier
 			if last.State == Confirmed && !slices.Contains(last.Earlier, last.Value) {
 				word.Earlier = append(slices.Clip(last.Earlier), last.Value)
 			}
@@ -75,7 +78,7 @@ func (a *Applier) words(all []*transaction, now plan.Origin) map[knob.Ref]Word {
 				// What it put back is what the earlier one says.
 				continue
 			case t.state == RolledBack:
-				word.Value = e.before
+				word.Value, word.Wanted = e.before, e.before
 			case e.observed != nil:
 				word.Value = *e.observed
 			}
@@ -149,18 +152,16 @@ func uncovered(p plan.Plan, words map[knob.Ref]Word) error {
 }
 
 // fold removes the journal of a restoration that has ended well or has been
-// undone. One that left the host dirty stays, for a person.
+// undone: under either name, since a crash may have come before it was archived.
+// One that left the host dirty stays, for a person.
 func (a *Applier) fold(dir, id string, state State) error {
-	suffix := journalSuffix
-	switch state {
-	case Confirmed:
-	case RolledBack:
-		suffix = undoneSuffix
-	default:
+	if state != Confirmed && state != RolledBack {
 		return nil
 	}
-	if err := a.Files.Remove(path.Join(dir, id+suffix)); err != nil {
-		return fmt.Errorf("remove the journal of restoration %s: %w", id, err)
+	for _, suffix := range []string{journalSuffix, undoneSuffix} {
+		if err := a.Files.Remove(path.Join(dir, id+suffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove the journal of restoration %s: %w", id, err)
+		}
 	}
 	return nil
 }

@@ -159,6 +159,43 @@ func TestRestoreThatFails(t *testing.T) {
 	}
 }
 
+// The same killed anywhere: whoever recovers leaves nothing of it, also where the
+// undone journal had not been archived yet.
+func TestFailedRestoreCrashAnywhere(t *testing.T) {
+	t.Parallel()
+	for at := 1; ; at++ {
+		r, _, _ := baseRig(t)
+		disturb(r)
+		now := r.dump(false)
+		failed := false
+		r.gate = func(what string, do func() error) error {
+			if !failed && strings.Contains(what, "smp_affinity") {
+				failed = true
+				return errors.New("refused by the test")
+			}
+			return do()
+		}
+		f := &fuse{at: at, after: at%2 == 0, torn: -1}
+		_, err := r.process(f).Restore(context.Background(), r.plan(restored[1], "1-3", restored[2], "2"), anything)
+		if !f.dead {
+			if err == nil || at < 8 {
+				t.Fatalf("a restoration that fails has %d steps and ends with %v", at, err)
+			}
+			return
+		}
+		r.disk.locks, r.gate = map[string]string{}, nil
+		if _, err := r.process(nil).Recover(context.Background()); err != nil {
+			t.Fatalf("killed at step %d, recover: %v", at, err)
+		}
+		if left := r.disk.journals(undoneSuffix); len(left) > 0 {
+			t.Errorf("killed at step %d, left behind: %q", at, left)
+		}
+		if diff := cmp.Diff(now, r.dump(false)); diff != "" {
+			t.Errorf("killed at step %d:\n%s", at, diff)
+		}
+	}
+}
+
 func TestWords(t *testing.T) {
 	t.Parallel()
 	r, _, base := baseRig(t)
@@ -186,20 +223,20 @@ func TestWords(t *testing.T) {
 			t.Errorf("%s: covers 600 %v, 700 %v", what, got.Covers("600"), got.Covers("700"))
 		}
 	}
-	check("applied", Word{ID: base.ID, State: Confirmed, Profile: "test", Value: "600"}, "600")
+	check("applied", Word{ID: base.ID, State: Confirmed, Profile: "test", Value: "600", Wanted: "600"}, "600")
 	second, err := r.process(nil).Apply(context.Background(), r.plan(restored[0], "700"), anything)
 	if err != nil {
 		t.Fatal(err)
 	}
-	check("applied again", Word{ID: second.ID, State: Confirmed, Profile: "test", Value: "700", Earlier: []string{"600"}}, "700")
+	check("applied again", Word{ID: second.ID, State: Confirmed, Profile: "test", Value: "700", Wanted: "700", Earlier: []string{"600"}}, "700")
 	if _, err := r.process(nil).Rollback(context.Background(), second.ID); err != nil {
 		t.Fatal(err)
 	}
-	check("rolled back", Word{ID: base.ID, State: Confirmed, Profile: "test", Value: "600"}, "600")
+	check("rolled back", Word{ID: base.ID, State: Confirmed, Profile: "test", Value: "600", Wanted: "600"}, "600")
 	if _, err := r.process(nil).Rollback(context.Background(), ""); err != nil {
 		t.Fatal(err)
 	}
-	check("all rolled back", Word{ID: base.ID, State: RolledBack, Profile: "test", Value: "300"}, "")
+	check("all rolled back", Word{ID: base.ID, State: RolledBack, Profile: "test", Value: "300", Wanted: "300"}, "")
 }
 
 // Wherever a service is killed, the next one puts the machine back, and nothing

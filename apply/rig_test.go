@@ -148,6 +148,9 @@ func (d *memDisk) process(f *fuse) Files {
 			return f.step("remove "+name, func() error {
 				d.mu.Lock()
 				defer d.mu.Unlock()
+				if _, ok := d.files[name]; !ok {
+					return fs.ErrNotExist
+				}
 				delete(d.files, name)
 				return nil
 			}, nil)

@@ -333,7 +333,7 @@ func (k *Keeper) decidedOtherwise(now time.Time, a *account, c plan.Change, word
 		// the guard itself asked for that value before, or found it as wanted: what a
 		// profile leaves to the host changes with the host.
 		switch {
-		case word.Value == c.After || word.Value != c.Before:
+		case word.Value == c.After || word.Wanted == c.After || word.Value != c.Before:
 		case word.Profile != profile:
 			reason = fmt.Sprintf("transaction %s set it", word.ID)
 		case word.At.After(loaded) && !word.Own && !a.asItStood(c):

@@ -371,6 +371,7 @@ func TestPeopleDecide(t *testing.T) {
 		{"an older edition", apply.Word{ID: "A-2", State: apply.Confirmed, Value: "1", Profile: "web", At: start.Add(-time.Minute)}, "1", []string{rps + ": link change of eth0"}},
 		{"a newer edition", apply.Word{ID: "A-2", State: apply.Confirmed, Value: "1", Profile: "web", At: start.Add(time.Minute)}, "1",
 			[]string{"left " + rps + `: transaction A-2 set it for an edition of the profile that the guard has not read, by "napitune"`}},
+		{"rounded by the host", apply.Word{ID: "A-2", State: apply.Confirmed, Value: "1", Wanted: "2", Profile: "web", At: start.Add(time.Minute)}, "1", []string{rps + ": link change of eth0"}},
 		{"being decided", apply.Word{ID: "A-2", State: apply.Unconfirmed, Value: "1"}, "1", nil},
 		{"it stands", apply.Word{ID: "A-1", State: apply.Confirmed, Value: "2"}, "1", []string{rps + ": link change of eth0"}},
 	} {
