@@ -221,7 +221,7 @@ func (a *Applier) begin(dir string, origin plan.Origin, all []*transaction, p pl
 	now := a.clock()().UTC()
 	t := &transaction{
 		id: fmt.Sprintf("%s-%03d", now.Format("20060102-150405"), number), number: number, at: now,
-		origin: origin, profile: p.Profile, state: Journaled, keep: map[knob.Ref]string{}, foreign: map[knob.Ref]bool{}, restores: o.restores,
+		origin: origin, profile: p.Profile, state: Journaled, keep: map[knob.Ref]string{}, foreign: map[knob.Ref]bool{}, left: map[knob.Ref]string{}, restores: o.restores,
 	}
 	if o.ConfirmWithin > 0 {
 		t.deadline = now.Add(o.ConfirmWithin)

@@ -75,8 +75,9 @@ type record struct {
 	// rollback: settings that somebody else changed, with the values they keep.
 	Keep    map[string]string `json:"keep,omitempty"`
 	Foreign []string          `json:"foreign,omitempty"`
-	// end
-	State State `json:"state,omitempty"`
+	// end; with an error, the rollback ended before it looked at a setting
+	State State             `json:"state,omitempty"`
+	Left  map[string]string `json:"left,omitempty"` // what it could not restore, as its writes left it
 }
 
 // checksum is CRC-32C, which finds every torn or zeroed tail that a crash leaves.
@@ -192,7 +193,8 @@ type transaction struct {
 	holder   string // of the process that was last at work on it
 	keep     map[knob.Ref]string
 	foreign  map[knob.Ref]bool
-	damage   error // what of the journal cannot be read
+	left     map[knob.Ref]string // what rollbacks could not restore, as they left it
+	damage   error               // what of the journal cannot be read
 	torn     bool
 	archived bool // its file says that it is over
 	restores bool // made by Applier.Restore
@@ -203,7 +205,7 @@ type transaction struct {
 // be read is its damage, and nobody else's.
 func newTransaction(id string, data []byte) *transaction {
 	records, torn, damage := parseJournal(data)
-	t := &transaction{id: id, number: numberOf(id), state: Planned, keep: map[knob.Ref]string{}, foreign: map[knob.Ref]bool{}, damage: damage, torn: torn}
+	t := &transaction{id: id, number: numberOf(id), state: Planned, keep: map[knob.Ref]string{}, foreign: map[knob.Ref]bool{}, left: map[knob.Ref]string{}, damage: damage, torn: torn}
 	if len(records) > 0 && records[0].Type != recordBegin {
 		t.damage = errors.Join(t.damage, fmt.Errorf("the first record is %q", records[0].Type))
 	}
@@ -273,10 +275,21 @@ func (t *transaction) take(r record) error {
 		t.rolling, t.state, t.holder = true, Applying, r.Holder
 		return errors.Join(intoRefs(t.keep, r.Keep), intoSet(t.foreign, r.Foreign))
 	case recordEnd:
-		// Another rollback looks anew at what is whose.
 		t.state = r.State
+		if r.Error != "" {
+			// What a crash left open before it is still to be settled.
+			return nil
+		}
+		// A rollback that came to its end knows what its writes did, and those of
+		// one that a crash cut short before it: from then on an unknown value is
+		// somebody else's.
+		for _, e := range t.entries {
+			e.restored = e.restoring
+		}
+		// Another rollback looks anew at what is whose.
 		clear(t.keep)
 		clear(t.foreign)
+		return intoRefs(t.left, r.Left)
 	case recordForgotten:
 		t.state = Forgotten
 	default:
@@ -309,7 +322,7 @@ func (t *transaction) takeStep(r record) error {
 	e := t.entries[at]
 	switch r.Type {
 	case recordRestoring:
-		e.restoring = true
+		e.restoring, e.restored = true, false
 	case recordRestored:
 		e.restored = true
 	default:
