@@ -111,9 +111,10 @@ func (r Restoration) Subject() string {
 
 // Result is the end of an apply or a rollback.
 type Result struct {
-	ID       string    `json:"id"`
-	State    State     `json:"state"`
-	Complete bool      `json:"complete"` // nothing of the plan was left for later
+	ID       string `json:"id"`
+	State    State  `json:"state"`
+	Complete bool   `json:"complete"` // nothing of the plan was left for later
+	// Deadline holds on the monotonic clock as well, if this process set it.
 	Deadline time.Time `json:"deadline,omitzero"`
 	Changes  []Outcome `json:"changes,omitempty"`
 	Skipped  []Skipped `json:"skipped,omitempty"`

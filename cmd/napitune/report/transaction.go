@@ -71,6 +71,7 @@ type Transaction struct {
 
 // NewTransaction makes the document of a result.
 func NewTransaction(verb string, r apply.Result) Transaction {
+	r.Deadline = r.Deadline.UTC()
 	return Transaction{Schema: SchemaTransaction, Verb: verb, Result: r}
 }
 
