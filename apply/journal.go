@@ -78,6 +78,8 @@ type record struct {
 	// end; with an error, the rollback ended before it looked at a setting
 	State State             `json:"state,omitempty"`
 	Left  map[string]string `json:"left,omitempty"` // what it could not restore, as its writes left it
+	// Undone: see Result.Undone.
+	Undone bool `json:"undone,omitempty"`
 }
 
 // checksum is CRC-32C, which finds every torn or zeroed tail that a crash leaves.
@@ -199,6 +201,7 @@ type transaction struct {
 	archived bool // its file says that it is over
 	restores bool // made by Applier.Restore
 	applied  bool // all its changes were made once
+	undone   bool // what can be read of it is as it was
 }
 
 // newTransaction reads a transaction from the text of its journal. What cannot
@@ -238,14 +241,27 @@ func (t *transaction) unknown() string {
 
 // remedy says how to be rid of a transaction that is in the way.
 func (t *transaction) remedy() string {
-	if !t.newer() {
-		return "roll it back first (napitune rollback " + t.id + ")"
+	again, forget := "napitune rollback "+t.id, "napitune forget "+t.id
+	switch {
+	case t.newer():
+	case t.spent():
+		return "nothing that its damaged journal still tells is left to undo: look at the host, then forget it (" + forget + ")"
+	case t.state == Dirty:
+		return "roll it back again (" + again + "), or leave the host as it is (" + forget + ")"
+	default:
+		return "roll it back first (" + again + ")"
 	}
 	by := ""
 	if t.tool != "" {
 		by = " (" + t.tool + ")"
 	}
-	return "roll it back with the newer napitune that wrote it" + by + ", or leave the host as it is (napitune forget " + t.id + ")"
+	return "roll it back with the newer napitune that wrote it" + by + ", or leave the host as it is (" + forget + ")"
+}
+
+// spent reports whether a damaged journal tells nothing more that a rollback could
+// undo.
+func (t *transaction) spent() bool {
+	return t.damage != nil && !t.newer() && (t.undone || len(t.entries) == 0)
 }
 
 func (t *transaction) take(r record) error {
@@ -275,7 +291,7 @@ func (t *transaction) take(r record) error {
 		t.rolling, t.state, t.holder = true, Applying, r.Holder
 		return errors.Join(intoRefs(t.keep, r.Keep), intoSet(t.foreign, r.Foreign))
 	case recordEnd:
-		t.state = r.State
+		t.state, t.undone = r.State, r.Undone
 		if r.Error != "" {
 			// What a crash left open before it is still to be settled.
 			return nil

@@ -120,7 +120,11 @@ type Result struct {
 	Skipped  []Skipped `json:"skipped,omitempty"`
 	// Restored is in the order of the rollback; empty if there was none.
 	Restored []Restoration `json:"restored,omitempty"`
-	Warnings []string      `json:"warnings,omitempty"`
+	// Undone: the journal is damaged, which is all that keeps the host from being
+	// called rolled back: whatever can be read of it is as it was, and another
+	// rollback has nothing to do.
+	Undone   bool     `json:"undone,omitempty"`
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // Exit statuses of the command.

@@ -676,11 +676,12 @@ func (u *undoing) finish(r *run) {
 	if len(u.errs) > 0 {
 		u.result.State = Dirty
 	}
+	u.result.Undone = u.t.damage != nil && len(u.errs) == 1 // the damage itself
 	left := map[knob.Ref]string{}
 	for _, one := range u.result.Restored {
 		switch one.Fate {
 		case FateForeign, FateGone, FateFailed:
-			u.result.State = Dirty
+			u.result.State, u.result.Undone = Dirty, false
 		}
 		if one.Fate == FateFailed {
 			u.errs = append(u.errs, fmt.Errorf("%s is %q and was %q: %s", one.Subject(), one.Present, one.Want, one.Reason))
@@ -690,7 +691,7 @@ func (u *undoing) finish(r *run) {
 		}
 	}
 	u.t.state = u.result.State
-	u.try(record{Type: recordEnd, State: u.result.State, Left: refTexts(left)})
+	u.try(record{Type: recordEnd, State: u.result.State, Left: refTexts(left), Undone: u.result.Undone})
 	if u.result.State == RolledBack {
 		name := path.Join(r.dir, u.t.id)
 		if err := u.a.Files.Rename(name+journalSuffix, name+undoneSuffix); err != nil {
