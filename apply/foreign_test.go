@@ -2,6 +2,7 @@ package apply
 
 import (
 	"context"
+	"slices"
 	"testing"
 
 	"github.com/napitune/napitune/detect/host/hosttest"
@@ -10,7 +11,7 @@ import (
 )
 
 // gentle kinds overwrite no setting besides their own.
-func gentle(k *knob.Kind) bool { return len(k.Clobbers) == 0 && k.Stage != knob.StageFeatures }
+func gentle(k *knob.Kind) bool { return !slices.ContainsFunc(knob.All(), k.MayChange) }
 
 // What somebody else changes while a rollback is at work survives as well: at
 // its first write they change the setting that it comes to last.
