@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/napitune/napitune/detect/knob"
 )
 
@@ -226,6 +228,13 @@ func TestUnknownSettingInJournal(t *testing.T) {
 	}
 	if r.read("net.core.netdev_budget") != "300" {
 		t.Error("the rest was not restored")
+	}
+	events, damaged, err := a.Events()
+	if err != nil || damaged > 0 || len(events) != 2 || len(events[0].Changes) != 2 || events[0].Changes[0].Observed == "" {
+		t.Fatalf("history: %+v, %d damaged, %v", events, damaged, err)
+	}
+	if diff := cmp.Diff(result.Restored, events[1].Restored); diff != "" {
+		t.Errorf("history (-told +read)\n%s", diff)
 	}
 }
 
