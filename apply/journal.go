@@ -178,6 +178,7 @@ type entry struct {
 	lost          map[knob.Ref]bool   // sides that the write took away
 	restoring     bool                // a rollback has begun to write here
 	restored      bool
+	settled       bool // a rollback came to its end since the write
 }
 
 // transaction is a journal as read.
@@ -296,11 +297,11 @@ func (t *transaction) take(r record) error {
 			// What a crash left open before it is still to be settled.
 			return nil
 		}
-		// A rollback that came to its end knows what its writes did, and those of
-		// one that a crash cut short before it: from then on an unknown value is
-		// somebody else's.
+		// A rollback that came to its end knows what its writes did, and those that
+		// a crash cut short before it: from then on an unknown value is somebody
+		// else's.
 		for _, e := range t.entries {
-			e.restored = e.restoring
+			e.restored, e.settled = e.restoring, true
 		}
 		// Another rollback looks anew at what is whose.
 		clear(t.keep)

@@ -300,7 +300,7 @@ func (u *undoing) unwitnessed(ref knob.Ref, value string) bool {
 				return true
 			}
 		}
-		if e.done && e.observed != nil {
+		if e.settled || e.done && e.observed != nil {
 			continue
 		}
 		if e.ref == ref && plausible(ref, e.after, value) {

@@ -44,6 +44,37 @@ func TestForeignAfterARollbackThatEnded(t *testing.T) {
 	}
 }
 
+// The same of an apply that was killed: what it wrote is somebody else's when the
+// first rollback comes, and stays so.
+func TestForeignAfterAKilledApply(t *testing.T) {
+	t.Parallel()
+	const ring, rps = "eth0/ring.rx", "eth0/rx-1/rps.cpus"
+	for at := 1; ; at++ {
+		r := newRig(t, hosttest.Spec{Driver: "ice"})
+		f := &fuse{at: at, after: true, torn: -1}
+		_, _ = r.process(f).Apply(background, r.plan(ring, "1024"), anything)
+		if f.steps < at {
+			return
+		}
+		if r.read(ring) != "1024" {
+			continue
+		}
+		r.write(ring, "256")
+		r.write(rps, "1")
+		for _, cpus := range []string{"2-3", "0,2"} {
+			result, err := r.process(nil).Rollback(background, "")
+			if err != nil || result.State != Dirty || r.read(ring) != "256" {
+				t.Fatalf("killed after step %d: %s, %v, ring %s", at, result.State, err, r.read(ring))
+			}
+			r.write(rps, cpus)
+		}
+		result, err := r.process(nil).Rollback(background, "")
+		if err != nil || result.State != Dirty || r.read(rps) != "0,2" {
+			t.Errorf("killed after step %d (%s): %s, %v, RPS %q: %+v", at, f.log[at-1], result.State, err, r.read(rps), result.Restored)
+		}
+	}
+}
+
 // What a rollback could not restore after a killed one is still the
 // transaction's, though no record of the killed one tells the value; so it is
 // where the rollback in between could not even read the host.
