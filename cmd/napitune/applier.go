@@ -161,7 +161,7 @@ func unfinishedText(s apply.Summary) string {
 		if s.Damage != "" {
 			damaged = "its journal is damaged (" + s.Damage + "), and "
 		}
-		return fmt.Sprintf("transaction %s is unfinished: %sa rollback could not restore everything: napitune rollback %s tries again, napitune forget %s leaves the host as it is", s.ID, damaged, s.ID, s.ID)
+		return fmt.Sprintf("transaction %s is unfinished (%s, %d writes begun): %sa rollback could not restore everything: napitune rollback %s tries again, napitune forget %s leaves the host as it is", s.ID, s.State, s.Changes, damaged, s.ID, s.ID)
 	case s.Damage != "":
 		return fmt.Sprintf("the journal of transaction %s is damaged (%s): napitune rollback %s undoes what it still tells", s.ID, s.Damage, s.ID)
 	case s.State == apply.Unconfirmed:
