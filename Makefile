@@ -42,7 +42,7 @@ generate: ## rebuild the eBPF objects (needs clang and llvm-strip)
 
 .PHONY: golden
 golden: ## rewrite golden files, scripts and the manual page; review the diff
-	$(GO) test ./cmd/... -update
+	$(GO) test $$(grep -rl --include='*_test.go' 'flag.Bool("update"' . | xargs -n1 dirname | sort -u) -update
 
 .PHONY: lab
 lab: ## build the guests of lab/README.md into the user's cache

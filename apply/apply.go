@@ -226,18 +226,21 @@ func (a *Applier) begin(dir string, origin plan.Origin, all []*transaction, p pl
 	for _, t := range all {
 		number = max(number, t.number+1)
 	}
-	now := a.clock()().UTC()
+	now := a.clock()()
+	at := now.UTC()
 	t := &transaction{
-		id: fmt.Sprintf("%s-%03d", now.Format("20060102-150405"), number), number: number, at: now,
-		origin: origin, profile: p.Profile, state: Journaled, keep: map[knob.Ref]string{}, foreign: map[knob.Ref]bool{}, restores: o.restores,
+		id: fmt.Sprintf("%s-%03d", at.Format("20060102-150405"), number), number: number, at: at,
+		origin: origin, profile: p.Profile, state: Journaled, keep: map[knob.Ref]string{}, foreign: map[knob.Ref]bool{}, left: map[knob.Ref]string{}, restores: o.restores,
 	}
 	if o.ConfirmWithin > 0 {
+		// Not in UTC, which is without the monotonic clock: people who set the
+		// machine's clock back do not mean to wait longer.
 		t.deadline = now.Add(o.ConfirmWithin)
 	}
 	r := &run{a: a, dir: dir, o: o, t: t, j: a.journalOf(dir, t), result: Result{ID: t.id, State: Journaled}}
 	err := r.j.append(record{
 		Type: recordBegin, Version: journalVersion, Number: number, Tool: a.Version,
-		Origin: &origin, Plan: &p, Deadline: t.deadline, Restores: t.restores, Holder: a.Holder, Unattended: a.Unattended,
+		Origin: &origin, Plan: &p, Deadline: t.deadline.UTC(), Restores: t.restores, Holder: a.Holder, Unattended: a.Unattended,
 	})
 	if err == nil && o.ConfirmWithin > 0 && o.Arm != nil {
 		if armErr := o.Arm(t.id, o.ConfirmWithin); armErr != nil {
@@ -354,7 +357,7 @@ func (r *run) next(ctx context.Context) (plan.Plan, checked, error) {
 // finish closes a transaction whose writes are all made.
 func (r *run) finish() (Result, error) {
 	r.t.state = Unconfirmed
-	err := r.j.append(record{Type: recordApplied, Deadline: r.t.deadline})
+	err := r.j.append(record{Type: recordApplied, Deadline: r.t.deadline.UTC()})
 	if err == nil && r.o.ConfirmWithin <= 0 {
 		if err = r.j.append(record{Type: recordConfirmed}); err == nil {
 			r.t.state = Confirmed

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	"github.com/napitune/napitune/rules/plan"
 )
@@ -155,6 +157,55 @@ func TestDeadlineIsOfTheFirstRecord(t *testing.T) {
 			t.Errorf("rolled back %s after the start, and told was a minute", took)
 		}
 	})
+}
+
+// setBack is a reading of a clock whose time of day was set back since; the
+// monotonic part of it was not (package time: whole seconds begin at bit 30).
+func setBack(t time.Time, by time.Duration) time.Time {
+	*(*uint64)(unsafe.Pointer(&t)) -= uint64(by/time.Second) << 30
+	return t
+}
+
+// A clock that is set back while somebody waits does not move the deadline.
+func TestDeadlineAndTheClockSetBack(t *testing.T) {
+	t.Parallel()
+	for name, waits := range map[string]bool{"for a confirmation": true, "for the end of the apply": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, small)
+			before := r.m.Dump()
+			var set atomic.Bool
+			a := r.process(nil)
+			a.Now = func() time.Time {
+				if set.Load() {
+					return setBack(time.Now(), time.Hour)
+				}
+				return time.Now()
+			}
+			ctx, stop := context.WithTimeout(background, time.Minute)
+			defer stop()
+			o := anything
+			o.ConfirmWithin = 3 * time.Second
+			if !waits {
+				o.Arm = func(string, time.Duration) error { set.Store(true); return nil }
+				o.Verify = func(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) }
+			}
+			result, err := a.Apply(ctx, smallPlan(r), o)
+			if waits {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if text := string(r.disk.files[r.disk.journals(journalSuffix)[0]]); !strings.Contains(text, `"deadline":"`+result.Deadline.UTC().Format(time.RFC3339Nano)) {
+					t.Errorf("the journal has another deadline, or not in UTC:\n%s", text)
+				}
+				set.Store(true)
+				result, err = a.ConfirmBy(ctx, result.ID, result.Deadline)
+			}
+			if !errors.Is(err, ErrUnconfirmed) || result.State != RolledBack || ctx.Err() != nil || r.m.Dump() != before {
+				t.Errorf("%s, %v, %v", result.State, err, ctx.Err())
+			}
+		})
+	}
 }
 
 // Without an ID the last transaction is meant, and not one before it that stands.

@@ -2,8 +2,11 @@ package apply
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/napitune/napitune/detect/knob"
 )
@@ -126,6 +129,59 @@ func TestOneBadJournal(t *testing.T) {
 	}
 }
 
+// What is damaged for good does not block for good: once a rollback has undone all
+// that can be read, everybody is sent to forget it, and not to roll back again.
+func TestNextStepOfADamagedJournal(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		spoil  bool // somebody else has changed a setting
+		undone bool
+		remedy string
+	}{
+		"all restored":   {false, true, "nothing that its damaged journal still tells is left to undo: look at the host, then forget it (napitune forget "},
+		"something left": {true, false, "roll it back again (napitune rollback "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, small)
+			a := r.process(nil)
+			p := r.plan("net.core.netdev_budget", "600")
+			done, err := a.Apply(background, r.plan("net.core.netdev_budget", "600", "net.core.dev_weight", "32"), anything)
+			if err != nil {
+				t.Fatal(err)
+			}
+			name := testDir + "/" + testBoot + "/" + done.ID + journalSuffix
+			lines := strings.SplitAfter(string(r.disk.files[name]), "\n")
+			at := slices.IndexFunc(lines, func(line string) bool {
+				return strings.Contains(line, `"intent"`) && strings.Contains(line, "dev_weight")
+			})
+			lines[at] = "00000000" + lines[at][8:]
+			r.disk.files[name] = []byte(strings.Join(lines, ""))
+			if tt.spoil {
+				r.write("net.core.netdev_budget", "777")
+			}
+			for range 2 {
+				if result, err := a.Rollback(background, ""); err == nil || result.State != Dirty || result.Undone != tt.undone {
+					t.Errorf("%s, undone %v, %v", result.State, result.Undone, err)
+				}
+				if open, err := a.Unfinished(); err != nil || len(open) != 1 || open[0].Damage == "" || open[0].Undone != tt.undone {
+					t.Errorf("%+v, %v", open, err)
+				}
+				_, err := a.Preflight(p, anything)
+				if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), tt.remedy) || !strings.Contains(err.Error(), "napitune forget "+done.ID) {
+					t.Errorf("the next apply: %v", err)
+				}
+			}
+			if _, err := a.Forget(done.ID); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := a.Preflight(r.plan("net.core.netdev_budget", "600"), anything); err != nil {
+				t.Errorf("after forgetting: %v", err)
+			}
+		})
+	}
+}
+
 // A journal may have settings that this version does not know: that is told of
 // each, all others are restored, and its plan is no damage either.
 func TestUnknownSettingInJournal(t *testing.T) {
@@ -172,6 +228,13 @@ func TestUnknownSettingInJournal(t *testing.T) {
 	}
 	if r.read("net.core.netdev_budget") != "300" {
 		t.Error("the rest was not restored")
+	}
+	events, damaged, err := a.Events()
+	if err != nil || damaged > 0 || len(events) != 2 || len(events[0].Changes) != 2 || events[0].Changes[0].Observed == "" {
+		t.Fatalf("history: %+v, %d damaged, %v", events, damaged, err)
+	}
+	if diff := cmp.Diff(result.Restored, events[1].Restored); diff != "" {
+		t.Errorf("history (-told +read)\n%s", diff)
 	}
 }
 

@@ -2,6 +2,8 @@ package apply
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"testing"
 
 	"github.com/napitune/napitune/detect/host/hosttest"
@@ -10,7 +12,7 @@ import (
 )
 
 // gentle kinds overwrite no setting besides their own.
-func gentle(k *knob.Kind) bool { return len(k.Clobbers) == 0 && k.Stage != knob.StageFeatures }
+func gentle(k *knob.Kind) bool { return !slices.ContainsFunc(knob.All(), k.MayChange) }
 
 // What somebody else changes while a rollback is at work survives as well: at
 // its first write they change the setting that it comes to last.
@@ -113,6 +115,38 @@ func TestForeignSideDuringRollback(t *testing.T) {
 			if got := r.read(ref); got != value {
 				t.Errorf("killed after step %d: %s is %q, want %q", at, ref, got, value)
 			}
+		}
+	}
+}
+
+// A table that somebody made for queues that stay is theirs, also where undoing
+// the number of queues has the driver make another one.
+func TestForeignTableOfQueuesThatStay(t *testing.T) {
+	t.Parallel()
+	for _, driver := range []string{"i40e", "mlx5_core"} {
+		r := newRig(t, hosttest.Spec{Driver: driver, CPUs: 8, QueuesPerNIC: 2, MaxQueues: 4})
+		if _, err := r.process(nil).Apply(background, r.plan("eth0/channels.combined", "4"), anything); err != nil {
+			t.Fatal(err)
+		}
+		slots, err := knob.ParseTable(r.read("eth0/rss.table"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range slots {
+			slots[i] = uint32(i % 3 / 2)
+		}
+		foreign := knob.FormatTable(slots)
+		r.write("eth0/rss.table", foreign)
+		r.gate = func(what string, do func() error) error {
+			err := do()
+			if what == "channels eth0" {
+				err = errors.Join(err, r.m.Writer().SetRSS("eth0", nil))
+			}
+			return err
+		}
+		result, err := r.process(nil).Rollback(background, "")
+		if err != nil || result.State != Dirty || r.read("eth0/rss.table") != foreign || r.read("eth0/channels.combined") != "2" {
+			t.Errorf("%s: %s, %v, %s: %+v", driver, result.State, err, r.read("eth0/rss.table"), result.Restored)
 		}
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"path"
 	"time"
+
+	"github.com/napitune/napitune/detect/knob"
 )
 
 // What happened, in the history.
@@ -108,12 +110,47 @@ func parseHistory(data []byte) (events []Event, damaged int) {
 		if line = bytes.TrimSpace(line); len(line) == 0 {
 			continue
 		}
-		var e Event
-		if err := json.Unmarshal(line, &e); err != nil {
+		e, err := parseEvent(line)
+		if err != nil {
 			damaged++
 			continue
 		}
 		events = append(events, e)
 	}
 	return events, damaged
+}
+
+// anyRef is a setting that another version may have written.
+type anyRef struct{ knob.Ref }
+
+func (r *anyRef) UnmarshalText(text []byte) (err error) {
+	r.Ref, err = knob.ParseAddress(string(text))
+	return err
+}
+
+// parseEvent reads one line. The history outlives versions and their settings.
+func parseEvent(line []byte) (Event, error) {
+	var in struct {
+		Event
+		Changes []struct {
+			Outcome
+			Ref anyRef `json:"ref"`
+		} `json:"changes"`
+		Restored []struct {
+			Restoration
+			Ref anyRef `json:"ref"`
+		} `json:"restored"`
+	}
+	if err := json.Unmarshal(line, &in); err != nil {
+		return Event{}, err
+	}
+	for _, c := range in.Changes {
+		c.Outcome.Ref = c.Ref.Ref
+		in.Event.Changes = append(in.Event.Changes, c.Outcome)
+	}
+	for _, r := range in.Restored {
+		r.Restoration.Ref = r.Ref.Ref
+		in.Event.Restored = append(in.Event.Restored, r.Restoration)
+	}
+	return in.Event, nil
 }

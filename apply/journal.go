@@ -77,8 +77,11 @@ type record struct {
 	// rollback: settings that somebody else changed, with the values they keep.
 	Keep    map[string]string `json:"keep,omitempty"`
 	Foreign []string          `json:"foreign,omitempty"`
-	// end
-	State State `json:"state,omitempty"`
+	// end; with an error, the rollback ended before it looked at a setting
+	State State             `json:"state,omitempty"`
+	Left  map[string]string `json:"left,omitempty"` // what it could not restore, as its writes left it
+	// Undone: see Result.Undone.
+	Undone bool `json:"undone,omitempty"`
 }
 
 // checksum is CRC-32C, which finds every torn or zeroed tail that a crash leaves.
@@ -177,6 +180,7 @@ type entry struct {
 	lost          map[knob.Ref]bool   // sides that the write took away
 	restoring     bool                // a rollback has begun to write here
 	restored      bool
+	settled       bool // a rollback came to its end since the write
 }
 
 // transaction is a journal as read.
@@ -196,18 +200,20 @@ type transaction struct {
 	unattended bool
 	keep       map[knob.Ref]string
 	foreign    map[knob.Ref]bool
-	damage     error // what of the journal cannot be read
+	left       map[knob.Ref]string // what rollbacks could not restore, as they left it
+	damage     error               // what of the journal cannot be read
 	torn       bool
 	archived   bool // its file says that it is over
 	restores   bool // made by Applier.Restore
 	applied    bool // all its changes were made once
+	undone     bool // what can be read of it is as it was
 }
 
 // newTransaction reads a transaction from the text of its journal. What cannot
 // be read is its damage, and nobody else's.
 func newTransaction(id string, data []byte) *transaction {
 	records, torn, damage := parseJournal(data)
-	t := &transaction{id: id, number: numberOf(id), state: Planned, keep: map[knob.Ref]string{}, foreign: map[knob.Ref]bool{}, damage: damage, torn: torn}
+	t := &transaction{id: id, number: numberOf(id), state: Planned, keep: map[knob.Ref]string{}, foreign: map[knob.Ref]bool{}, left: map[knob.Ref]string{}, damage: damage, torn: torn}
 	if len(records) > 0 && records[0].Type != recordBegin {
 		t.damage = errors.Join(t.damage, fmt.Errorf("the first record is %q", records[0].Type))
 	}
@@ -240,14 +246,27 @@ func (t *transaction) unknown() string {
 
 // remedy says how to be rid of a transaction that is in the way.
 func (t *transaction) remedy() string {
-	if !t.newer() {
-		return "roll it back first (napitune rollback " + t.id + ")"
+	again, forget := "napitune rollback "+t.id, "napitune forget "+t.id
+	switch {
+	case t.newer():
+	case t.spent():
+		return "nothing that its damaged journal still tells is left to undo: look at the host, then forget it (" + forget + ")"
+	case t.state == Dirty:
+		return "roll it back again (" + again + "), or leave the host as it is (" + forget + ")"
+	default:
+		return "roll it back first (" + again + ")"
 	}
 	by := ""
 	if t.tool != "" {
 		by = " (" + t.tool + ")"
 	}
-	return "roll it back with the newer napitune that wrote it" + by + ", or leave the host as it is (napitune forget " + t.id + ")"
+	return "roll it back with the newer napitune that wrote it" + by + ", or leave the host as it is (" + forget + ")"
+}
+
+// spent reports whether a damaged journal tells nothing more that a rollback could
+// undo.
+func (t *transaction) spent() bool {
+	return t.damage != nil && !t.newer() && (t.undone || len(t.entries) == 0)
 }
 
 func (t *transaction) take(r record) error {
@@ -277,10 +296,21 @@ func (t *transaction) take(r record) error {
 		t.rolling, t.state, t.holder, t.unattended = true, Applying, r.Holder, r.Unattended
 		return errors.Join(intoRefs(t.keep, r.Keep), intoSet(t.foreign, r.Foreign))
 	case recordEnd:
+		t.state, t.undone = r.State, r.Undone
+		if r.Error != "" {
+			// What a crash left open before it is still to be settled.
+			return nil
+		}
+		// A rollback that came to its end knows what its writes did, and those that
+		// a crash cut short before it: from then on an unknown value is somebody
+		// else's.
+		for _, e := range t.entries {
+			e.restored, e.settled = e.restoring, true
+		}
 		// Another rollback looks anew at what is whose.
-		t.state = r.State
 		clear(t.keep)
 		clear(t.foreign)
+		return intoRefs(t.left, r.Left)
 	case recordForgotten:
 		t.state = Forgotten
 	default:
@@ -313,7 +343,7 @@ func (t *transaction) takeStep(r record) error {
 	e := t.entries[at]
 	switch r.Type {
 	case recordRestoring:
-		e.restoring = true
+		e.restoring, e.restored = true, false
 	case recordRestored:
 		e.restored = true
 	default:

@@ -111,15 +111,20 @@ func (r Restoration) Subject() string {
 
 // Result is the end of an apply or a rollback.
 type Result struct {
-	ID       string    `json:"id"`
-	State    State     `json:"state"`
-	Complete bool      `json:"complete"` // nothing of the plan was left for later
+	ID       string `json:"id"`
+	State    State  `json:"state"`
+	Complete bool   `json:"complete"` // nothing of the plan was left for later
+	// Deadline holds on the monotonic clock as well, if this process set it.
 	Deadline time.Time `json:"deadline,omitzero"`
 	Changes  []Outcome `json:"changes,omitempty"`
 	Skipped  []Skipped `json:"skipped,omitempty"`
 	// Restored is in the order of the rollback; empty if there was none.
 	Restored []Restoration `json:"restored,omitempty"`
-	Warnings []string      `json:"warnings,omitempty"`
+	// Undone: the journal is damaged, which is all that keeps the host from being
+	// called rolled back: whatever can be read of it is as it was, and another
+	// rollback has nothing to do.
+	Undone   bool     `json:"undone,omitempty"`
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // Exit statuses of the command.

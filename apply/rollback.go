@@ -114,7 +114,8 @@ type undoing struct {
 	// upset are the addresses of settings that a write of this rollback may have
 	// overwritten: what they are by now says nothing about others.
 	upset  map[string]bool
-	late   bool // somebody changed a setting after the rollback began
+	wrote  map[knob.Ref]string // what its writes left
+	late   bool                // somebody changed a setting after the rollback began
 	result Result
 	errs   []error
 	told   map[string]int          // index in result.Restored, by subject
@@ -123,14 +124,14 @@ type undoing struct {
 
 // undo restores what a transaction changed, in reverse.
 func (a *Applier) undo(r *run) (Result, error) {
-	u := &undoing{a: a, t: r.t, j: r.j, view: r.view, upset: map[string]bool{}, told: map[string]int{}, napis: map[string]restoredNAPI{}, result: Result{ID: r.t.id}}
+	u := &undoing{a: a, t: r.t, j: r.j, view: r.view, upset: map[string]bool{}, wrote: map[knob.Ref]string{}, told: map[string]int{}, napis: map[string]restoredNAPI{}, result: Result{ID: r.t.id}}
 	if r.t.damage != nil {
 		u.errs = append(u.errs, fmt.Errorf("journal %s is damaged: what its lost records say is not undone: %w", r.t.id, r.t.damage))
 	}
 	if err := u.prepare(r.dir); err != nil {
 		u.errs = append(u.errs, err)
 		u.result.State = Dirty
-		_ = u.j.append(record{Type: recordEnd, State: Dirty})
+		_ = u.j.append(record{Type: recordEnd, State: Dirty, Error: err.Error()})
 		return u.result, fmt.Errorf("roll back %s: %w", r.t.id, errors.Join(u.errs...))
 	}
 	// The journal of a rollback helps the next one after a crash. That it
@@ -232,6 +233,9 @@ func (u *undoing) collect() {
 			u.learn(ref, value)
 		}
 	}
+	for ref, value := range u.t.left {
+		u.learn(ref, value)
+	}
 }
 
 // learn adds a value that is the transaction's or the rollback's.
@@ -296,7 +300,7 @@ func (u *undoing) unwitnessed(ref knob.Ref, value string) bool {
 				return true
 			}
 		}
-		if e.done && e.observed != nil {
+		if e.settled || e.done && e.observed != nil {
 			continue
 		}
 		if e.ref == ref && plausible(ref, e.after, value) {
@@ -357,7 +361,8 @@ func (u *undoing) entry(e *entry) {
 	}
 }
 
-// primary undoes the write itself and reports whether it had to write.
+// primary undoes the write itself and reports whether the journal has a write of
+// a rollback whose end is to be recorded.
 func (u *undoing) primary(e *entry) bool {
 	u.judgeSides(e)
 	state, ok := u.judge(e.ref, true)
@@ -383,7 +388,7 @@ func (u *undoing) primary(e *entry) bool {
 		// The second after a rollback that could not restore all: what this change
 		// found was another change's doing, and is undone already.
 		u.tell(e.ref, Restoration{Want: e.before, Present: state.Value, Fate: FateAlready})
-		return false
+		return e.restoring && !e.restored // by a write of one that a crash cut short
 	}
 	if u.late {
 		// From now on the values are what this write makes of them, also for a
@@ -519,6 +524,7 @@ func (u *undoing) write(ref knob.Ref, value string) (knob.State, error) {
 	state, _ := u.read(ref)
 	if state.Has() {
 		u.learn(ref, state.Value)
+		u.wrote[ref] = state.Value
 	}
 	return state, err
 }
@@ -670,17 +676,22 @@ func (u *undoing) finish(r *run) {
 	if len(u.errs) > 0 {
 		u.result.State = Dirty
 	}
+	u.result.Undone = u.t.damage != nil && len(u.errs) == 1 // the damage itself
+	left := map[knob.Ref]string{}
 	for _, one := range u.result.Restored {
 		switch one.Fate {
 		case FateForeign, FateGone, FateFailed:
-			u.result.State = Dirty
+			u.result.State, u.result.Undone = Dirty, false
 		}
 		if one.Fate == FateFailed {
 			u.errs = append(u.errs, fmt.Errorf("%s is %q and was %q: %s", one.Subject(), one.Present, one.Want, one.Reason))
+			if value, ok := u.wrote[one.Ref]; ok {
+				left[one.Ref] = value
+			}
 		}
 	}
 	u.t.state = u.result.State
-	u.try(record{Type: recordEnd, State: u.result.State})
+	u.try(record{Type: recordEnd, State: u.result.State, Left: refTexts(left), Undone: u.result.Undone})
 	if u.result.State == RolledBack {
 		name := path.Join(r.dir, u.t.id)
 		if err := u.a.Files.Rename(name+journalSuffix, name+undoneSuffix); err != nil {

@@ -28,6 +28,9 @@ type Summary struct {
 	// Newer: a newer version wrote the journal. This one neither undoes nor
 	// confirms it, and can only forget it.
 	Newer bool `json:"newer,omitempty"`
+	// Undone: nothing that the damaged journal still tells is left to undo, so that
+	// the next step is to forget it.
+	Undone bool `json:"undone,omitempty"`
 	// NetNS is the network namespace of a transaction that was made in another
 	// one than this, where its device names mean other devices; "" for all others.
 	NetNS string `json:"netns,omitempty"`
@@ -130,7 +133,7 @@ func local(all []*transaction, here plan.Origin) []*transaction {
 
 func (t *transaction) summary(here plan.Origin) Summary {
 	s := Summary{ID: t.id, At: t.at, State: t.state, Deadline: t.deadline, Changes: len(t.entries), Unfinished: t.unfinished()}
-	s.Profile, s.Newer, s.Restores = t.profile, t.newer(), t.restores
+	s.Profile, s.Newer, s.Restores, s.Undone = t.profile, t.newer(), t.restores, t.spent()
 	if t.damage != nil {
 		s.Damage = t.damage.Error()
 	}

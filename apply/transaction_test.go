@@ -468,31 +468,36 @@ func TestSideEffects(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			for at := 0; at <= 8; at++ {
-				r := newRig(t, hosttest.Spec{Driver: tt.driver})
-				for ref, values := range tt.sides {
-					r.write(ref, values[0])
-				}
-				before := r.m.Dump()
-				r.gate = func(what string, do func() error) error {
-					err := do()
-					if err == nil && tt.write != "" && strings.HasPrefix(what, tt.write) {
-						for ref, values := range tt.sides {
-							r.write(ref, values[1])
+			for at, ended := 0, false; !ended; at++ {
+				for _, after := range []bool{false, true} {
+					r := newRig(t, hosttest.Spec{Driver: tt.driver})
+					for ref, values := range tt.sides {
+						r.write(ref, values[0])
+					}
+					before := r.m.Dump()
+					f := &fuse{at: at, after: after, torn: -1}
+					armed := tt.write != ""
+					r.gate = func(what string, do func() error) error {
+						alive := !f.dead
+						err := do()
+						happened := err == nil || alive && after && errors.Is(err, errKilled)
+						if armed && happened && strings.HasPrefix(what, tt.write) {
+							armed = false
+							for ref, values := range tt.sides {
+								r.write(ref, values[1])
+							}
 						}
-						tt.write = ""
+						return err
 					}
-					return err
-				}
-				write := tt.write
-				result, err := r.process(&fuse{at: at, after: true, torn: -1}).Apply(background, r.plan(tt.ref, tt.value, "net.core.dev_weight", "32"), anything)
-				tt.write = write
-				for ref, values := range tt.sides {
-					if at == 0 && (err != nil || result.Changes[0].Moved[ref] != values[1] || r.read(ref) != values[1]) {
-						t.Fatalf("%v: %s is %s, moved %v", err, ref, r.read(ref), result.Changes[0].Moved)
+					result, err := r.process(f).Apply(background, r.plan(tt.ref, tt.value, "net.core.dev_weight", "32"), anything)
+					for ref, values := range tt.sides {
+						if at == 0 && (err != nil || result.Changes[0].Moved[ref] != values[1] || r.read(ref) != values[1]) {
+							t.Fatalf("%v: %s is %s, moved %v", err, ref, r.read(ref), result.Changes[0].Moved)
+						}
 					}
+					r.gate, ended = nil, f.steps < at
+					recoverAll(t, r, before, false, func() string { return fmt.Sprintf("killed at step %d (after: %v): %s", at, after, f.log[len(f.log)-1]) })
 				}
-				recoverAll(t, r, before, false, func() string { return fmt.Sprintf("killed after step %d", at) })
 			}
 		})
 	}

@@ -154,6 +154,14 @@ func unfinishedText(s apply.Summary) string {
 		return fmt.Sprintf("transaction %s of another network namespace (%s) is unfinished (%s): napitune rollback in that one puts it back, napitune forget %s if that one is gone", s.ID, s.NetNS, s.State, s.ID)
 	case s.Newer:
 		return fmt.Sprintf("the journal of transaction %s cannot be undone by this version (%s): the newer one rolls it back, napitune forget %s leaves the host as it is", s.ID, s.Damage, s.ID)
+	case s.Undone:
+		return fmt.Sprintf("the journal of transaction %s is damaged (%s), and nothing that it still tells is left to undo: look at the host, then napitune forget %s", s.ID, s.Damage, s.ID)
+	case s.State == apply.Dirty:
+		damaged := ""
+		if s.Damage != "" {
+			damaged = "its journal is damaged (" + s.Damage + "), and "
+		}
+		return fmt.Sprintf("transaction %s is unfinished (%s, %d writes begun): %sa rollback could not restore everything: napitune rollback %s tries again, napitune forget %s leaves the host as it is", s.ID, s.State, s.Changes, damaged, s.ID, s.ID)
 	case s.Damage != "":
 		return fmt.Sprintf("the journal of transaction %s is damaged (%s): napitune rollback %s undoes what it still tells", s.ID, s.Damage, s.ID)
 	case s.State == apply.Unconfirmed:

@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/napitune/napitune/apply"
 	"github.com/napitune/napitune/detect/knob"
 	"github.com/napitune/napitune/rules/plan"
 )
@@ -58,4 +59,24 @@ func FuzzParsePlan(f *testing.F) {
 			}
 		}
 	})
+}
+
+// What is left of a transaction is told with the step that can succeed.
+func TestUnfinishedText(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		s          apply.Summary
+		want, lack string
+	}{
+		"crashed":                {apply.Summary{State: apply.Applying}, "napitune rollback 1 puts the host back", "forget"},
+		"dirty":                  {apply.Summary{State: apply.Dirty}, "napitune rollback 1 tries again, napitune forget 1 leaves the host as it is", "damaged"},
+		"damaged":                {apply.Summary{State: apply.Confirmed, Damage: "line 4"}, "napitune rollback 1 undoes what it still tells", "forget"},
+		"damaged and dirty":      {apply.Summary{State: apply.Dirty, Damage: "line 4"}, "damaged (line 4), and a rollback could not restore everything: napitune rollback 1 tries again, napitune forget 1", "puts"},
+		"damaged and all undone": {apply.Summary{State: apply.Dirty, Damage: "line 4", Undone: true}, "nothing that it still tells is left to undo: look at the host, then napitune forget 1", "rollback"},
+	} {
+		test.s.ID = "1"
+		if got := unfinishedText(test.s); !strings.Contains(got, test.want) || strings.Contains(got, test.lack) {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
 }

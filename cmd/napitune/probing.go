@@ -134,15 +134,18 @@ func (c *counting) sound(err error) bool {
 }
 
 // pass lets the window pass while the probes count. It ends early, with the
-// cause, if ctx does.
+// cause, if ctx does, and not for probes that fail.
 func (c *counting) pass(ctx context.Context, window time.Duration, line *progress) error {
 	if !c.active() {
 		return wait(ctx, window, line)
 	}
-	watched := make(chan error, 1)
-	go func() { watched <- c.prober.Watch(ctx, window) }()
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		c.sound(c.prober.Watch(ctx, window))
+	}()
 	waited := wait(ctx, window, line)
-	c.sound(<-watched)
+	<-watched
 	return waited
 }
 

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/napitune/napitune/cmd/napitune/report"
@@ -110,6 +111,40 @@ func TestProbesThatFail(t *testing.T) {
 			})
 		}
 	}
+}
+
+// closingProbes fail a second into a window, and tell when they were detached.
+type closingProbes struct {
+	fakeProbes
+	closed []time.Time
+}
+
+func (p *closingProbes) Watch(context.Context, time.Duration) error {
+	time.Sleep(time.Second)
+	return errors.New("observe: detach tp_btf/napi_poll: bad file descriptor")
+}
+
+func (p *closingProbes) Close() error {
+	p.closed = append(p.closed, time.Now())
+	return nil
+}
+
+// Probes that fail are detached at once, since nobody bounds their cost any more,
+// and the rest of the window passes without them.
+func TestFailedProbesDetachAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var p closingProbes
+		c := &counting{prober: &p}
+		start := time.Now()
+		err := c.pass(context.Background(), time.Minute, &progress{quiet: true})
+		if took := time.Since(start); err != nil || took != time.Minute || c.active() {
+			t.Errorf("%v after %s, active: %v", err, took, c.active())
+		}
+		if len(p.closed) != 1 || p.closed[0].Sub(start) != time.Second {
+			t.Errorf("began at %s, detached at %s", start, p.closed)
+		}
+	})
 }
 
 // A list of probes is names, or words for several; anything else has a remedy.

@@ -107,6 +107,60 @@ func files(t *testing.T, root string) []string {
 	return out
 }
 
+// What people saved survives the removal of an rpm; a directory that is left empty
+// does not, and neither does anything of a purge.
+func TestPostrm(t *testing.T) {
+	t.Parallel()
+	script, err := os.ReadFile("postrm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const history, profile, inForce = "var/lib/napitune/history.jsonl", "var/lib/napitune/profiles/quiet.yaml", "etc/napitune/profile.yaml"
+	for name, test := range map[string]struct {
+		asked      string
+		has, stays []string
+	}{
+		"rpm upgraded":           {"1", []string{inForce, history, profile}, []string{inForce, history, profile}},
+		"rpm removed":            {"0", []string{inForce, history, profile}, []string{inForce, profile}},
+		"rpm removed, unused":    {"0", nil, nil},
+		"rpm removed, none left": {"0", []string{history, filepath.Dir(profile) + "/"}, nil},
+		"deb removed":            {"remove", []string{inForce, history, profile}, []string{inForce, history, profile}},
+		"deb purged":             {"purge", []string{inForce, history, profile}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			root := t.TempDir()
+			for _, file := range test.has {
+				full := filepath.Join(root, file)
+				if err := os.MkdirAll(filepath.Dir(full), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if strings.HasSuffix(file, "/") {
+					err = os.MkdirAll(full, 0o755)
+				} else {
+					err = os.WriteFile(full, nil, 0o644)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			// rpm runs it below another root, which only root may do.
+			text := strings.ReplaceAll(string(script), " /var/", " "+root+"/var/")
+			cmd := exec.Command("sh", "-c", text, "postrm", test.asked)
+			cmd.Env = append(os.Environ(), "DPKG_ROOT="+root)
+			if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
+				t.Fatalf("%v: %s", err, out)
+			}
+			if diff := cmp.Diff(test.stays, files(t, root)); diff != "" {
+				t.Errorf("(-want +got)\n%s", diff)
+			}
+			if _, err := os.Stat(filepath.Join(root, "var/lib/napitune")); err == nil != slices.ContainsFunc(test.stays, func(s string) bool { return strings.HasPrefix(s, "var/") }) {
+				t.Errorf("its directory: %v", err)
+			}
+		})
+	}
+}
+
 // Installed, removed and purged below a directory: nothing is enabled, a
 // removal disables what was enabled and keeps configuration, a purge leaves
 // nothing.
@@ -256,8 +310,9 @@ func TestRPMScripts(t *testing.T) {
 	profile := filepath.Join(root, "etc/napitune/profile.yaml")
 	const told = "systemctl daemon-reload\nsystemctl try-restart napitune-guard.service"
 	run(told, "-i", path)
-	for name, text := range map[string]string{profile: "boot-profile: 1\n", filepath.Join(root, "var/lib/napitune/history.jsonl"): "{}\n"} {
-		if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
+	saved := filepath.Join(root, "var/lib/napitune/profiles/quiet.yaml")
+	for name, text := range map[string]string{profile: "boot-profile: 1\n", saved: "boot-profile: 1\n", filepath.Join(root, "var/lib/napitune/history.jsonl"): "{}\n"} {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o755), os.WriteFile(name, []byte(text), 0o644)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -269,7 +324,7 @@ func TestRPMScripts(t *testing.T) {
 			left = append(left, file)
 		}
 	}
-	if diff := cmp.Diff([]string{"etc/napitune/profile.yaml"}, left); diff != "" {
+	if diff := cmp.Diff([]string{"etc/napitune/profile.yaml", "var/lib/napitune/profiles/quiet.yaml"}, left); diff != "" {
 		t.Errorf("after the removal (-want +got)\n%s", diff)
 	}
 }

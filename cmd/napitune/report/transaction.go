@@ -71,6 +71,7 @@ type Transaction struct {
 
 // NewTransaction makes the document of a result.
 func NewTransaction(verb string, r apply.Result) Transaction {
+	r.Deadline = r.Deadline.UTC()
 	return Transaction{Schema: SchemaTransaction, Verb: verb, Result: r}
 }
 
@@ -133,6 +134,9 @@ func (p *page) restoration(r apply.Restoration) {
 
 // Summary says in a sentence or two what state the host is in.
 func (t Transaction) Summary() string {
+	if t.Undone {
+		return fmt.Sprintf("%s %s: all that its damaged journal still tells is as it was, and what the lost records say is not known: another rollback has nothing to do; look at the host, then napitune forget %s.", t.ID, t.State, t.ID)
+	}
 	switch t.State {
 	case apply.Confirmed:
 		text := t.ID + " confirmed: the changes stay until the next boot"
@@ -199,7 +203,13 @@ func (p *page) transaction(t apply.Summary) {
 		p.hang("  !", yellow, 4, "made in another network namespace ("+t.NetNS+"): its settings are seen there only")
 		return
 	}
-	if t.Unfinished && !t.Newer {
+	switch {
+	case !t.Unfinished || t.Newer:
+	case t.Undone:
+		p.hang("  !", yellow, 4, "nothing that its journal still tells is left to undo: look at the host, then napitune forget "+t.ID)
+	case t.State == apply.Dirty:
+		p.hang("  !", yellow, 4, "unfinished: a rollback could not restore everything: napitune rollback "+t.ID+" tries again, napitune forget "+t.ID+" leaves the host as it is")
+	default:
 		p.hang("  !", yellow, 4, "unfinished: napitune rollback "+t.ID+" puts the host back")
 	}
 	for _, d := range t.Drift {

@@ -45,6 +45,13 @@ func dirtyTransaction() Transaction {
 	})
 }
 
+func undoneTransaction() Transaction {
+	return NewTransaction("rollback", apply.Result{
+		ID: "20260301-120000-001", State: apply.Dirty, Undone: true,
+		Restored: []apply.Restoration{{Ref: knob.Device("eth0", "ring.rx"), Want: "512", Present: "512", Fate: apply.FateRestored}},
+	})
+}
+
 func testStatus() Status {
 	return NewStatus([]apply.Summary{
 		{ID: "20260301-120000-001", At: at(0), State: apply.Confirmed, Profile: "throughput", Changes: 3, Drift: []apply.Drift{
@@ -59,6 +66,8 @@ func testStatus() Status {
 		{ID: "20260301-121500-004", At: at(15), State: apply.Dirty, Changes: 2, Unfinished: true, NetNS: "4026532201/7"},
 		{ID: "20260301-122000-005", At: at(20), State: apply.Confirmed, Changes: 1, Unfinished: true, Newer: true,
 			Damage: "a newer napitune wrote it: its form is 2 and this version reads up to 1"},
+		{ID: "20260301-122500-006", At: at(25), State: apply.Dirty, Changes: 2, Unfinished: true},
+		{ID: "20260301-123000-007", At: at(30), State: apply.Dirty, Changes: 2, Unfinished: true, Damage: "line 4: no checksum", Undone: true},
 	})
 }
 
@@ -76,11 +85,12 @@ func TestTransactionGoldens(t *testing.T) {
 	time.Local = time.UTC
 	t.Cleanup(func() { time.Local = here })
 	for name, write := range map[string]func(io.Writer, Style) error{
-		"transaction":       appliedTransaction().Text,
-		"transaction-dirty": dirtyTransaction().Text,
-		"status":            testStatus().Text,
-		"status-none":       NewStatus(nil).Text,
-		"history":           testHistory().Text,
+		"transaction":        appliedTransaction().Text,
+		"transaction-dirty":  dirtyTransaction().Text,
+		"transaction-undone": undoneTransaction().Text,
+		"status":             testStatus().Text,
+		"status-none":        NewStatus(nil).Text,
+		"history":            testHistory().Text,
 	} {
 		var out bytes.Buffer
 		if err := write(&out, Style{Verbose: true}); err != nil {
