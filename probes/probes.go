@@ -343,6 +343,11 @@ func (s *Session) Close() error {
 // long it really ran is in Counters.Windows. A probe that is not attached
 // because of its Status is no error.
 func (s *Session) Window(ctx context.Context, name string, length time.Duration) error {
+	return s.window(ctx, name, length, s.account.share*float64(creditLength))
+}
+
+// window is Window for packets that cost at most credit, in ns.
+func (s *Session) window(ctx context.Context, name string, length time.Duration, credit float64) error {
 	p, ok := findProbe(name)
 	if !ok || !p.windowed {
 		return fmt.Errorf("open window of probe %q: %w", name, ErrUnknownProbe)
@@ -367,7 +372,7 @@ func (s *Session) Window(ctx context.Context, name string, length time.Duration)
 	waitUnless(ctx, length, func() bool {
 		now, err := packets(obj)
 		cost = float64(busiest(before, now)) * s.eachCosts(packetCostNs)
-		return err != nil || cost > s.account.share*float64(creditLength) || obj.switchedOff()
+		return err != nil || cost > credit || obj.switchedOff()
 	})
 	s.windowNs[p.object] += monotonicNs() - attached
 	err = obj.detachAll()
@@ -390,7 +395,7 @@ func wait(ctx context.Context, length time.Duration) {
 
 // waitUnless also returns once stop answers true.
 func waitUnless(ctx context.Context, length time.Duration, stop func() bool) {
-	const look = 20 * time.Millisecond
+	const look = 5 * time.Millisecond
 	for end := time.Now().Add(length); ctx.Err() == nil && !stop(); {
 		left := time.Until(end)
 		if left <= 0 {

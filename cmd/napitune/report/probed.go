@@ -107,7 +107,7 @@ func probeGaps(obs *detect.Observation) []string {
 	add(c.AttachedNs > 0 && coverage < wholly,
 		"probes were attached %.0f %% of the window, to bound what they cost: their counts are a sample", 100*coverage)
 	for _, w := range c.Windows {
-		add(w.AttachedNs == 0, "%s: not looked at, the window is too short for what runs once per packet", w.Probe)
+		add(w.AttachedNs == 0, "%s: not looked at, the window is too short for what runs once per packet, or for its cost", w.Probe)
 		add(w.SwitchedOff > 0, "%s switched itself off %s, above %s per CPU and tick: %s not looked at",
 			w.Probe, plural(int(w.SwitchedOff), "time"), plural(int(w.LimitPerJiffy), "event"), plural(int(w.Skipped), "event"))
 		add(w.Overflow > 0, "%s: no room for some devices, %s not counted", w.Probe, plural(int(w.Overflow), "event"))
