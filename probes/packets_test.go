@@ -1559,3 +1559,36 @@ func TestCostIsOurs(t *testing.T) {
 		t.Errorf("%d runs after StopStats and %d later", stopped, n)
 	}
 }
+
+// TestCallsEqualRuns: what programs count of themselves is what the kernel counts
+// of them.
+func TestCallsEqualRuns(t *testing.T) {
+	needRoot(t)
+	inNamespace(t, lastCPU())
+	b := newBurster(t, 1, []pair{makePair(t, 0)})
+	s := openSession(t, Options{})
+	requireAttached(t, s, "budget")
+	if err := s.StartStats(); err != nil {
+		t.Skip(err)
+	}
+	d := throughWindow(t, s, func() {
+		for range 1000 {
+			b.send(t)
+		}
+	})
+	runs := map[string]uint64{}
+	for _, p := range d.Cost {
+		runs[p.Group] += p.Runs
+	}
+	for _, c := range d.Calls {
+		t.Logf("%s: %d calls, %d runs", c.Group, c.Calls, runs[c.Group])
+		// The two are not read at the same instant, and polls before the first run
+		// that was seen are not counted.
+		if off := math.Abs(float64(c.Calls) - float64(runs[c.Group])); c.Calls < 1000 || off > 20+float64(c.Calls)/50 {
+			t.Errorf("%s: %d calls, %d runs", c.Group, c.Calls, runs[c.Group])
+		}
+	}
+	if len(d.Calls) != 3 {
+		t.Errorf("%d groups, want napi, softirq and gro", len(d.Calls))
+	}
+}

@@ -44,6 +44,7 @@ func reading(session, taken, scale uint64) *Counters {
 		Latency: []Latency{{CPU: 3, PollToSocketNs: hist(1), SocketToReadNs: hist(2)}},
 		Control: []Control{{CPU: 3, CommandNs: hist(3)}}, ControlReads: []ControlRead{{Device: "eth0", Reads: 5, MedianNs: 12_000, MostNs: 20_000}},
 		Cost:   []ProgCost{{Program: "btf_napi_poll", Hook: "tp_btf/napi_poll", Runs: 20 * scale, TimeNs: 800 * scale, AttachedNs: 50 * scale, CountedNs: 9 * scale}},
+		Calls:  []Calls{{Group: "napi", Calls: 20 * scale}},
 		Events: 60 * scale, EstimateNs: 5100 * scale,
 	}
 }
@@ -88,18 +89,26 @@ func TestSubRefuses(t *testing.T) {
 	}
 }
 
+// TestSpent: what a call costs comes from the part of the time in which
+// statistics were on, a quiet one here, and how many there were from the
+// programs themselves.
 func TestSpent(t *testing.T) {
-	core := ProgCost{Program: "napi_poll", Runs: 100, TimeNs: 9000, AttachedNs: 1000, CountedNs: 100}
-	gro := ProgCost{Program: "receive_skb", Runs: 70, TimeNs: 5000, AttachedNs: 300, CountedNs: 300}
-	idle := ProgCost{Program: "kfree_skb"}
+	poll := ProgCost{Program: "napi_poll", Group: "napi", Runs: 10, TimeNs: 900, AttachedNs: 1000, CountedNs: 100}
+	unseen := ProgCost{Program: "softirq_entry", Group: "softirq", AttachedNs: 1000, CountedNs: 100}
+	raise := ProgCost{Program: "softirq_raise", Runs: 4, TimeNs: 200, AttachedNs: 1000, CountedNs: 100}
+	gro := ProgCost{Program: "receive_skb", Group: "gro", Runs: 70, TimeNs: 5000, AttachedNs: 300, CountedNs: 300}
+	idle := ProgCost{Program: "kfree_skb", Group: "drops"}
+	calls := []Calls{{"napi", 5000}, {"softirq", 50}, {"gro", 60}, {"drops", 0}}
 	for name, tt := range map[string]struct {
 		c    Counters
 		want Spent
 		ok   bool
 	}{
-		"each by its own time": {Counters{Cost: []ProgCost{core, gro, idle}, Events: 5, EstimateNs: 6}, Spent{Runs: 1070, Ns: 95_000}, true},
-		"no statistics":        {Counters{Cost: []ProgCost{idle}, Events: 5, EstimateNs: 425}, Spent{Runs: 5, Ns: 425, Estimated: true}, true},
-		"nothing told":         {Counters{Cost: []ProgCost{idle}}, Spent{}, false},
+		"by its own count":          {Counters{Cost: []ProgCost{poll, gro, idle}, Calls: calls}, Spent{Runs: 5070, Ns: 455_000}, true},
+		"without a count":           {Counters{Cost: []ProgCost{raise, gro}, Calls: calls}, Spent{Runs: 110, Ns: 7000, EstimatedNs: 1800}, true},
+		"not called while measured": {Counters{Cost: []ProgCost{unseen, gro}, Calls: calls, Events: 100, EstimateNs: 8500}, Spent{Runs: 120, Ns: 9250, EstimatedNs: 4250}, true},
+		"no statistics":             {Counters{Cost: []ProgCost{idle}, Events: 5, EstimateNs: 425}, Spent{Runs: 5, Ns: 425, Estimated: true, EstimatedNs: 425}, true},
+		"nothing told":              {Counters{Cost: []ProgCost{idle}}, Spent{Estimated: true}, false},
 	} {
 		if got, ok := tt.c.Spent(); got != tt.want || ok != tt.ok {
 			t.Errorf("%s: %+v, %v, want %+v, %v", name, got, ok, tt.want, tt.ok)

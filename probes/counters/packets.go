@@ -124,14 +124,24 @@ type ControlRead struct {
 type ProgCost struct {
 	Program string `json:"program"`
 	Hook    string `json:"hook"`
-	Runs    uint64 `json:"runs"`
-	TimeNs  uint64 `json:"time_ns"`
+	// Group is the row of Counters.Calls that has the calls of this program, with
+	// those of others; "" if it does not count itself.
+	Group  string `json:"group,omitempty"`
+	Runs   uint64 `json:"runs"`
+	TimeNs uint64 `json:"time_ns"`
 	// AttachedNs is how long the program was attached, CountedNs how long of
 	// that with statistics on: Runs and TimeNs are of CountedNs alone.
 	AttachedNs uint64 `json:"attached_ns"`
 	CountedNs  uint64 `json:"counted_ns"`
 	// Missed is events not seen because the program was interrupted by itself.
 	Missed uint64 `json:"missed"`
+}
+
+// Calls is how often the programs of a group were called all the while that they
+// were attached, as they count themselves.
+type Calls struct {
+	Group string `json:"group"`
+	Calls uint64 `json:"calls"`
 }
 
 // NsPerRun is the mean cost of one event; 0 if there was none.
