@@ -92,6 +92,7 @@ func addGRO(devices map[[2]uint32]*counters.GRO, r *groGroSlot) {
 	d.Delivered += r.Delivered
 	d.Segments += r.Segments
 	d.TCPSegments += r.TcpSegments
+	d.UnknownSegments += r.UnknownSegments
 	d.SegmentsPerSKB = d.SegmentsPerSKB.Merge(counters.NewHist(r.SegmentsPerSkb[:], r.Segments))
 }
 

@@ -770,7 +770,7 @@ func rpsInterrupts(t testing.TB, s *Session) (kernel, probe map[int]uint32) {
 func TestSegmentsBySize(t *testing.T) {
 	needRoot(t)
 	inNamespace(t, lastCPU())
-	tap, name := openTap(t)
+	tap, name := openTap(t, unix.IFF_TAP|unix.IFF_NO_PI|unix.IFF_VNET_HDR)
 	s := openSession(t, Options{Probes: []string{"gro"}, PacketsPerJiffy: 1_000_000, MaxCostPercent: 100})
 	requireAttached(t, s, "gro")
 	for _, tt := range []struct {
@@ -803,8 +803,46 @@ func TestSegmentsBySize(t *testing.T) {
 	}
 }
 
-// openTap makes a device that receives what is written, with a virtio header.
-func openTap(t testing.TB) (fd int, name string) {
+// TestHeadersInPages receives packets whose headers are where their data is: in
+// a page, as virtio-net leaves them where GRO is off.
+func TestHeadersInPages(t *testing.T) {
+	needRoot(t)
+	inNamespace(t, lastCPU())
+	tap, name := openTap(t, unix.IFF_TAP|unix.IFF_NO_PI|unix.IFF_NAPI|unix.IFF_NAPI_FRAGS)
+	setOffload(t, name, ethtoolSetGRO, 0)
+	s := openSession(t, Options{Probes: []string{"gro"}, PacketsPerJiffy: 1_000_000, MaxCostPercent: 100})
+	requireAttached(t, s, "gro")
+	const packets, tcp = 10, 6
+	for _, tt := range []struct {
+		name         string
+		version      int
+		linear       int
+		tcp, unknown uint64
+	}{
+		{"IPv4, all in a page", 4, 14, 0, packets}, {"IPv4, up to the protocol", 4, 14 + 9, 0, packets}, {"IPv4, with the protocol", 4, 14 + 10, packets, 0},
+		{"IPv6, all in a page", 6, 14, 0, packets}, {"IPv6, up to the protocol", 6, 14 + 6, 0, packets}, {"IPv6, with the protocol", 6, 14 + 7, packets, 0},
+	} {
+		d := throughWindow(t, s, func() {
+			frame := frameOf(tt.version, tcp)
+			for range packets {
+				if _, err := unix.Writev(tap, [][]byte{frame[:tt.linear], frame[tt.linear:]}); err != nil {
+					t.Fatalf("receive a packet: %v", err)
+				}
+			}
+			time.Sleep(20 * time.Millisecond)
+		})
+		i := slices.IndexFunc(d.GRO, func(g counters.GRO) bool { return g.Device == name })
+		if i < 0 {
+			t.Fatalf("%s: no row for %s in %+v", tt.name, name, d.GRO)
+		}
+		if g := d.GRO[i]; g.Delivered != packets || g.TCPSegments != tt.tcp || g.UnknownSegments != tt.unknown {
+			t.Errorf("%s: %d packets, %d TCP, %d unknown, want %d, %d, %d", tt.name, g.Delivered, g.TCPSegments, g.UnknownSegments, packets, tt.tcp, tt.unknown)
+		}
+	}
+}
+
+// openTap makes a device that receives what is written.
+func openTap(t testing.TB, flags uint16) (fd int, name string) {
 	t.Helper()
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) {
@@ -819,7 +857,7 @@ func openTap(t testing.TB) (fd int, name string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	request.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	request.SetUint16(flags)
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, request); err != nil {
 		t.Fatalf("make a tap: %v", err)
 	}

@@ -157,6 +157,7 @@ struct sock;
 
 struct sk_buff {
 	unsigned int len;
+	unsigned int data_len;
 	struct net_device *dev;
 	sk_buff_data_t end;
 	unsigned char *head;

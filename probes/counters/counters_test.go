@@ -38,7 +38,7 @@ func reading(session, taken, scale uint64) *Counters {
 			WorkPerPoll: hist(0, 7)}},
 		IRQs:    []IRQ{{IRQ: 38, CPU: 3, Count: 7 * scale, Unhandled: scale, TimeNs: 70 * scale, TimedIRQs: 7 * scale}},
 		Virtio:  []Virtio{{IfIndex: 2, CPU: 3, IRQ: 38, RingSize: 256, ArmedPolls: 6 * scale, UnarmedPolls: scale, RingReads: 7 * scale, PendingEighths: []uint64{7 * scale}, MaxPending: 4}},
-		GRO:     []GRO{{IfIndex: 2, Device: "eth0", In: 40 * scale, Merged: 30 * scale, Held: 10 * scale, Delivered: 10 * scale, Segments: 40 * scale, TCPSegments: 40 * scale, SegmentsPerSKB: hist(0, 0, 0, 10)}},
+		GRO:     []GRO{{IfIndex: 2, Device: "eth0", In: 40 * scale, Merged: 30 * scale, Held: 10 * scale, Delivered: 10 * scale, Segments: 40 * scale, TCPSegments: 30 * scale, UnknownSegments: 4 * scale, SegmentsPerSKB: hist(0, 0, 0, 10)}},
 		Windows: []Window{{Probe: "gro", AttachedNs: 5 * scale, Events: 50 * scale, LimitPerJiffy: 2000}},
 		Drops:   []Drop{{CPU: 3, Backlog: &scale, Other: scale, RPSInterrupts: &scale}},
 		Latency: []Latency{{CPU: 3, PollToSocketNs: hist(1), SocketToReadNs: hist(2)}},
@@ -207,6 +207,25 @@ func TestGRO(t *testing.T) {
 		delivered, _ := tt.g.DeliveredRatio()
 		if ratio != tt.ratio || ok != tt.ok || delivered != tt.delivered {
 			t.Errorf("%+v: %v, %v, %v", tt.g, ratio, delivered, ok)
+		}
+	}
+}
+
+// TestTCPShare: packets of which nobody knows what they are say nothing of the
+// others.
+func TestTCPShare(t *testing.T) {
+	for _, tt := range []struct {
+		g    GRO
+		want float64
+		ok   bool
+	}{
+		{GRO{Segments: 40, TCPSegments: 10}, 0.25, true},
+		{GRO{Segments: 40, TCPSegments: 10, UnknownSegments: 20}, 0.5, true},
+		{GRO{Segments: 40, UnknownSegments: 40}, 0, false},
+		{GRO{}, 0, false},
+	} {
+		if got, ok := tt.g.TCPShare(); got != tt.want || ok != tt.ok {
+			t.Errorf("%+v: %v, %v, want %v, %v", tt.g, got, ok, tt.want, tt.ok)
 		}
 	}
 }

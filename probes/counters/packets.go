@@ -19,6 +19,9 @@ type GRO struct {
 	Delivered   uint64 `json:"delivered"`
 	Segments    uint64 `json:"segments"`
 	TCPSegments uint64 `json:"tcp_segments"` // part of Segments
+	// UnknownSegments is the part of Segments whose headers were not where the
+	// probe can read them: without GRO a driver may leave them in a page.
+	UnknownSegments uint64 `json:"unknown_segments,omitempty"`
 	// SegmentsPerSKB counts delivered skbs by their segments.
 	SegmentsPerSKB Hist `json:"segments_per_skb,omitzero"`
 }
@@ -42,6 +45,15 @@ func (g GRO) DeliveredRatio() (float64, bool) {
 		return 0, false
 	}
 	return float64(g.Segments) / float64(g.Delivered), true
+}
+
+// TCPShare is the part of the wire packets that is TCP, of those of which that
+// is known. False if it is known of none.
+func (g GRO) TCPShare() (float64, bool) {
+	if g.Segments <= g.UnknownSegments {
+		return 0, false
+	}
+	return float64(g.TCPSegments) / float64(g.Segments-g.UnknownSegments), true
 }
 
 // NetstatGRO is the same quantity without probes, from deltas of
