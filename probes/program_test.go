@@ -107,6 +107,9 @@ const (
 
 // TestBuckets holds log2 of the programs against that of package counters.
 func TestBuckets(t *testing.T) {
+	if n := len(coreCpuState{}.RaiseToEntry[0].Bucket); n != counters.TimeBuckets {
+		t.Errorf("the programs have %d buckets for times, package counters %d", n, counters.TimeBuckets)
+	}
 	r := newRig(t, Options{})
 	want := make([]uint64, 10)
 	for _, work := range []uint64{0, 1, 2, 3, 4, 7, 8, 15, 16, 31, 32, 63, 64, 65, 127, 128, 255, 256, 300, 1 << 20} {

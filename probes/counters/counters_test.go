@@ -180,6 +180,18 @@ func TestHist(t *testing.T) {
 			t.Errorf("AtMost(%v) = %d, want %d", q, got, want)
 		}
 	}
+	long := NewHist(append(make([]uint64, TimeBuckets-2), 9, 1), 0)
+	for q, want := range map[float64]struct {
+		edge uint64
+		more bool
+	}{0.9: {1<<26 - 1, false}, 0.95: {1<<26 - 1, true}, 1: {1<<26 - 1, true}} {
+		if edge, more, ok := long.Quantile(q); edge != want.edge || more != want.more || !ok {
+			t.Errorf("Quantile(%v) = %d, more %v, %v, want %+v", q, edge, more, ok, want)
+		}
+		if bound, ok := long.AtMost(q); ok == want.more || ok && bound != want.edge {
+			t.Errorf("AtMost(%v) = %d, %v", q, bound, ok)
+		}
+	}
 	var empty Hist
 	if _, ok := empty.Mean(); ok {
 		t.Error("an empty histogram has a mean")
