@@ -456,6 +456,26 @@ func TestLongPollProgram(t *testing.T) {
 	}
 }
 
+// TestLongPollByBudget: a backlog that may take 16 times as many packets in a
+// poll (net.core.dev_weight) may take as much longer.
+func TestLongPollByBudget(t *testing.T) {
+	r := newRig(t, Options{SampleOneIn: 1})
+	for attempt := 0; ; attempt++ {
+		r.reset(t)
+		r.replay(t, []poll{{work: 1000, budget: 16 * 64, sleep: longSleep}}, 0, 0)
+		n := r.napi(t)
+		if n.LongWeight == 0 {
+			if n.TimedWeight != 1 || n.TimeNs < uint64(longSleep) {
+				t.Errorf("%d ns of %d timed polls, want one of %v", n.TimeNs, n.TimedWeight, longSleep)
+			}
+			return
+		}
+		if attempt == undisturbed {
+			t.Fatalf("a poll of 1000 packets and %v was long in each of %d attempts", longSleep, undisturbed)
+		}
+	}
+}
+
 // napi is the one NAPI that was polled.
 func (r *rig) napi(t *testing.T) coreNapiSlot {
 	t.Helper()

@@ -266,7 +266,8 @@ type NAPI struct {
 	// of the run) to the end of this one, TimedPolls the polls it stands for.
 	TimeNs     uint64 `json:"time_ns"`
 	TimedPolls uint64 `json:"timed_polls"`
-	// LongPolls took more than 10 ms each, LongNs together, weighted like the
+	// LongPolls took more than 10 ms each (of a backlog with a large dev_weight: as
+	// much more as it may take more packets), LongNs together, weighted like the
 	// two above and no part of them: no packets cost that, a virtual CPU was
 	// taken away in the middle (bpf/core.bpf.c, LONG_POLL_NS).
 	LongPolls   uint64 `json:"long_polls,omitempty"`
