@@ -629,6 +629,47 @@ func softnetColumn(t testing.TB, column int) map[int]uint32 {
 	return out
 }
 
+// TestWindowEdges: windows that take no time count nothing, however long it
+// takes to attach and to detach.
+func TestWindowEdges(t *testing.T) {
+	needRoot(t)
+	inNamespace(t, lastCPU())
+	b := newBurster(t, 1, []pair{makePair(t, 0)})
+	s := openSession(t, Options{Probes: []string{"gro"}, PacketsPerJiffy: 1_000_000, MaxCostPercent: 100})
+	requireAttached(t, s, "gro")
+	ended, end := context.WithCancel(t.Context())
+	end()
+	done := make(chan error, 1)
+	go func() {
+		var err error
+		for range 50 {
+			err = errors.Join(err, s.Window(ended, "gro", time.Second))
+		}
+		done <- err
+	}()
+	for open := true; open; {
+		b.send(t)
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Fatal(err)
+			}
+			open = false
+		default:
+		}
+	}
+	c, err := s.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := c.Windows[0]
+	t.Logf("%d events in %d ns, %d beside them", w.Events, w.AttachedNs, w.Skipped)
+	// A packet or two may fall into what is left of a window.
+	if w.Events*5 > w.Events+w.Skipped || w.Skipped == 0 {
+		t.Errorf("%d events in %d ns of windows, %d beside them", w.Events, w.AttachedNs, w.Skipped)
+	}
+}
+
 // TestThreadedNAPI: the work of a NAPI thread is told apart from softirqs.
 func TestThreadedNAPI(t *testing.T) {
 	needRoot(t)

@@ -265,6 +265,7 @@ func (s *Session) tune(spec *ebpf.CollectionSpec) error {
 		"budget_jiffies":  s.ticks.limit(s.budget.jiffies),
 		"limit_per_jiffy": uint32(s.options.PacketsPerJiffy),
 		"latency_one_in":  latencyOneIn,
+		"switched_off":    1, // until a window is open
 	}
 	if v := spec.Variables["rps_trigger_addr"]; v != nil {
 		s.rpsTrigger = symbolAddress("rps_trigger_softirq")
@@ -358,24 +359,26 @@ func (s *Session) window(ctx context.Context, name string, length time.Duration,
 	}
 	before, err := packets(obj)
 	if err == nil {
-		// What an earlier window switched off counts again.
-		err = obj.setVariable("switched_off", 0)
-	}
-	if err == nil {
 		err = obj.attachAll()
 	}
 	if err != nil {
 		return fmt.Errorf("open window of probe %q: %w", name, err)
 	}
+	// Attaching and detaching take milliseconds in which some programs run and
+	// others do not, and no window has time for what they count then.
 	attached := monotonicNs()
+	if err := obj.setVariable("switched_off", 0); err != nil {
+		return errors.Join(fmt.Errorf("open window of probe %q: %w", name, err), obj.detachAll())
+	}
 	var cost float64
 	waitUnless(ctx, length, func() bool {
 		now, err := packets(obj)
 		cost = float64(busiest(before, now)) * s.eachCosts(packetCostNs)
 		return err != nil || cost > credit || obj.switchedOff()
 	})
+	err = obj.setVariable("switched_off", 1)
 	s.windowNs[p.object] += monotonicNs() - attached
-	err = obj.detachAll()
+	err = errors.Join(err, obj.detachAll())
 	s.account.charge(monotonicNs(), cost+obj.attachNs+obj.detachNs)
 	if err != nil {
 		return fmt.Errorf("close window of probe %q: %w", name, err)

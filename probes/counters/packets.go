@@ -76,7 +76,7 @@ type Window struct {
 	// AttachedNs is how long it was attached in all.
 	AttachedNs uint64 `json:"attached_ns"`
 	// Events is what it counted, Skipped what it saw after it had switched
-	// itself off because of the rate.
+	// itself off because of the rate, and while it was attached and detached.
 	Events  uint64 `json:"events"`
 	Skipped uint64 `json:"skipped"`
 	// LimitPerJiffy is the rate, per CPU, above which it switches itself off;
