@@ -367,21 +367,28 @@ func (s *Session) window(ctx context.Context, name string, length time.Duration,
 	// Attaching and detaching take milliseconds in which some programs run and
 	// others do not, and no window has time for what they count then.
 	attached := monotonicNs()
-	if err := obj.setVariable("switched_off", 0); err != nil {
-		return errors.Join(fmt.Errorf("open window of probe %q: %w", name, err), obj.detachAll())
-	}
 	var cost float64
-	waitUnless(ctx, length, func() bool {
+	look := func() error {
 		now, err := packets(obj)
+		if err != nil {
+			return err // and what was seen before is charged
+		}
 		cost = float64(busiest(before, now)) * s.eachCosts(packetCostNs)
-		return err != nil || cost > credit || obj.switchedOff()
-	})
-	err = obj.setVariable("switched_off", 1)
+		return nil
+	}
+	if err = obj.setVariable("switched_off", 0); err == nil {
+		waitUnless(ctx, length, func() bool {
+			err = look()
+			return err != nil || cost > credit || obj.switchedOff()
+		})
+	}
+	err = errors.Join(err, obj.setVariable("switched_off", 1))
 	s.windowNs[p.object] += monotonicNs() - attached
-	err = errors.Join(err, obj.detachAll())
+	// Those that came since the last look, and while it was closed, cost too.
+	err = errors.Join(err, obj.detachAll(), look())
 	s.account.charge(monotonicNs(), cost+obj.attachNs+obj.detachNs)
 	if err != nil {
-		return fmt.Errorf("close window of probe %q: %w", name, err)
+		return fmt.Errorf("window of probe %q: %w", name, err)
 	}
 	return nil
 }
