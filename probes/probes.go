@@ -285,6 +285,13 @@ func (s *Session) tune(spec *ebpf.CollectionSpec) error {
 	if err := s.ticks.prepare(spec); err != nil {
 		return err
 	}
+	if m := spec.Maps["waiting"]; m != nil {
+		cpus, err := ebpf.PossibleCPU()
+		if err != nil {
+			return fmt.Errorf("size the table of waiting sockets: %w", err)
+		}
+		m.MaxEntries = waitingSockets(cpus)
+	}
 	if m := spec.Maps["irq_filter"]; m != nil {
 		m.MaxEntries = 1
 		if n := len(s.irqs); n > 0 {
@@ -300,6 +307,11 @@ func (s *Session) tune(spec *ebpf.CollectionSpec) error {
 
 // latencyOneIn thins out the latency probe: one softirq run or socket wake-up in so many.
 const latencyOneIn = 16
+
+// waitingSockets is how many the latency probe follows at once. Each CPU keeps
+// free entries of the table for itself, up to 128 (LOCAL_FREE_TARGET in
+// kernel/bpf/bpf_lru_list.c): with too few, sockets are dropped while they wait.
+func waitingSockets(cpus int) uint32 { return uint32(max(4096, 256*cpus)) }
 
 func flag(on bool) uint32 {
 	if on {
