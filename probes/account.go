@@ -12,6 +12,9 @@ const (
 	// are longer than those of the default probes (TestCostTable), and the
 	// programs at the exit of a function come uncounted.
 	packetCostNs = 150
+	// packetCredit is the part of a window's allowance that packets may cost in
+	// a window of their own.
+	packetCredit = 0.2
 )
 
 // account keeps what the probes cost the busiest CPU within a share of its
@@ -108,13 +111,32 @@ func (a *account) stay(left time.Duration) time.Duration {
 	return min(length, lookEvery)
 }
 
+// slice is what the shortest one costs.
+func (a *account) slice() float64 {
+	return a.attachNs + a.rate*float64(shortestSlice) + a.detaching()
+}
+
+// perPacket says what packets may cost in a window of their own, with left of
+// the whole window to go, and whether there may be one: only if the default
+// probes come to a slice afterwards all the same, or else windows in a row
+// would all go to packets, which say nothing of latency and squeezes. Like the
+// first slice, the first of a session is on credit. switching is what attaching
+// and detaching its probe takes.
+func (a *account) perPacket(now uint64, left time.Duration, switching float64, first bool) (credit float64, open bool) {
+	a.charge(now, 0)
+	credit = a.share * min(packetCredit*float64(left), float64(creditLength))
+	rest := min(a.slice(), a.rate*float64(left))
+	// What packets cost is looked at now and then, and so is the time.
+	need := a.owed + switching + 1.5*credit + rest
+	return credit, first || need <= a.share*float64(left-lookEvery)
+}
+
 // pause says how long detached probes must stay so, with left of the window to
 // go: until all is paid back, or to the end if the rest of the window could not
 // pay for another slice.
 func (a *account) pause(now uint64, left time.Duration) time.Duration {
 	a.charge(now, 0)
-	slice := a.attachNs + a.rate*float64(shortestSlice) + a.detaching()
-	if a.share*float64(left) < a.owed+slice {
+	if a.share*float64(left) < a.owed+a.slice() {
 		return left
 	}
 	if pause := time.Duration(a.owed / a.share); pause >= time.Millisecond {

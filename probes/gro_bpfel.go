@@ -14,20 +14,21 @@ import (
 )
 
 type groGroSlot struct {
-	_              structs.HostLayout
-	Dev            uint64
-	Ifindex        uint32
-	Netns          uint32
-	Device         [16]int8
-	In             uint64
-	Merged         uint64
-	Held           uint64
-	Normal         uint64
-	Consumed       uint64
-	Delivered      uint64
-	Segments       uint64
-	TcpSegments    uint64
-	SegmentsPerSkb [12]uint64
+	_               structs.HostLayout
+	Dev             uint64
+	Ifindex         uint32
+	Netns           uint32
+	Device          [16]int8
+	In              uint64
+	Merged          uint64
+	Held            uint64
+	Normal          uint64
+	Consumed        uint64
+	Delivered       uint64
+	Segments        uint64
+	TcpSegments     uint64
+	UnknownSegments uint64
+	SegmentsPerSkb  [12]uint64
 }
 
 type groGroState struct {

@@ -206,7 +206,20 @@ func (k kernelTypes) missing(p probe) string {
 	case len(k) == 0:
 		return noBTF
 	}
-	return p.without
+	return withoutTypes("/sys", p.module)
+}
+
+// withoutTypes is why the types of a module are not known: a kernel may have
+// loaded it and still describe none of it, if it was built or stripped so.
+func withoutTypes(sys, module string) string {
+	exists := func(path string) bool {
+		_, err := os.Stat(sys + path)
+		return err == nil
+	}
+	if exists("/module/"+module) && !exists("/kernel/btf/"+module) {
+		return module + " has no BTF here"
+	}
+	return "no " + module + " in this kernel"
 }
 
 // loader loads single programs into one set of maps, so that one refused

@@ -3,6 +3,8 @@ package probes
 import (
 	"bytes"
 	"errors"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -95,7 +97,7 @@ func TestMissingTypes(t *testing.T) {
 	}{
 		{"all", kernelTypes{all.Types}, counters.Attached, ""},
 		{"in a module", kernelTypes{others.Types, all.Types}, counters.Attached, ""},
-		{"no module", kernelTypes{others.Types}, counters.Unsupported, "no virtio_ring in this kernel"},
+		{"no module", kernelTypes{others.Types}, counters.Unsupported, withoutTypes("/sys", "virtio_ring")},
 		{"none", nil, counters.Unsupported, "no BTF"},
 	} {
 		core := &object{types: tt.types}
@@ -113,6 +115,28 @@ func TestMissingTypes(t *testing.T) {
 			if got.State != want.State || got.Reason != want.Reason {
 				t.Errorf("%s: %s is %s (%s), want %s (%s)", tt.name, name, got.State, got.Reason, want.State, want.Reason)
 			}
+		}
+	}
+}
+
+// TestWithoutTypes: a module that is loaded without types is not missing.
+func TestWithoutTypes(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		have []string
+		want string
+	}{
+		{"not loaded", nil, "no virtio_ring in this kernel"},
+		{"loaded without types", []string{"module/virtio_ring"}, "virtio_ring has no BTF here"},
+	} {
+		sys := t.TempDir()
+		for _, path := range tt.have {
+			if err := os.MkdirAll(filepath.Join(sys, path), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := withoutTypes(sys, "virtio_ring"); got != tt.want {
+			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
 		}
 	}
 }

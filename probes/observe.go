@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/napitune/napitune/probes/counters"
 )
 
 const (
@@ -126,9 +128,42 @@ func (s *Session) eventsOf(states []coreCpuState) []uint64 {
 				out[cpu] += n
 			}
 		}
-		out[cpu] += 2*st.Irqs + st.RxPolls + st.Threaded.Polls + st.Busy.Polls + st.Netpoll.Polls
+		out[cpu] += 2*st.Irqs + polls(st)
 	}
 	return out
+}
+
+func polls(st *coreCpuState) uint64 {
+	return st.RxPolls + st.Threaded.Polls + st.Busy.Polls + st.Netpoll.Polls
+}
+
+// callGroup is the row of counters.Counters.Calls of a program, "" if it does not
+// count each call: softirq_raise sees raises of all vectors and counts none, the
+// interrupt programs are called for lines that nobody chose.
+func callGroup(object, hook string) string {
+	switch object + "/" + hook {
+	case "core/softirq_entry", "core/softirq_exit":
+		return "softirq"
+	case "core/napi_poll":
+		return "napi"
+	case "gro/napi_gro_receive_entry", "gro/napi_gro_frags_entry", "gro/netif_receive_skb":
+		return "gro"
+	case "drops/kfree_skb":
+		return "drops"
+	}
+	return ""
+}
+
+// coreCalls are how often the programs of the core object were called.
+func coreCalls(states []coreCpuState) []counters.Calls {
+	softirq, napi := counters.Calls{Group: "softirq"}, counters.Calls{Group: "napi"}
+	for i := range states {
+		for _, n := range states[i].Count {
+			softirq.Calls += 2 * n // entry and exit
+		}
+		napi.Calls += polls(&states[i])
+	}
+	return []counters.Calls{napi, softirq}
 }
 
 // pause detaches. Programs that are detached last still run while the first

@@ -33,6 +33,7 @@ func (s *Session) windowRow(name string) counters.Window {
 
 func addWindow(out *counters.Counters, w counters.Window) {
 	out.Windows = append(out.Windows, w)
+	out.Calls = append(out.Calls, counters.Calls{Group: w.Probe, Calls: w.Events + w.Skipped})
 	out.Events += w.Events + w.Skipped
 	out.EstimateNs += (w.Events + w.Skipped) * packetCostNs
 }
@@ -91,6 +92,7 @@ func addGRO(devices map[[2]uint32]*counters.GRO, r *groGroSlot) {
 	d.Delivered += r.Delivered
 	d.Segments += r.Segments
 	d.TCPSegments += r.TcpSegments
+	d.UnknownSegments += r.UnknownSegments
 	d.SegmentsPerSKB = d.SegmentsPerSKB.Merge(counters.NewHist(r.SegmentsPerSkb[:], r.Segments))
 }
 

@@ -629,6 +629,84 @@ func softnetColumn(t testing.TB, column int) map[int]uint32 {
 	return out
 }
 
+// TestWindowTellsErrors: what cannot be read in a window is told, and what the
+// window has cost is charged all the same.
+func TestWindowTellsErrors(t *testing.T) {
+	needRoot(t)
+	inNamespace(t, lastCPU())
+	s := openSession(t, Options{Probes: []string{"gro"}})
+	requireAttached(t, s, "gro")
+	// The window is open when it looks at its context for the first time.
+	broken := brokenBy{t.Context(), sync.OnceFunc(func() { _ = s.objects["gro"].maps["gro_states"].Close() })}
+	if err := s.Window(broken, "gro", 10*time.Second); err == nil {
+		t.Error("the counters could not be read, and the window told nothing")
+	}
+	if s.account.owed == 0 {
+		t.Error("the window cost nothing")
+	}
+}
+
+// brokenBy is a context that breaks something when it is looked at.
+type brokenBy struct {
+	context.Context
+	do func()
+}
+
+func (b brokenBy) Err() error {
+	b.do()
+	return nil
+}
+
+// TestWindowEdges: what comes while programs are attached and detached is none
+// of the window.
+func TestWindowEdges(t *testing.T) {
+	needRoot(t)
+	inNamespace(t, lastCPU())
+	b := newBurster(t, 1, []pair{makePair(t, 0)})
+	s := openSession(t, Options{Probes: []string{"gro"}, PacketsPerJiffy: 1_000_000, MaxCostPercent: 100})
+	requireAttached(t, s, "gro")
+	obj := s.objects["gro"]
+	if !obj.switchedOff() {
+		t.Error("switched on before a window is open")
+	}
+	done := make(chan error, 1)
+	go func() {
+		var err error
+		for range 50 {
+			looked := brokenBy{t.Context(), sync.OnceFunc(func() {
+				if obj.switchedOff() {
+					err = errors.Join(err, errors.New("switched off in an open window"))
+				}
+			})}
+			err = errors.Join(err, s.Window(looked, "gro", time.Millisecond))
+			if !obj.switchedOff() {
+				err = errors.Join(err, errors.New("switched on after the window"))
+			}
+		}
+		done <- err
+	}()
+	for open := true; open; {
+		b.send(t)
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Fatal(err)
+			}
+			open = false
+		default:
+		}
+	}
+	c, err := s.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := c.Windows[0]
+	t.Logf("%d events in %d ns, %d beside them", w.Events, w.AttachedNs, w.Skipped)
+	if w.Skipped == 0 {
+		t.Error("no packet of 50 windows came while one was attached or detached")
+	}
+}
+
 // TestThreadedNAPI: the work of a NAPI thread is told apart from softirqs.
 func TestThreadedNAPI(t *testing.T) {
 	needRoot(t)
@@ -770,7 +848,7 @@ func rpsInterrupts(t testing.TB, s *Session) (kernel, probe map[int]uint32) {
 func TestSegmentsBySize(t *testing.T) {
 	needRoot(t)
 	inNamespace(t, lastCPU())
-	tap, name := openTap(t)
+	tap, name := openTap(t, unix.IFF_TAP|unix.IFF_NO_PI|unix.IFF_VNET_HDR)
 	s := openSession(t, Options{Probes: []string{"gro"}, PacketsPerJiffy: 1_000_000, MaxCostPercent: 100})
 	requireAttached(t, s, "gro")
 	for _, tt := range []struct {
@@ -803,8 +881,46 @@ func TestSegmentsBySize(t *testing.T) {
 	}
 }
 
-// openTap makes a device that receives what is written, with a virtio header.
-func openTap(t testing.TB) (fd int, name string) {
+// TestHeadersInPages receives packets whose headers are where their data is: in
+// a page, as virtio-net leaves them where GRO is off.
+func TestHeadersInPages(t *testing.T) {
+	needRoot(t)
+	inNamespace(t, lastCPU())
+	tap, name := openTap(t, unix.IFF_TAP|unix.IFF_NO_PI|unix.IFF_NAPI|unix.IFF_NAPI_FRAGS)
+	setOffload(t, name, ethtoolSetGRO, 0)
+	s := openSession(t, Options{Probes: []string{"gro"}, PacketsPerJiffy: 1_000_000, MaxCostPercent: 100})
+	requireAttached(t, s, "gro")
+	const packets, tcp = 10, 6
+	for _, tt := range []struct {
+		name         string
+		version      int
+		linear       int
+		tcp, unknown uint64
+	}{
+		{"IPv4, all in a page", 4, 14, 0, packets}, {"IPv4, up to the protocol", 4, 14 + 9, 0, packets}, {"IPv4, with the protocol", 4, 14 + 10, packets, 0},
+		{"IPv6, all in a page", 6, 14, 0, packets}, {"IPv6, up to the protocol", 6, 14 + 6, 0, packets}, {"IPv6, with the protocol", 6, 14 + 7, packets, 0},
+	} {
+		d := throughWindow(t, s, func() {
+			frame := frameOf(tt.version, tcp)
+			for range packets {
+				if _, err := unix.Writev(tap, [][]byte{frame[:tt.linear], frame[tt.linear:]}); err != nil {
+					t.Fatalf("receive a packet: %v", err)
+				}
+			}
+			time.Sleep(20 * time.Millisecond)
+		})
+		i := slices.IndexFunc(d.GRO, func(g counters.GRO) bool { return g.Device == name })
+		if i < 0 {
+			t.Fatalf("%s: no row for %s in %+v", tt.name, name, d.GRO)
+		}
+		if g := d.GRO[i]; g.Delivered != packets || g.TCPSegments != tt.tcp || g.UnknownSegments != tt.unknown {
+			t.Errorf("%s: %d packets, %d TCP, %d unknown, want %d, %d, %d", tt.name, g.Delivered, g.TCPSegments, g.UnknownSegments, packets, tt.tcp, tt.unknown)
+		}
+	}
+}
+
+// openTap makes a device that receives what is written.
+func openTap(t testing.TB, flags uint16) (fd int, name string) {
 	t.Helper()
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) {
@@ -819,7 +935,7 @@ func openTap(t testing.TB) (fd int, name string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	request.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	request.SetUint16(flags)
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, request); err != nil {
 		t.Fatalf("make a tap: %v", err)
 	}
@@ -1557,5 +1673,38 @@ func TestCostIsOurs(t *testing.T) {
 	stopped := runs()
 	if n := runs(); n != stopped {
 		t.Errorf("%d runs after StopStats and %d later", stopped, n)
+	}
+}
+
+// TestCallsEqualRuns: what programs count of themselves is what the kernel counts
+// of them.
+func TestCallsEqualRuns(t *testing.T) {
+	needRoot(t)
+	inNamespace(t, lastCPU())
+	b := newBurster(t, 1, []pair{makePair(t, 0)})
+	s := openSession(t, Options{})
+	requireAttached(t, s, "budget")
+	if err := s.StartStats(); err != nil {
+		t.Skip(err)
+	}
+	d := throughWindow(t, s, func() {
+		for range 1000 {
+			b.send(t)
+		}
+	})
+	runs := map[string]uint64{}
+	for _, p := range d.Cost {
+		runs[p.Group] += p.Runs
+	}
+	for _, c := range d.Calls {
+		t.Logf("%s: %d calls, %d runs", c.Group, c.Calls, runs[c.Group])
+		// The two are not read at the same instant, and polls before the first run
+		// that was seen are not counted.
+		if off := math.Abs(float64(c.Calls) - float64(runs[c.Group])); c.Calls < 1000 || off > 20+float64(c.Calls)/50 {
+			t.Errorf("%s: %d calls, %d runs", c.Group, c.Calls, runs[c.Group])
+		}
+	}
+	if len(d.Calls) != 3 {
+		t.Errorf("%d groups, want napi, softirq and gro", len(d.Calls))
 	}
 }

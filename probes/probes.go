@@ -265,6 +265,7 @@ func (s *Session) tune(spec *ebpf.CollectionSpec) error {
 		"budget_jiffies":  s.ticks.limit(s.budget.jiffies),
 		"limit_per_jiffy": uint32(s.options.PacketsPerJiffy),
 		"latency_one_in":  latencyOneIn,
+		"switched_off":    1, // until a window is open
 	}
 	if v := spec.Variables["rps_trigger_addr"]; v != nil {
 		s.rpsTrigger = symbolAddress("rps_trigger_softirq")
@@ -284,6 +285,13 @@ func (s *Session) tune(spec *ebpf.CollectionSpec) error {
 	if err := s.ticks.prepare(spec); err != nil {
 		return err
 	}
+	if m := spec.Maps["waiting"]; m != nil {
+		cpus, err := ebpf.PossibleCPU()
+		if err != nil {
+			return fmt.Errorf("size the table of waiting sockets: %w", err)
+		}
+		m.MaxEntries = waitingSockets(cpus)
+	}
 	if m := spec.Maps["irq_filter"]; m != nil {
 		m.MaxEntries = 1
 		if n := len(s.irqs); n > 0 {
@@ -299,6 +307,11 @@ func (s *Session) tune(spec *ebpf.CollectionSpec) error {
 
 // latencyOneIn thins out the latency probe: one softirq run or socket wake-up in so many.
 const latencyOneIn = 16
+
+// waitingSockets is how many the latency probe follows at once. Each CPU keeps
+// free entries of the table for itself, up to 128 (LOCAL_FREE_TARGET in
+// kernel/bpf/bpf_lru_list.c): with too few, sockets are dropped while they wait.
+func waitingSockets(cpus int) uint32 { return uint32(max(4096, 256*cpus)) }
 
 func flag(on bool) uint32 {
 	if on {
@@ -343,6 +356,11 @@ func (s *Session) Close() error {
 // long it really ran is in Counters.Windows. A probe that is not attached
 // because of its Status is no error.
 func (s *Session) Window(ctx context.Context, name string, length time.Duration) error {
+	return s.window(ctx, name, length, s.account.share*float64(creditLength))
+}
+
+// window is Window for packets that cost at most credit, in ns.
+func (s *Session) window(ctx context.Context, name string, length time.Duration, credit float64) error {
 	p, ok := findProbe(name)
 	if !ok || !p.windowed {
 		return fmt.Errorf("open window of probe %q: %w", name, ErrUnknownProbe)
@@ -353,27 +371,36 @@ func (s *Session) Window(ctx context.Context, name string, length time.Duration)
 	}
 	before, err := packets(obj)
 	if err == nil {
-		// What an earlier window switched off counts again.
-		err = obj.setVariable("switched_off", 0)
-	}
-	if err == nil {
 		err = obj.attachAll()
 	}
 	if err != nil {
 		return fmt.Errorf("open window of probe %q: %w", name, err)
 	}
+	// Attaching and detaching take milliseconds in which some programs run and
+	// others do not, and no window has time for what they count then.
 	attached := monotonicNs()
 	var cost float64
-	waitUnless(ctx, length, func() bool {
+	look := func() error {
 		now, err := packets(obj)
+		if err != nil {
+			return err // and what was seen before is charged
+		}
 		cost = float64(busiest(before, now)) * s.eachCosts(packetCostNs)
-		return err != nil || cost > s.account.share*float64(creditLength) || obj.switchedOff()
-	})
+		return nil
+	}
+	if err = obj.setVariable("switched_off", 0); err == nil {
+		waitUnless(ctx, length, func() bool {
+			err = look()
+			return err != nil || cost > credit || obj.switchedOff()
+		})
+	}
+	err = errors.Join(err, obj.setVariable("switched_off", 1))
 	s.windowNs[p.object] += monotonicNs() - attached
-	err = obj.detachAll()
+	// Those that came since the last look, and while it was closed, cost too.
+	err = errors.Join(err, obj.detachAll(), look())
 	s.account.charge(monotonicNs(), cost+obj.attachNs+obj.detachNs)
 	if err != nil {
-		return fmt.Errorf("close window of probe %q: %w", name, err)
+		return fmt.Errorf("window of probe %q: %w", name, err)
 	}
 	return nil
 }
@@ -390,7 +417,7 @@ func wait(ctx context.Context, length time.Duration) {
 
 // waitUnless also returns once stop answers true.
 func waitUnless(ctx context.Context, length time.Duration, stop func() bool) {
-	const look = 20 * time.Millisecond
+	const look = 5 * time.Millisecond
 	for end := time.Now().Add(length); ctx.Err() == nil && !stop(); {
 		left := time.Until(end)
 		if left <= 0 {

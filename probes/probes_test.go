@@ -180,6 +180,26 @@ func TestUncountedIRQs(t *testing.T) {
 	}
 }
 
+// TestWaitingSockets: the table grows with the CPUs, and Open loads it so.
+func TestWaitingSockets(t *testing.T) {
+	for cpus, want := range map[int]uint32{1: 4096, 16: 4096, 17: 4352, 256: 65536} {
+		if got := waitingSockets(cpus); got != want {
+			t.Errorf("%d CPUs: %d sockets, want %d", cpus, got, want)
+		}
+	}
+	spec, err := loadLatency()
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec.Maps["waiting"].MaxEntries = 1
+	if err := new(Session).tune(spec); err != nil {
+		t.Fatal(err)
+	}
+	if got := spec.Maps["waiting"].MaxEntries; got != waitingSockets(ebpf.MustPossibleCPU()) {
+		t.Errorf("a table of %d sockets", got)
+	}
+}
+
 // TestAssumedLimits: without the sysctls the causes rest on defaults, and the
 // status of the probe says so.
 func TestAssumedLimits(t *testing.T) {

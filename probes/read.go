@@ -86,6 +86,7 @@ func (s *Session) readCore(out *counters.Counters) error {
 		out.Events += n
 		out.EstimateNs += uint64(float64(n) * s.eventNs)
 	}
+	out.Calls = append(out.Calls, coreCalls(states)...)
 	virtio, err := s.readVirtio(out, states)
 	if err != nil {
 		return err
@@ -300,7 +301,7 @@ func (s *Session) readCost(out *counters.Counters) error {
 			countedNs += attached[object] - s.statsSince[object]
 		}
 		out.Cost = append(out.Cost, counters.ProgCost{
-			Program: p.rung.program, Hook: string(p.rung.how) + "/" + p.rung.target,
+			Program: p.rung.program, Hook: string(p.rung.how) + "/" + p.rung.target, Group: callGroup(object, p.hook),
 			Runs: cost.runs, TimeNs: cost.ns, AttachedNs: attached[object], CountedNs: countedNs, Missed: st.RecursionMisses,
 		})
 		return nil

@@ -49,7 +49,7 @@ type probe struct {
 	needs     []string // hooks without which it says nothing
 	uses      []string // hooks that add to it
 	types     []string // structures of the kernel or its modules without which it says nothing
-	without   string   // what a kernel without those types lacks
+	module    string   // which part of the kernel has those types
 	byDefault bool
 	windowed  bool
 }
@@ -164,7 +164,7 @@ func probeTable() []probe {
 		name:   "virtio",
 		doc:    "Receive queues of virtio-net: ring occupancy and starvation at every poll, polls that no interrupt asked for. From napi:napi_poll and irq:irq_handler_entry, reading the virtqueue through BTF of the kernel or its modules. Costs nothing where there is no virtio-net.",
 		object: "core", needs: []string{"napi_poll"}, uses: []string{"irq_handler_entry", "softirq_entry", "softirq_exit"}, byDefault: true,
-		types: []string{"vring_virtqueue", "virtqueue", "virtio_device"}, without: "no virtio_ring in this kernel",
+		types: []string{"vring_virtqueue", "virtqueue", "virtio_device"}, module: "virtio_ring",
 	}, {
 		name:   "gro",
 		doc:    "How well GRO merges, per device: packets in, the kernel's verdict on each, skbs delivered and the wire packets in them, share of TCP. From net:napi_gro_receive_entry and _exit (5.10 and later), net:napi_gro_frags_* and net:netif_receive_skb. Runs once per packet, so only in short windows and up to a rate; without it the same ratio comes from /proc/net/netstat, for all devices of a namespace together.",

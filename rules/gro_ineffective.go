@@ -69,10 +69,10 @@ func (c *Case) poorGRO(d *detect.Device) (float64, bool) {
 	ratio, verdicts := g.Ratio()
 	rate, rated := c.packetRate(d)
 	gro := d.Features["rx-gro"]
-	if !seen || !verdicts || !rated || !gro.On || rate < c.At(groPackets) || g.Segments == 0 {
+	if !seen || !verdicts || !rated || !gro.On || rate < c.At(groPackets) {
 		return 0, false
 	}
-	if float64(g.TCPSegments) < c.At(groTCP)*float64(g.Segments) || ratio >= c.At(groRatio) {
+	if tcp, known := g.TCPShare(); !known || tcp < c.At(groTCP) || ratio >= c.At(groRatio) {
 		return 0, false
 	}
 	return ratio, true

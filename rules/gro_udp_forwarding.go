@@ -24,11 +24,12 @@ var _ = register(Rule{
 		for c, d := range c.devices() {
 			g, seen := c.groOf(d)
 			rate, rated := c.packetRate(d)
+			tcp, known := g.TCPShare()
 			feature, has := d.Features["rx-udp-gro-forwarding"]
-			if !seen || !rated || !has || feature.On || feature.Fixed || rate < c.At(groPackets) || g.Segments == 0 || c.forwards(d) == "" {
+			if !seen || !rated || !has || feature.On || feature.Fixed || rate < c.At(groPackets) || !known || c.forwards(d) == "" {
 				continue
 			}
-			if other := 1 - float64(g.TCPSegments)/float64(g.Segments); other >= 1-c.At(groTCP) {
+			if other := 1 - tcp; other >= 1-c.At(groTCP) {
 				out = append(out, plan.Finding{
 					Severity: plan.Note, Subject: d.Name,
 					Claim:    fmt.Sprintf("%s of the packets on %s are not TCP and %s; merging forwarded UDP is off", percent(other), d.Name, c.forwards(d)),

@@ -285,6 +285,7 @@ var probeCases = []ruleCase{
 	{"ksoftirqd-busy", "missing", "one sample", scene4(func(s *scene) { s.thread(11, "ksoftirqd/2", 2, 0.4); s.sinceBoot() }), silent, []string{}},
 
 	{"softirq-latency", "fires", "p99 of 8 ms", scene4(func(s *scene) { waiting(s, 8_000_000) }), advice, []string{}},
+	{"softirq-latency", "fires", "p99 beyond the histogram", scene4(func(s *scene) { waiting(s, 500_000_000) }), advice, []string{}},
 	{"softirq-latency", "must not", "p99 of 50 µs", scene4(func(s *scene) { waiting(s, 50_000) }), silent, []string{}},
 	{"softirq-latency", "missing", "no probes", scene4(func(s *scene) {}), silent, []string{}},
 

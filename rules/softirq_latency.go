@@ -27,10 +27,14 @@ var _ = register(Rule{
 		if c.Probes == nil {
 			return nil
 		}
-		waits := map[int]uint64{}
+		waits, upTo := map[int]uint64{}, map[int]string{}
 		for _, p := range c.Probes.CPUs {
-			if high, ok := p.Rx.RaiseToEntryNs.AtMost(0.99); ok && float64(high) >= c.At(softirqWait) && p.Rx.RaiseToEntryNs.Count() >= 1000 {
-				waits[p.CPU] = high
+			high, more, ok := p.Rx.RaiseToEntryNs.Quantile(0.99)
+			if ok && float64(high) >= c.At(softirqWait) && p.Rx.RaiseToEntryNs.Count() >= 1000 {
+				waits[p.CPU], upTo[p.CPU] = high, "up to"
+				if more {
+					upTo[p.CPU] = "more than"
+				}
 			}
 		}
 		cpu := busiest(waits)
@@ -39,7 +43,7 @@ var _ = register(Rule{
 		}
 		f := plan.Finding{
 			Severity: plan.Advice, Subject: cpuName(cpu),
-			Claim:    fmt.Sprintf("one in a hundred receive softirqs on CPU %d waits up to %.1f ms before it runs (%d CPUs above %.0f ms)", cpu, float64(waits[cpu])/1e6, len(waits), c.At(softirqWait)/1e6),
+			Claim:    fmt.Sprintf("one in a hundred receive softirqs on CPU %d waits %s %.1f ms before it runs (%d CPUs above %.0f ms)", cpu, upTo[cpu], float64(waits[cpu])/1e6, len(waits), c.At(softirqWait)/1e6),
 			Evidence: append([]plan.Evidence{{Metric: "softirq_raise_to_entry_p99", Value: float64(waits[cpu]), Unit: "ns", Threshold: c.At(softirqWait), Source: "probe softirq"}}, c.cpuEvidence(cpu)...),
 			Because:  c.stackedAt(cpu),
 		}

@@ -35,7 +35,7 @@ var _ = register(Rule{
 		if all.Count() == 0 {
 			return slowReads(c)
 		}
-		half, ok := all.AtMost(0.5)
+		half, _, ok := all.Quantile(0.5)
 		if !ok || float64(half) < c.At(controlTime) {
 			return nil
 		}

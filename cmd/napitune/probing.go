@@ -221,6 +221,9 @@ func addCost(to *report.Overhead, c *counters.Counters) {
 		if slices.ContainsFunc(c.Probes, func(s counters.Status) bool { return s.Name == "latency" && s.State == counters.Attached }) {
 			to.ProbesEstimated += "; without latency, which counts no events"
 		}
+	case spent.EstimatedNs > 0:
+		to.ProbesEstimated = fmt.Sprintf("%.0f %% of it, of programs that do not count their calls, from the part of the window with BPF statistics",
+			100*float64(spent.EstimatedNs)/float64(spent.Ns))
 	}
 	to.ProbeSeconds, to.ProbeRuns = float64(spent.Ns)/1e9, spent.Runs
 }

@@ -32,11 +32,13 @@ char _license[] SEC("license") = "Dual MIT/GPL";
  * What lasts longer is no cost of packets but a CPU that the hypervisor took
  * away, and one of these outweighs thousands of polls. A poll handles at most 64
  * packets (NAPI_POLL_WEIGHT in include/linux/netdevice.h), so these would take
- * 156 us each, where the dearest path seen takes some 10; and a whole run of
+ * 156 us each, where the dearest path seen takes some 10; one of a backlog may
+ * handle more (net.core.dev_weight), and last as much longer. A whole run of
  * net_rx_action ends by default after two ticks, 8 ms at HZ=250 (netdev_budget_usecs).
  * QEMU emulating CPUs in turn takes one away for 100 ms (TCG_KICK_PERIOD).
  */
 #define LONG_POLL_NS 10000000ull
+#define POLL_WEIGHT 64
 
 /* Who runs: told by the name of the current task. */
 #define TASK_OTHER 0
@@ -809,6 +811,7 @@ static __always_inline void poll_slot(struct cpu_state *s, struct napi_slot *slo
 {
 	__u64 b = log2_bucket(work, WORK_BUCKETS - 1);
 	__u64 spent = poll_time(s);
+	__u64 weight = budget > POLL_WEIGHT ? budget : POLL_WEIGHT;
 
 	slot->polls++;
 	slot->work += work;
@@ -820,7 +823,7 @@ static __always_inline void poll_slot(struct cpu_state *s, struct napi_slot *slo
 		slot->empty++;
 	if (!s->in_rx)
 		slot->outside++;
-	if (spent > LONG_POLL_NS) {
+	if (spent > LONG_POLL_NS / POLL_WEIGHT * weight) {
 		slot->long_ns += spent * s->weight;
 		slot->long_weight += s->weight;
 	} else if (spent) {

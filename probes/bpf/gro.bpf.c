@@ -33,6 +33,7 @@ struct gro_slot {
 	__u64 delivered;
 	__u64 segments;
 	__u64 tcp_segments;
+	__u64 unknown_segments;
 	__u64 segments_per_skb[SEGMENT_BUCKETS];
 };
 
@@ -184,17 +185,29 @@ static __always_inline __u32 segments(unsigned char *head, __u32 end, __u32 len)
 /*
  * The event comes before skb_reset_network_header (__netif_receive_skb_core in
  * net/core/dev.c), and only GRO has set that header before; the data begins
- * with it either way.
+ * with it either way. Without GRO a driver may leave the header in a page
+ * (virtio-net with mergeable buffers), and what lies behind the data then is of
+ * some earlier packet.
  */
-static __always_inline int is_tcp(unsigned char *data, __u16 protocol)
+static __always_inline void count_transport(struct gro_slot *slot, unsigned char *data,
+					    __u32 linear, __u16 protocol, __u32 segs)
 {
+	__u32 at;
 	__u8 proto = 0;
 
 	if (protocol == ETH_P_IP_BE)
-		bpf_probe_read_kernel(&proto, 1, data + 9);
+		at = 9;
 	else if (protocol == ETH_P_IPV6_BE)
-		bpf_probe_read_kernel(&proto, 1, data + 6);
-	return proto == IPPROTO_TCP;
+		at = 6;
+	else
+		return; /* not IP, so not TCP */
+	if (linear <= at) {
+		slot->unknown_segments += segs;
+		return;
+	}
+	bpf_probe_read_kernel(&proto, 1, data + at);
+	if (proto == IPPROTO_TCP)
+		slot->tcp_segments += segs;
 }
 
 static __always_inline int delivered(struct sk_buff *skb, int mode)
@@ -203,7 +216,7 @@ static __always_inline int delivered(struct sk_buff *skb, int mode)
 	struct net_device *dev = NULL;
 	struct gro_slot *slot;
 	unsigned char *head = NULL, *data = NULL;
-	__u32 ifindex = 0, number = 0, end = 0, len = 0;
+	__u32 ifindex = 0, number = 0, end = 0, len = 0, paged = 0;
 	__u16 protocol = 0;
 	__u64 segs, b;
 
@@ -216,6 +229,7 @@ static __always_inline int delivered(struct sk_buff *skb, int mode)
 		head = skb->head;
 		end = skb->end;
 		len = skb->len;
+		paged = skb->data_len;
 		data = skb->data;
 		protocol = skb->protocol;
 	} else {
@@ -225,6 +239,7 @@ static __always_inline int delivered(struct sk_buff *skb, int mode)
 		core_read(&head, &skb->head);
 		core_read(&end, &skb->end);
 		core_read(&len, &skb->len);
+		core_read(&paged, &skb->data_len);
 		core_read(&data, &skb->data);
 		core_read(&protocol, &skb->protocol);
 	}
@@ -236,8 +251,7 @@ static __always_inline int delivered(struct sk_buff *skb, int mode)
 	segs = segments(head, end, len);
 	slot->delivered++;
 	slot->segments += segs;
-	if (is_tcp(data, protocol))
-		slot->tcp_segments += segs;
+	count_transport(slot, data, len - paged, protocol, segs);
 	b = log2_bucket(segs, SEGMENT_BUCKETS - 1);
 	if (b < SEGMENT_BUCKETS)
 		slot->segments_per_skb[b]++;

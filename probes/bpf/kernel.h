@@ -29,6 +29,7 @@ typedef long long __s64;
 #define BPF_MAP_TYPE_PERCPU_ARRAY 6
 #define BPF_MAP_TYPE_LRU_HASH 9
 #define BPF_ANY 0
+#define BPF_NOEXIST 1
 
 static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
 static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value,
@@ -157,6 +158,7 @@ struct sock;
 
 struct sk_buff {
 	unsigned int len;
+	unsigned int data_len;
 	struct net_device *dev;
 	sk_buff_data_t end;
 	unsigned char *head;

@@ -99,7 +99,7 @@ static __always_inline int polled(void)
 static __always_inline int told(__u64 sk)
 {
 	struct latency_state *s = this_cpu();
-	__u64 *since, now;
+	__u64 now;
 
 	if (!s)
 		return 0; /* cannot happen: an array has its only element */
@@ -112,10 +112,12 @@ static __always_inline int told(__u64 sk)
 		now = bpf_ktime_get_ns();
 	}
 	s->wakes = 0;
-	since = bpf_map_lookup_elem(&waiting, &sk);
-	if (since && now - *since < LONGEST_WAIT_NS)
-		return 0; /* told again before it was read: it waits since the first time */
-	bpf_map_update_elem(&waiting, &sk, &now, BPF_ANY);
+	/*
+	 * Told again before it was read: it waits since the first time. Also if that
+	 * was long ago: begun anew, a wait of more than a second would pass for a
+	 * short one.
+	 */
+	bpf_map_update_elem(&waiting, &sk, &now, BPF_NOEXIST);
 	return 0;
 }
 

@@ -11,7 +11,7 @@
 /* Events per CPU and jiffy. Set before loading. */
 const volatile __u32 limit_per_jiffy = 2000;
 
-/* Set by any CPU that saw the limit exceeded, cleared by user space when it opens a window. */
+/* Set by any CPU that saw the limit exceeded, and by user space but for the time of a window. */
 volatile __u32 switched_off = 0;
 
 struct brake {

@@ -12,6 +12,7 @@ package counters
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -57,7 +58,8 @@ type Counters struct {
 	// ControlReads are reads of our own through control queues, by device.
 	ControlReads []ControlRead `json:"control_reads,omitempty"`
 
-	Cost []ProgCost `json:"cost,omitempty"` // per program
+	Cost  []ProgCost `json:"cost,omitempty"`  // per program
+	Calls []Calls    `json:"calls,omitempty"` // per group of programs that count
 	// CostUnknown is why there are no statistics, "" if there are or nobody
 	// asked for them.
 	CostUnknown string `json:"cost_unknown,omitempty"`
@@ -76,30 +78,54 @@ type Spent struct {
 	// Estimated is true without statistics: Runs are the events then, and Ns
 	// those times what each costs on a slow machine.
 	Estimated bool
+	// EstimatedNs is the part of Ns that supposes something: that a program
+	// which does not count its calls is called as often without statistics as
+	// with them, or that it costs what it costs on a slow machine.
+	EstimatedNs uint64
 }
 
-// Spent is what the programs cost all the while that they were attached, from
-// the part of it in which statistics were on. False if neither statistics nor
+// Spent is what the programs cost all the while that they were attached.
+// Statistics are on for some part of that only, and how busy the host is then
+// says little of the rest: they tell what a call costs, and how many there were
+// is what the programs count, where they do. False if neither statistics nor
 // events tell.
 func (c *Counters) Spent() (Spent, bool) {
-	var runs, ns float64
-	counted := false
+	if !slices.ContainsFunc(c.Cost, func(p ProgCost) bool { return p.CountedNs > 0 }) {
+		return Spent{Runs: c.Events, Ns: c.EstimateNs, Estimated: true, EstimatedNs: c.EstimateNs}, c.Events > 0
+	}
+	var runs, ns, estimated float64
+	groups := map[string]ProgCost{}
 	for _, p := range c.Cost {
-		if p.CountedNs == 0 {
+		p.CountedNs = min(p.CountedNs, p.AttachedNs)
+		switch {
+		case p.Group != "" && p.CountedNs < p.AttachedNs:
+			g := groups[p.Group]
+			groups[p.Group] = ProgCost{Runs: g.Runs + p.Runs, TimeNs: g.TimeNs + p.TimeNs}
+		case p.CountedNs == p.AttachedNs:
+			runs += float64(p.Runs)
+			ns += float64(p.TimeNs)
+		case p.CountedNs > 0:
+			scale := float64(p.AttachedNs) / float64(p.CountedNs)
+			runs += scale * float64(p.Runs)
+			ns += scale * float64(p.TimeNs)
+			estimated += (scale - 1) * float64(p.TimeNs)
+		}
+	}
+	for _, calls := range c.Calls {
+		g, some := groups[calls.Group]
+		if !some {
 			continue
 		}
-		counted = true
-		scale := float64(p.AttachedNs) / float64(p.CountedNs)
-		runs += scale * float64(p.Runs)
-		ns += scale * float64(p.TimeNs)
+		called := float64(max(calls.Calls, g.Runs))
+		each := g.NsPerRun()
+		if g.Runs == 0 && c.Events > 0 {
+			each = float64(c.EstimateNs) / float64(c.Events)
+			estimated += called * each
+		}
+		runs += called
+		ns += called * each
 	}
-	switch {
-	case counted:
-		return Spent{Runs: uint64(runs), Ns: uint64(ns)}, true
-	case c.Events > 0:
-		return Spent{Runs: c.Events, Ns: c.EstimateNs, Estimated: true}, true
-	}
-	return Spent{}, false
+	return Spent{Runs: uint64(runs), Ns: uint64(ns), EstimatedNs: uint64(estimated)}, true
 }
 
 // WholeWindow is the shortest window of which a part goes to statistics of the
@@ -240,7 +266,8 @@ type NAPI struct {
 	// of the run) to the end of this one, TimedPolls the polls it stands for.
 	TimeNs     uint64 `json:"time_ns"`
 	TimedPolls uint64 `json:"timed_polls"`
-	// LongPolls took more than 10 ms each, LongNs together, weighted like the
+	// LongPolls took more than 10 ms each (of a backlog with a large dev_weight: as
+	// much more as it may take more packets), LongNs together, weighted like the
 	// two above and no part of them: no packets cost that, a virtual CPU was
 	// taken away in the middle (bpf/core.bpf.c, LONG_POLL_NS).
 	LongPolls   uint64 `json:"long_polls,omitempty"`
@@ -361,6 +388,7 @@ func (c *Counters) Sub(earlier *Counters) (*Counters, error) {
 		Control:       rows(s, c.Control, earlier.Control, func(x Control) int { return x.CPU }),
 		ControlReads:  rows(s, c.ControlReads, earlier.ControlReads, func(x ControlRead) string { return x.Device }),
 		Cost:          rows(s, c.Cost, earlier.Cost, func(x ProgCost) string { return x.Program }),
+		Calls:         rows(s, c.Calls, earlier.Calls, func(x Calls) string { return x.Group }),
 		CostUnknown:   c.CostUnknown,
 		Events:        s.n("events", c.Events, earlier.Events),
 		EstimateNs:    s.n("estimated cost", c.EstimateNs, earlier.EstimateNs),

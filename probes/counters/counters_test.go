@@ -38,12 +38,13 @@ func reading(session, taken, scale uint64) *Counters {
 			WorkPerPoll: hist(0, 7)}},
 		IRQs:    []IRQ{{IRQ: 38, CPU: 3, Count: 7 * scale, Unhandled: scale, TimeNs: 70 * scale, TimedIRQs: 7 * scale}},
 		Virtio:  []Virtio{{IfIndex: 2, CPU: 3, IRQ: 38, RingSize: 256, ArmedPolls: 6 * scale, UnarmedPolls: scale, RingReads: 7 * scale, PendingEighths: []uint64{7 * scale}, MaxPending: 4}},
-		GRO:     []GRO{{IfIndex: 2, Device: "eth0", In: 40 * scale, Merged: 30 * scale, Held: 10 * scale, Delivered: 10 * scale, Segments: 40 * scale, TCPSegments: 40 * scale, SegmentsPerSKB: hist(0, 0, 0, 10)}},
+		GRO:     []GRO{{IfIndex: 2, Device: "eth0", In: 40 * scale, Merged: 30 * scale, Held: 10 * scale, Delivered: 10 * scale, Segments: 40 * scale, TCPSegments: 30 * scale, UnknownSegments: 4 * scale, SegmentsPerSKB: hist(0, 0, 0, 10)}},
 		Windows: []Window{{Probe: "gro", AttachedNs: 5 * scale, Events: 50 * scale, LimitPerJiffy: 2000}},
 		Drops:   []Drop{{CPU: 3, Backlog: &scale, Other: scale, RPSInterrupts: &scale}},
 		Latency: []Latency{{CPU: 3, PollToSocketNs: hist(1), SocketToReadNs: hist(2)}},
 		Control: []Control{{CPU: 3, CommandNs: hist(3)}}, ControlReads: []ControlRead{{Device: "eth0", Reads: 5, MedianNs: 12_000, MostNs: 20_000}},
 		Cost:   []ProgCost{{Program: "btf_napi_poll", Hook: "tp_btf/napi_poll", Runs: 20 * scale, TimeNs: 800 * scale, AttachedNs: 50 * scale, CountedNs: 9 * scale}},
+		Calls:  []Calls{{Group: "napi", Calls: 20 * scale}},
 		Events: 60 * scale, EstimateNs: 5100 * scale,
 	}
 }
@@ -88,18 +89,26 @@ func TestSubRefuses(t *testing.T) {
 	}
 }
 
+// TestSpent: what a call costs comes from the part of the time in which
+// statistics were on, a quiet one here, and how many there were from the
+// programs themselves.
 func TestSpent(t *testing.T) {
-	core := ProgCost{Program: "napi_poll", Runs: 100, TimeNs: 9000, AttachedNs: 1000, CountedNs: 100}
-	gro := ProgCost{Program: "receive_skb", Runs: 70, TimeNs: 5000, AttachedNs: 300, CountedNs: 300}
-	idle := ProgCost{Program: "kfree_skb"}
+	poll := ProgCost{Program: "napi_poll", Group: "napi", Runs: 10, TimeNs: 900, AttachedNs: 1000, CountedNs: 100}
+	unseen := ProgCost{Program: "softirq_entry", Group: "softirq", AttachedNs: 1000, CountedNs: 100}
+	raise := ProgCost{Program: "softirq_raise", Runs: 4, TimeNs: 200, AttachedNs: 1000, CountedNs: 100}
+	gro := ProgCost{Program: "receive_skb", Group: "gro", Runs: 70, TimeNs: 5000, AttachedNs: 300, CountedNs: 300}
+	idle := ProgCost{Program: "kfree_skb", Group: "drops"}
+	calls := []Calls{{"napi", 5000}, {"softirq", 50}, {"gro", 60}, {"drops", 0}}
 	for name, tt := range map[string]struct {
 		c    Counters
 		want Spent
 		ok   bool
 	}{
-		"each by its own time": {Counters{Cost: []ProgCost{core, gro, idle}, Events: 5, EstimateNs: 6}, Spent{Runs: 1070, Ns: 95_000}, true},
-		"no statistics":        {Counters{Cost: []ProgCost{idle}, Events: 5, EstimateNs: 425}, Spent{Runs: 5, Ns: 425, Estimated: true}, true},
-		"nothing told":         {Counters{Cost: []ProgCost{idle}}, Spent{}, false},
+		"by its own count":          {Counters{Cost: []ProgCost{poll, gro, idle}, Calls: calls}, Spent{Runs: 5070, Ns: 455_000}, true},
+		"without a count":           {Counters{Cost: []ProgCost{raise, gro}, Calls: calls}, Spent{Runs: 110, Ns: 7000, EstimatedNs: 1800}, true},
+		"not called while measured": {Counters{Cost: []ProgCost{unseen, gro}, Calls: calls, Events: 100, EstimateNs: 8500}, Spent{Runs: 120, Ns: 9250, EstimatedNs: 4250}, true},
+		"no statistics":             {Counters{Cost: []ProgCost{idle}, Events: 5, EstimateNs: 425}, Spent{Runs: 5, Ns: 425, Estimated: true, EstimatedNs: 425}, true},
+		"nothing told":              {Counters{Cost: []ProgCost{idle}}, Spent{Estimated: true}, false},
 	} {
 		if got, ok := tt.c.Spent(); got != tt.want || ok != tt.ok {
 			t.Errorf("%s: %+v, %v, want %+v, %v", name, got, ok, tt.want, tt.ok)
@@ -171,6 +180,18 @@ func TestHist(t *testing.T) {
 			t.Errorf("AtMost(%v) = %d, want %d", q, got, want)
 		}
 	}
+	long := NewHist(append(make([]uint64, TimeBuckets-2), 9, 1), 0)
+	for q, want := range map[float64]struct {
+		edge uint64
+		more bool
+	}{0.9: {1<<26 - 1, false}, 0.95: {1<<26 - 1, true}, 1: {1<<26 - 1, true}} {
+		if edge, more, ok := long.Quantile(q); edge != want.edge || more != want.more || !ok {
+			t.Errorf("Quantile(%v) = %d, more %v, %v, want %+v", q, edge, more, ok, want)
+		}
+		if bound, ok := long.AtMost(q); ok == want.more || ok && bound != want.edge {
+			t.Errorf("AtMost(%v) = %d, %v", q, bound, ok)
+		}
+	}
 	var empty Hist
 	if _, ok := empty.Mean(); ok {
 		t.Error("an empty histogram has a mean")
@@ -198,6 +219,25 @@ func TestGRO(t *testing.T) {
 		delivered, _ := tt.g.DeliveredRatio()
 		if ratio != tt.ratio || ok != tt.ok || delivered != tt.delivered {
 			t.Errorf("%+v: %v, %v, %v", tt.g, ratio, delivered, ok)
+		}
+	}
+}
+
+// TestTCPShare: packets of which nobody knows what they are say nothing of the
+// others.
+func TestTCPShare(t *testing.T) {
+	for _, tt := range []struct {
+		g    GRO
+		want float64
+		ok   bool
+	}{
+		{GRO{Segments: 40, TCPSegments: 10}, 0.25, true},
+		{GRO{Segments: 40, TCPSegments: 10, UnknownSegments: 20}, 0.5, true},
+		{GRO{Segments: 40, UnknownSegments: 40}, 0, false},
+		{GRO{}, 0, false},
+	} {
+		if got, ok := tt.g.TCPShare(); got != tt.want || ok != tt.ok {
+			t.Errorf("%+v: %v, %v, want %v, %v", tt.g, got, ok, tt.want, tt.ok)
 		}
 	}
 }

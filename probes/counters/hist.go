@@ -51,24 +51,43 @@ func (h Hist) Mean() (float64, bool) {
 	return float64(h.Sum) / float64(n), true
 }
 
-// AtMost is an upper bound of the q-quantile (0 < q <= 1): the upper edge of
-// the bucket it falls in, so at most twice the truth. False if the histogram
-// is empty. In the last bucket the kernel keeps, the edge is not a bound.
-func (h Hist) AtMost(q float64) (uint64, bool) {
+// TimeBuckets is how many buckets a histogram of times has in the kernel
+// (bpf/hist.h): what is in the last one took more than 67 ms, nobody knows how
+// much more. Other histograms have fewer buckets, and their readers know how many.
+const TimeBuckets = 28
+
+// Quantile is an upper bound of the q-quantile (0 < q <= 1): the upper edge of
+// the bucket it falls in, so at most twice the truth. more is true if that is
+// the last bucket of times, which has no upper edge: then the quantile is more
+// than what is returned. False if the histogram is empty.
+func (h Hist) Quantile(q float64) (edge uint64, more, ok bool) {
 	total := h.Count()
 	if total == 0 {
-		return 0, false
+		return 0, false, false
 	}
+	at := len(h.Buckets) - 1
 	var below uint64
 	for i, b := range h.Buckets {
 		below += b
 		if float64(below) >= q*float64(total) {
-			_, high := Bounds(i)
-			return high, true
+			at = i
+			break
 		}
 	}
-	_, high := Bounds(len(h.Buckets) - 1)
-	return high, true
+	low, high := Bounds(at)
+	if at >= TimeBuckets-1 {
+		return low - 1, true, true
+	}
+	return high, false, true
+}
+
+// AtMost is Quantile where it is an upper bound; false if there is none.
+func (h Hist) AtMost(q float64) (uint64, bool) {
+	edge, more, ok := h.Quantile(q)
+	if more || !ok {
+		return 0, false
+	}
+	return edge, true
 }
 
 // Merge is both histograms together.

@@ -19,6 +19,9 @@ type GRO struct {
 	Delivered   uint64 `json:"delivered"`
 	Segments    uint64 `json:"segments"`
 	TCPSegments uint64 `json:"tcp_segments"` // part of Segments
+	// UnknownSegments is the part of Segments whose headers were not where the
+	// probe can read them: without GRO a driver may leave them in a page.
+	UnknownSegments uint64 `json:"unknown_segments,omitempty"`
 	// SegmentsPerSKB counts delivered skbs by their segments.
 	SegmentsPerSKB Hist `json:"segments_per_skb,omitzero"`
 }
@@ -44,6 +47,15 @@ func (g GRO) DeliveredRatio() (float64, bool) {
 	return float64(g.Segments) / float64(g.Delivered), true
 }
 
+// TCPShare is the part of the wire packets that is TCP, of those of which that
+// is known. False if it is known of none.
+func (g GRO) TCPShare() (float64, bool) {
+	if g.Segments <= g.UnknownSegments {
+		return 0, false
+	}
+	return float64(g.TCPSegments) / float64(g.Segments-g.UnknownSegments), true
+}
+
 // NetstatGRO is the same quantity without probes, from deltas of
 // /proc/net/snmp, netstat and snmp6 ("IpExt.InNoECTPkts", "Ip.InReceives",
 // "Ip6InReceives"): the kernel counts wire packets by their ECN bits
@@ -64,7 +76,7 @@ type Window struct {
 	// AttachedNs is how long it was attached in all.
 	AttachedNs uint64 `json:"attached_ns"`
 	// Events is what it counted, Skipped what it saw after it had switched
-	// itself off because of the rate.
+	// itself off because of the rate, and while it was attached and detached.
 	Events  uint64 `json:"events"`
 	Skipped uint64 `json:"skipped"`
 	// LimitPerJiffy is the rate, per CPU, above which it switches itself off;
@@ -124,14 +136,24 @@ type ControlRead struct {
 type ProgCost struct {
 	Program string `json:"program"`
 	Hook    string `json:"hook"`
-	Runs    uint64 `json:"runs"`
-	TimeNs  uint64 `json:"time_ns"`
+	// Group is the row of Counters.Calls that has the calls of this program, with
+	// those of others; "" if it does not count itself.
+	Group  string `json:"group,omitempty"`
+	Runs   uint64 `json:"runs"`
+	TimeNs uint64 `json:"time_ns"`
 	// AttachedNs is how long the program was attached, CountedNs how long of
 	// that with statistics on: Runs and TimeNs are of CountedNs alone.
 	AttachedNs uint64 `json:"attached_ns"`
 	CountedNs  uint64 `json:"counted_ns"`
 	// Missed is events not seen because the program was interrupted by itself.
 	Missed uint64 `json:"missed"`
+}
+
+// Calls is how often the programs of a group were called all the while that they
+// were attached, as they count themselves.
+type Calls struct {
+	Group string `json:"group"`
+	Calls uint64 `json:"calls"`
 }
 
 // NsPerRun is the mean cost of one event; 0 if there was none.

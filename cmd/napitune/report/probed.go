@@ -30,7 +30,8 @@ const (
 
 // Latency is how long one part of a packet's way took on a group of CPUs: those
 // of one NUMA node. The percentiles are upper bounds, at most twice the truth,
-// for they come from histograms with a bucket for each power of two.
+// for they come from histograms with a bucket for each power of two. Where More
+// is true the percentile is more than the figure, for the last bucket is open.
 type Latency struct {
 	Path    string `json:"path"`
 	Node    int    `json:"node"` // -1 = unknown
@@ -39,6 +40,9 @@ type Latency struct {
 	P50Ns   uint64 `json:"p50_ns"`
 	P90Ns   uint64 `json:"p90_ns"`
 	P99Ns   uint64 `json:"p99_ns"`
+	P50More bool   `json:"p50_more,omitempty"`
+	P90More bool   `json:"p90_more,omitempty"`
+	P99More bool   `json:"p99_more,omitempty"`
 }
 
 // DropWindow is what was lost, and which interrupts RPS sent, in the part of the
@@ -107,7 +111,7 @@ func probeGaps(obs *detect.Observation) []string {
 	add(c.AttachedNs > 0 && coverage < wholly,
 		"probes were attached %.0f %% of the window, to bound what they cost: their counts are a sample", 100*coverage)
 	for _, w := range c.Windows {
-		add(w.AttachedNs == 0, "%s: not looked at, the window is too short for what runs once per packet", w.Probe)
+		add(w.AttachedNs == 0, "%s: not looked at, the window is too short for what runs once per packet, or for its cost", w.Probe)
 		add(w.SwitchedOff > 0, "%s switched itself off %s, above %s per CPU and tick: %s not looked at",
 			w.Probe, plural(int(w.SwitchedOff), "time"), plural(int(w.LimitPerJiffy), "event"), plural(int(w.Skipped), "event"))
 		add(w.Overflow > 0, "%s: no room for some devices, %s not counted", w.Probe, plural(int(w.Overflow), "event"))
@@ -182,9 +186,9 @@ func latencies[R any](path string, t *topo.Topology, rows []R, of func(R) (cpu i
 	var out []Latency
 	for _, node := range nodes {
 		l := Latency{Path: path, Node: node, CPUs: cpuset.Of(cpus[node]...).String(), Samples: merged[node].Count()}
-		l.P50Ns, _ = merged[node].AtMost(0.5)
-		l.P90Ns, _ = merged[node].AtMost(0.9)
-		l.P99Ns, _ = merged[node].AtMost(0.99)
+		l.P50Ns, l.P50More, _ = merged[node].Quantile(0.5)
+		l.P90Ns, l.P90More, _ = merged[node].Quantile(0.9)
+		l.P99Ns, l.P99More, _ = merged[node].Quantile(0.99)
 		out = append(out, l)
 	}
 	return out
@@ -220,8 +224,9 @@ func (p *page) probed(found *Probed) {
 		if l.Node >= 0 {
 			where += " of node " + strconv.Itoa(l.Node)
 		}
-		p.hang("", plain, 2, fmt.Sprintf("%s on %s: half within %s µs, 90 %% within %s µs, 99 %% within %s µs (%s sampled)",
-			l.Path, where, inMicroseconds(l.P50Ns), inMicroseconds(l.P90Ns), inMicroseconds(l.P99Ns), count(l.Samples)))
+		p.hang("", plain, 2, fmt.Sprintf("%s on %s: %s, %s, %s (%s sampled)", l.Path, where,
+			within("half", "half", l.P50Ns, l.P50More), within("90 %", "10 %", l.P90Ns, l.P90More),
+			within("99 %", "1 %", l.P99Ns, l.P99More), count(l.Samples)))
 	}
 	for _, name := range found.Quiet {
 		p.hang("", plain, 2, name+": nothing happened that it samples")
@@ -252,6 +257,15 @@ func known(n *uint64) string {
 		return "not known"
 	}
 	return count(*n)
+}
+
+// within says in what time a part of all waits ended or, where that is not known,
+// beyond what time the rest is.
+func within(part, rest string, ns uint64, more bool) string {
+	if more {
+		return "more than " + rest + " above " + inMicroseconds(ns) + " µs"
+	}
+	return part + " within " + inMicroseconds(ns) + " µs"
 }
 
 func inMicroseconds(ns uint64) string { return number(float64(ns) / 1e3) }

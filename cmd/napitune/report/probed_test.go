@@ -82,6 +82,26 @@ func TestLatencyByNode(t *testing.T) {
 	}
 }
 
+// What waits longer than the histograms tell apart is not given a bound.
+func TestLatencyBeyondHistogram(t *testing.T) {
+	o := probedObservation()
+	buckets := make([]uint64, counters.TimeBuckets)
+	buckets[10], buckets[counters.TimeBuckets-1] = 95, 5
+	o.Probes.Latency = []counters.Latency{{CPU: 0, PollToSocketNs: counters.NewHist(buckets, 0)}}
+	advice := NewAdvice(o, nil, plan.Plan{})
+	want := []Latency{{Path: pathPoll, Node: 0, CPUs: "0", Samples: 100, P50Ns: 1<<10 - 1, P90Ns: 1<<10 - 1, P99Ns: 1<<26 - 1, P99More: true}}
+	if diff := cmp.Diff(want, advice.Probed.Latency); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	var out bytes.Buffer
+	if err := Text(&out, advice, Style{}); err != nil {
+		t.Fatal(err)
+	}
+	if text := strings.Join(strings.Fields(out.String()), " "); !strings.Contains(text, "90 % within 1.02 µs, more than 1 % above 67,109 µs (100 sampled)") {
+		t.Errorf("no word of a percentile without a bound in:\n%s", &out)
+	}
+}
+
 // What was not asked for is not mentioned, and what found nothing is.
 func TestProbedOnlyIfAskedFor(t *testing.T) {
 	for _, test := range []struct {
