@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -105,12 +106,19 @@ func (t *Tool) Apply(Fault) (_ Judgement, err error) {
 // Undo implements Treatment.
 func (t *Tool) Undo() error { return quiet(t.Stop) }
 
+// endedBefore is the status of a Kill whose program had ended by itself.
+const endedBefore = 77
+
 // Dies is what remains of the tool once it was killed and undone.
 func (t *Tool) Dies(Fault) (killed bool, err error) {
 	if t.Kill == "" {
 		return false, nil
 	}
-	return true, quiet(t.Kill)
+	err = quiet(t.Kill)
+	if ended := new(exec.ExitError); errors.As(err, &ended) && ended.ExitCode() == endedBefore {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // told are the different things that its output says by a pattern.
@@ -157,12 +165,13 @@ func quiet(text string) error {
 func Tools(f Fault) []*Tool {
 	const bpftune = `[ -e /usr/sbin/bpftune ] || { tar -xf /lab/bin/bpftune.tar -C / && ldconfig; }; bpftune -s -R >/run/bpftune.log 2>&1 & echo $! >/run/bpftune.lab; sleep 30`
 	const perftune = `PYTHONPATH=/lab/bin/python.zip python3 -u /lab/bin/perftune.py --tune net $(for d in /sys/class/net/eth*; do echo --nic ${d##*/}; done)`
+	killNow := fmt.Sprintf("kill -9 $p 2>/dev/null || exit %d", endedBefore) // irqbalance has nothing to do on one CPU and ends
 	out := []*Tool{
 		{Title: "irqbalance, one pass", Start: "irqbalance --oneshot --foreground 2>&1", Refuse: regexp.MustCompile(`(?m)^.*(?i:cannot|failed).*$`),
-			Kill: "irqbalance --foreground --interval=2 >/dev/null 2>&1 & p=$!; sleep 5; kill -9 $p"},
+			Kill: "irqbalance --foreground --interval=2 >/dev/null 2>&1 & p=$!; sleep 5; " + killNow},
 		{Title: "perftune.py", Needs: "/lab/bin/perftune.py", Start: perftune + " 2>&1", Refuse: regexp.MustCompile(`(?m)^.*(?:failed to write|Failed to).*$`),
 			Kill: "rm -f /run/perftune.log; " + perftune + ` >/run/perftune.log 2>&1 & p=$!
-for i in $(seq 200); do grep -q 'Setting mask' /run/perftune.log && break; sleep 0.1; done; kill -9 $p`},
+for i in $(seq 200); do grep -q 'Setting mask' /run/perftune.log && break; sleep 0.1; done; ` + killNow},
 		{Title: "bpftune, 30 s", Needs: "/lab/bin/bpftune.tar", Start: bpftune,
 			Stop:  `p=$(cat /run/bpftune.lab); kill $p; for i in $(seq 150); do [ -e /proc/$p/exe ] || exit 0; sleep 0.2; done; exit 1`,
 			Kill:  bpftune + `; kill -9 $(cat /run/bpftune.lab)`,

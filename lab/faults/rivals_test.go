@@ -69,6 +69,19 @@ func TestToolTold(t *testing.T) {
 	}
 }
 
+// A program that ended before it could be killed was not killed, and a kill that
+// fails otherwise is an error.
+func TestDies(t *testing.T) {
+	for kill, want := range map[string]struct{ killed, fails bool }{
+		"": {}, "true": {killed: true}, "exit 77": {}, "exit 1": {fails: true},
+	} {
+		killed, err := (&Tool{Kill: kill}).Dies(Fault{})
+		if killed != want.killed || (err != nil) != want.fails {
+			t.Errorf("%q: killed %v, %v", kill, killed, err)
+		}
+	}
+}
+
 // TestRivals tries other programs on the faults that LAB_FAULTS names, one
 // after another on each in the same guest: go run ./lab/cmd/lab rivals boots one
 // for each fault.

@@ -158,6 +158,9 @@ func sendTCP(ctx context.Context, l Load, duration time.Duration) (Sent, error) 
 	for i := range flows {
 		dialer := net.Dialer{Timeout: 10 * time.Second}
 		flow, err := dialer.DialContext(ctx, "tcp4", l.To)
+		if err != nil && ctx.Err() != nil {
+			return Sent{}, nil // ended before it began, as between two packets
+		}
 		if err != nil {
 			return Sent{}, fmt.Errorf("flow %d: %w", i, err)
 		}

@@ -72,6 +72,11 @@ func TestSendTCP(t *testing.T) {
 	if sent.Seconds > 5 {
 		t.Errorf("0.2 s took %v s", sent.Seconds)
 	}
+	over, end := context.WithCancel(ctx)
+	end()
+	if sent, err := Send(over, Load{Kind: "tcp", To: address, Flows: 2, Seconds: 0.2}); err != nil || sent.Bytes > 0 {
+		t.Errorf("ended before it began: %+v, %v", sent, err)
+	}
 }
 
 func TestSendRefuses(t *testing.T) {
