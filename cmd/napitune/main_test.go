@@ -275,7 +275,7 @@ func TestProbes(t *testing.T) {
 		{"off", attach, []string{"--for", "20ms", "--no-bpf", "-v"}, "switched off with --no-bpf"},
 		{"refused", refuse, []string{"--for", "20ms", "-v"}, "kernel is locked down"},
 		{"counts", attach, []string{"--for", "20ms", "--format", "json"}, `"probe_seconds": 0.004`},
-		{"counts, text", attach, []string{"--for", "20ms"}, "cost of the probes: 2 runs, 4.0 ms\n"},
+		{"counts, text", attach, []string{"--for", "20ms"}, "cost of the probes: 2 runs, 4.0 ms (estimated: "},
 		{"control queue", attach, []string{"--for", "20ms"}, "control queue of eth0: 12 µs, by timing our own read (median of 5)"},
 		{"control queue, JSON", attach, []string{"--for", "20ms", "--format", "json"}, `"microseconds": 12`},
 		{"doctor", attach, []string{"doctor"}, "CAP_BPF would permit it"},

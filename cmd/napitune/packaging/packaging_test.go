@@ -132,7 +132,8 @@ func TestPostrm(t *testing.T) {
 			root := t.TempDir()
 			for _, file := range test.has {
 				full := filepath.Join(root, file)
-				if err := os.MkdirAll(filepath.Dir(full), 0o755); err != nil {
+				err := os.MkdirAll(filepath.Dir(full), 0o755)
+				if err != nil {
 					t.Fatal(err)
 				}
 				if strings.HasSuffix(file, "/") {
