@@ -133,20 +133,25 @@ func TestRestoreCrashAnywhere(t *testing.T) {
 	}
 }
 
+// refusesOnce is a gate that refuses the first write to a file of that name.
+func refusesOnce(name string) func(what string, do func() error) error {
+	failed := false
+	return func(what string, do func() error) error {
+		if !failed && strings.Contains(what, name) {
+			failed = true
+			return errors.New("refused by the test")
+		}
+		return do()
+	}
+}
+
 // A restoration that the host refuses is undone and leaves nothing either.
 func TestRestoreThatFails(t *testing.T) {
 	t.Parallel()
 	r, _, _ := baseRig(t)
 	disturb(r)
 	now := r.dump(false)
-	failed := false
-	r.gate = func(what string, do func() error) error {
-		if !failed && strings.Contains(what, "smp_affinity") {
-			failed = true
-			return errors.New("refused by the test")
-		}
-		return do()
-	}
+	r.gate = refusesOnce("smp_affinity")
 	result, err := r.process(nil).Restore(context.Background(), r.plan(restored[1], "1-3", restored[2], "2"), anything)
 	if err == nil || result.State != RolledBack {
 		t.Fatalf("%+v, %v", result, err)
@@ -167,14 +172,7 @@ func TestFailedRestoreCrashAnywhere(t *testing.T) {
 		r, _, _ := baseRig(t)
 		disturb(r)
 		now := r.dump(false)
-		failed := false
-		r.gate = func(what string, do func() error) error {
-			if !failed && strings.Contains(what, "smp_affinity") {
-				failed = true
-				return errors.New("refused by the test")
-			}
-			return do()
-		}
+		r.gate = refusesOnce("smp_affinity")
 		f := &fuse{at: at, after: at%2 == 0, torn: -1}
 		_, err := r.process(f).Restore(context.Background(), r.plan(restored[1], "1-3", restored[2], "2"), anything)
 		if !f.dead {

@@ -634,24 +634,8 @@ var probeCases = []ruleCase{
 		s.heat(1, 0.99)
 		s.obs.Softnet[1] = detect.SoftnetDelta{Processed: 900_000, Dropped: 5000}
 	}), problem, []string{"eth0/rx-0/rps.cpus 1-3"}},
-	{"rps-covers-irq-cpu", "fires", "its two CPUs are busy and lose packets, one more has time", scene4(func(s *scene) {
-		s.nic("eth0", "physical", even(1, 90_000), nil)
-		s.warm(3, 0.4)
-		s.set(knob.Rx("eth0", 0, "rps.cpus"), "1-2")
-		for cpu := 1; cpu < 3; cpu++ {
-			s.heat(cpu, 0.6)
-			s.obs.Softnet[cpu] = detect.SoftnetDelta{Processed: 900_000, Dropped: 5000}
-		}
-	}), problem, []string{"eth0/rx-0/rps.cpus 1-3"}},
-	{"rps-covers-irq-cpu", "must not", "its two CPUs lose packets with time to spare: their backlogs are short", scene4(func(s *scene) {
-		s.nic("eth0", "physical", even(1, 90_000), nil)
-		s.warm(3, 0.4)
-		s.set(knob.Rx("eth0", 0, "rps.cpus"), "1-2")
-		for cpu := 1; cpu < 3; cpu++ {
-			s.heat(cpu, 0.4)
-			s.obs.Softnet[cpu] = detect.SoftnetDelta{Processed: 900_000, Dropped: 5000}
-		}
-	}), silent, nil},
+	{"rps-covers-irq-cpu", "fires", "its two CPUs are busy and lose packets, one more has time", scene4(func(s *scene) { s.lossyTargets(0.6) }), problem, []string{"eth0/rx-0/rps.cpus 1-3"}},
+	{"rps-covers-irq-cpu", "must not", "its two CPUs lose packets with time to spare: their backlogs are short", scene4(func(s *scene) { s.lossyTargets(0.4) }), silent, nil},
 	{"rps-covers-irq-cpu", "must not", "its CPUs are busy with what they are there for", sceneN(8, func(s *scene) {
 		s.nic("eth0", "physical", even(1, 90_000), nil)
 		s.set(knob.Rx("eth0", 0, "rps.cpus"), "4-7")
@@ -936,4 +920,16 @@ func transmitting(s *scene, busy time.Duration) {
 func tap(s *scene, dropped uint64) {
 	s.snap.Devices = append(s.snap.Devices, &detect.Device{Name: "vnet0", Kind: "tap"})
 	s.obs.Device["vnet0"] = detect.DeviceDelta{Known: true, Counters: detect.InterfaceCounters{Known: true, TxDropped: dropped}}
+}
+
+// lossyTargets hands the packets of one queue to two CPUs that spend that part of
+// their time on softirqs and lose packets, while a third has time.
+func (s *scene) lossyTargets(softirq float64) {
+	s.nic("eth0", "physical", even(1, 90_000), nil)
+	s.warm(3, 0.4)
+	s.set(knob.Rx("eth0", 0, "rps.cpus"), "1-2")
+	for cpu := 1; cpu < 3; cpu++ {
+		s.heat(cpu, softirq)
+		s.obs.Softnet[cpu] = detect.SoftnetDelta{Processed: 900_000, Dropped: 5000}
+	}
 }
