@@ -168,12 +168,13 @@ func TestRestoreThatFails(t *testing.T) {
 // undone journal had not been archived yet.
 func TestFailedRestoreCrashAnywhere(t *testing.T) {
 	t.Parallel()
-	for at := 1; ; at++ {
+	for step := 2; ; step++ {
+		at := step / 2
 		r, _, _ := baseRig(t)
 		disturb(r)
 		now := r.dump(false)
 		r.gate = refusesOnce("smp_affinity")
-		f := &fuse{at: at, after: at%2 == 0, torn: -1}
+		f := &fuse{at: at, after: step%2 == 0, torn: -1}
 		_, err := r.process(f).Restore(context.Background(), r.plan(restored[1], "1-3", restored[2], "2"), anything)
 		if !f.dead {
 			if err == nil || at < 8 {
