@@ -38,10 +38,11 @@ type object struct {
 
 // program is a loaded program and, while it is attached, its link.
 type program struct {
-	hook string
-	rung rung
-	prog *ebpf.Program
-	link link.Link
+	hook  string
+	group string // as that of the hook
+	rung  rung
+	prog  *ebpf.Program
+	link  link.Link
 	// better is the error of the best rung, if this is a lower one.
 	better error
 	// cost is what it cost while statistics of ours were on, before they came
@@ -252,7 +253,7 @@ func (c *ladder) load(l loader) {
 			c.refuse(fmt.Errorf("load %s/%s: %w", r.how, r.target, err))
 			continue
 		}
-		c.program = &program{hook: c.hook.name, rung: r, prog: prog, better: c.refused}
+		c.program = &program{hook: c.hook.name, group: c.hook.group, rung: r, prog: prog, better: c.refused}
 	}
 }
 

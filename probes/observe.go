@@ -137,23 +137,6 @@ func polls(st *coreCpuState) uint64 {
 	return st.RxPolls + st.Threaded.Polls + st.Busy.Polls + st.Netpoll.Polls
 }
 
-// callGroup is the row of counters.Counters.Calls of a program, "" if it does not
-// count each call: softirq_raise sees raises of all vectors and counts none, the
-// interrupt programs are called for lines that nobody chose.
-func callGroup(object, hook string) string {
-	switch object + "/" + hook {
-	case "core/softirq_entry", "core/softirq_exit":
-		return "softirq"
-	case "core/napi_poll":
-		return "napi"
-	case "gro/napi_gro_receive_entry", "gro/napi_gro_frags_entry", "gro/netif_receive_skb":
-		return "gro"
-	case "drops/kfree_skb":
-		return "drops"
-	}
-	return ""
-}
-
 // coreCalls are how often the programs of the core object were called.
 func coreCalls(states []coreCpuState) []counters.Calls {
 	softirq, napi := counters.Calls{Group: "softirq"}, counters.Calls{Group: "napi"}

@@ -815,6 +815,17 @@ func TestRPSInterrupts(t *testing.T) {
 	if err := <-window; err != nil {
 		t.Fatal(err)
 	}
+	c, err := s.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var interrupts uint64
+	for _, row := range c.Drops {
+		interrupts += *row.RPSInterrupts
+	}
+	if w := c.Windows[0]; w.Events < interrupts {
+		t.Errorf("%d events were counted against the limit, %d interrupts of RPS among them", w.Events, interrupts)
+	}
 }
 
 // rpsInterrupts are those that the kernel and the probe counted so far, at a
@@ -1606,6 +1617,59 @@ func TestVirtioLoad(t *testing.T) {
 	t.Logf("packets per queue: %v; per CPU: interrupts %v, NET_RX runs %v, work %v, squeezes %v", queues,
 		interruptsOf(d), perCPU(d, func(c counters.CPU) uint64 { return c.Softirq["NET_RX"].Runs }),
 		perCPU(d, func(c counters.CPU) uint64 { return c.Budget.Work }), perCPU(d, func(c counters.CPU) uint64 { return c.Budget.Squeezes() }))
+}
+
+// TestVirtioResized: a ring that is resized in place, its virtqueue kept, is
+// measured by its new size.
+func TestVirtioResized(t *testing.T) {
+	needRoot(t)
+	sender, err := exec.LookPath("lab")
+	if err != nil {
+		t.Skip("skipped: this is no guest of the lab, so its NIC is not ours to change")
+	}
+	devices := virtioDevices(t)
+	if len(devices) == 0 {
+		t.Skip("skipped: this guest has no virtio-net device")
+	}
+	s := openSession(t, Options{})
+	requireAttached(t, s, "virtio")
+	sizes := func() map[int]uint32 {
+		t.Helper()
+		if out, err := exec.Command(sender, "send", "--packets", "2000", "--rate", "5000", "--seconds", "30").CombinedOutput(); err != nil {
+			t.Fatalf("lab send: %v\n%s", err, out)
+		}
+		c, err := s.Read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := map[int]uint32{}
+		for _, v := range c.Virtio {
+			out[v.Queue] = v.RingSize
+			if v.MaxPending > uint64(v.RingSize) || v.MaxUnfilled > uint64(v.RingSize) {
+				t.Errorf("queue %d: %d pending, %d unfilled of %d", v.Queue, v.MaxPending, v.MaxUnfilled, v.RingSize)
+			}
+		}
+		if len(out) < 2 {
+			t.Fatalf("2000 packets on %d queues: %+v", len(out), c.Virtio)
+		}
+		return out
+	}
+	resize := func(descriptors uint32) {
+		t.Helper()
+		if out, err := exec.Command("ethtool", "-G", devices[0], "rx", strconv.Itoa(int(descriptors))).CombinedOutput(); err != nil {
+			t.Fatalf("ethtool -G %s rx %d: %v\n%s", devices[0], descriptors, err, out)
+		}
+	}
+	before := sizes()
+	t.Logf("descriptors per queue: %v", before)
+	full := before[0]
+	t.Cleanup(func() { resize(full) })
+	resize(full / 2)
+	for queue, size := range sizes() {
+		if size != full/2 {
+			t.Errorf("queue %d: ring of %d descriptors, and ethtool made it %d of %d", queue, size, full/2, full)
+		}
+	}
 }
 
 // compareLines holds interrupts against the kernel, on every line and CPU.

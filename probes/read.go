@@ -141,7 +141,7 @@ func netRow(st *coreCpuState, v int) counters.NetSoftirq {
 
 // readVirtio reads the receive queues and returns the queue number of each
 // slot per CPU, which names NAPIs. A queue has several slots on a CPU if its
-// virtqueue was made anew, as when a ring is resized or the device was reset.
+// virtqueue was made anew, as when channels are added or the device was reset.
 func (s *Session) readVirtio(out *counters.Counters, states []coreCpuState) ([][]uint32, error) {
 	queues := make([][]uint32, len(states))
 	var used uint32
@@ -301,7 +301,7 @@ func (s *Session) readCost(out *counters.Counters) error {
 			countedNs += attached[object] - s.statsSince[object]
 		}
 		out.Cost = append(out.Cost, counters.ProgCost{
-			Program: p.rung.program, Hook: string(p.rung.how) + "/" + p.rung.target, Group: callGroup(object, p.hook),
+			Program: p.rung.program, Hook: string(p.rung.how) + "/" + p.rung.target, Group: p.group,
 			Runs: cost.runs, TimeNs: cost.ns, AttachedNs: attached[object], CountedNs: countedNs, Missed: st.RecursionMisses,
 		})
 		return nil

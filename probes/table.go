@@ -28,6 +28,16 @@ type rung struct {
 type hook struct {
 	name  string
 	rungs []rung
+	// group is the row of counters.Counters.Calls with the calls of its program,
+	// "" if that does not count each: softirq_raise sees raises of all vectors and
+	// counts none, the interrupt programs are called for lines that nobody chose.
+	group string
+}
+
+// countedIn names the row of calls of the hook's program.
+func (h hook) countedIn(group string) hook {
+	h.group = group
+	return h
 }
 
 // objectDecl is one compiled object. Programs that are not chosen from it
@@ -85,11 +95,11 @@ func objectTable() []objectDecl {
 			tracepoint("irq_handler_entry", "irq_entry",
 				rung{program: "bare_irq_entry", how: rawTracepoint, target: "irq_handler_entry", loss: noTypes}),
 			tracepoint("softirq_exit", "softirq_exit",
-				rung{program: "bare_softirq_exit", how: rawTracepoint, target: "softirq_exit", loss: noCounter}),
+				rung{program: "bare_softirq_exit", how: rawTracepoint, target: "softirq_exit", loss: noCounter}).countedIn("softirq"),
 			tracepoint("napi_poll", "napi_poll",
-				rung{program: "bare_napi_poll", how: rawTracepoint, target: "napi_poll", loss: noTypes}),
+				rung{program: "bare_napi_poll", how: rawTracepoint, target: "napi_poll", loss: noTypes}).countedIn("napi"),
 			tracepoint("softirq_entry", "softirq_entry",
-				rung{program: "bare_softirq_entry", how: rawTracepoint, target: "softirq_entry", loss: noCounter}),
+				rung{program: "bare_softirq_entry", how: rawTracepoint, target: "softirq_entry", loss: noCounter}).countedIn("softirq"),
 			tracepoint("softirq_raise", "softirq_raise"),
 		},
 		modules: []string{"virtio_ring", "virtio_net"},
@@ -97,17 +107,17 @@ func objectTable() []objectDecl {
 		name: "gro", load: loadGro, windowed: true,
 		hooks: []hook{
 			tracepoint("napi_gro_receive_exit", "gro_receive_exit"),
-			tracepoint("napi_gro_receive_entry", "gro_receive_entry"),
+			tracepoint("napi_gro_receive_entry", "gro_receive_entry").countedIn("gro"),
 			tracepoint("napi_gro_frags_exit", "gro_frags_exit"),
-			tracepoint("napi_gro_frags_entry", "gro_frags_entry"),
-			tracepoint("netif_receive_skb", "receive_skb"),
+			tracepoint("napi_gro_frags_entry", "gro_frags_entry").countedIn("gro"),
+			tracepoint("netif_receive_skb", "receive_skb").countedIn("gro"),
 		},
 	}, {
 		name: "drops", load: loadDrops, windowed: true,
 		hooks: []hook{
-			tracepoint("kfree_skb", "kfree_skb"),
+			tracepoint("kfree_skb", "kfree_skb").countedIn("drops"),
 			// Raw only: a typed program may not read an argument that is a function.
-			{name: "csd_function_entry", rungs: []rung{
+			{name: "csd_function_entry", group: "drops", rungs: []rung{
 				{program: "raw_csd_entry", how: rawTracepoint, target: "csd_function_entry"},
 			}},
 		},
@@ -173,7 +183,7 @@ func probeTable() []probe {
 		byDefault: true, windowed: true,
 	}, {
 		name:   "drops",
-		doc:    "Packets that no backlog would take, charged to the CPU that tried (softnet_stat charges the CPU that was full), other drops, and RPS interrupts. From skb:kfree_skb and csd:csd_function_entry. Runs once per lost packet, so only in short windows and up to a rate.",
+		doc:    "Packets that no backlog would take, charged to the CPU that tried (softnet_stat charges the CPU that was full), other drops, and RPS interrupts. From skb:kfree_skb and csd:csd_function_entry. Runs once per lost packet and once per function call between CPUs, so only in short windows and up to a rate.",
 		object: "drops", needs: []string{"kfree_skb"}, uses: []string{"csd_function_entry"}, windowed: true,
 	}, {
 		name:   "latency",

@@ -739,11 +739,19 @@ static __always_inline void ring_state(struct virtio_slot *v)
 {
 	struct virtqueue *vq = (void *)v->vq;
 	struct vring_virtqueue *vr = (void *)vq - core_field_offset(struct vring_virtqueue, vq);
-	__u32 num_free = 0, pending, size = v->ring_size;
+	__u32 num_free = 0, pending, size = 0;
 	__u16 used_idx = 0, last = 0;
 	void *used = NULL;
 	__u64 b;
 
+	if (v->ring_size) /* else its form is not known */
+		core_read(&size, &vr->split.vring.num);
+	if (size != v->ring_size) {
+		/* Resized in place (virtqueue_resize, 6.0 and later). */
+		v->ring_size = size;
+		v->empty_max = 0;
+		v->pending_max = 0;
+	}
 	core_read(&num_free, &vq->num_free);
 	if (num_free > v->empty_max)
 		v->empty_max = num_free;

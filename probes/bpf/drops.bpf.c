@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 /*
  * Packets that no backlog would take, and the interrupts by which RPS wakes
- * other CPUs. Freed skbs come once per lost packet, so these programs are
- * attached in short windows only.
+ * other CPUs. Freed skbs come once per lost packet, and interrupts as often as
+ * RPS finds its CPUs idle, so these programs are attached in short windows only.
  */
 #include "hist.h"
 #include "packets.h"
@@ -50,15 +50,14 @@ static __always_inline int freed(__u64 *ctx)
 	return 0;
 }
 
-/* Runs for every function-call interrupt: one comparison, then out. */
+/* Runs for every function-call interrupt, whoever asked for it, and all of them cost. */
 static __always_inline int called(__u64 function)
 {
-	struct drop_state *s;
+	struct drop_state *s = this_cpu();
 
-	if (function != rps_trigger_addr)
-		return 0; /* some other subsystem's call */
-	s = this_cpu();
-	if (s)
+	if (!s || !allowed(&s->brake))
+		return 0; /* switched off: too many of them */
+	if (function == rps_trigger_addr)
 		s->rps_interrupts++;
 	return 0;
 }

@@ -48,7 +48,7 @@ func liveTable() []liveTests {
 		ofGuests,
 		inGuest("6.1", "systemd", "./cmd/napitune", "TestTimerLive", "TestIrqbalanceLive", "TestTunedAndLinkLive"),
 		inGuest("6.1", "run", "./detect/host/live", "TestAffinityLive"),
-		inGuest("6.1", "run", "./probes", "TestVirtio", "TestVirtioLoad"),
+		inGuest("6.1", "run", "./probes", "TestVirtio", "TestVirtioLoad", "TestVirtioResized"),
 		// The first kernel that has objects of queues and of NAPIs.
 		inGuest("6.12", "run", "./detect/host/live", "TestVirtio"),
 	}
