@@ -288,7 +288,11 @@ echo "== installed"; /usr/bin/napitune profile install --guard /root/guarded.yam
 	if *guardLong {
 		args = append(args, "-guard-long")
 	}
-	text, err := r.guest("test", 35*time.Minute, args...)
+	patience := 35 * time.Minute
+	if *guardLong {
+		patience = 100 * time.Minute
+	}
+	text, err := r.guest("test", patience, args...)
 	t.Logf("the guest:\n%s", text)
 	if err != nil || !strings.Contains(text, "\n--- PASS: TestGuardServiceLive") {
 		t.Errorf("in the guest: %v", err)

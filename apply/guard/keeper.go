@@ -264,14 +264,22 @@ func (k *Keeper) takeUp(now time.Time, a *account, ref knob.Ref, want string, wo
 func (a *account) refusedByHost() bool { return a.left != nil && !a.left.Contested && !a.yielded }
 
 // tryAgain takes up what the host refused when something has happened since then
-// that may have changed its mind. Each time that it did not the wait is longer: a
-// driver that fails at a change takes its link down and up, too.
+// that may have changed its mind. After the first refusal that is at once: it may
+// have come amid somebody's change, of a queue that is there again. Later, each time
+// that it did not the wait is longer: a driver that fails at a change takes its link
+// down and up, too.
 func (k *Keeper) tryAgain(now time.Time, a *account, c plan.Change, d *Decision) {
-	if !a.refusedByHost() {
+	first := a.left == nil && a.refusals < tooManyRefusals && a.retry.After(now)
+	if !first && !a.refusedByHost() {
 		return
 	}
 	cause, ok := k.cause(c.Ref, a.refused.Add(time.Nanosecond))
 	if !ok {
+		return
+	}
+	if first {
+		a.retry = time.Time{}
+		delete(k.timers, "refused "+c.Ref.String())
 		return
 	}
 	a.left = nil
@@ -486,8 +494,8 @@ func (k *Keeper) Made(now time.Time, act Action, out apply.Outcome) Action {
 	return act
 }
 
-// Refuse takes in that the host did not take a value. It is tried once more
-// later, and then left.
+// Refuse takes in that the host did not take a value. It is tried once more, later
+// or when something has happened, and then left.
 func (k *Keeper) Refuse(now time.Time, c plan.Change, reason string) Action {
 	a := k.account(c.Ref)
 	a.refusals++

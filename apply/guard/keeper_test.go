@@ -437,6 +437,30 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// A change that was refused amid somebody's change of queues is made when that is done.
+func TestRefusedAmidChange(t *testing.T) {
+	s := newScene(t)
+	s.look()
+	s.event(host.Event{Kind: host.QueuesChanged, Dev: "eth0"})
+	s.pass(quiet)
+	d := s.look(rps + "=0")
+	if len(d.Set) != 1 {
+		t.Fatalf("%+v", d)
+	}
+	s.pass(time.Millisecond)
+	s.k.Refuse(s.now, d.Set[0], "no such queue")
+	s.pass(time.Millisecond)
+	s.event(host.Event{Kind: host.QueuesChanged, Dev: "eth0"})
+	s.pass(quiet)
+	if d = s.look(rps + "=0"); len(d.Set) != 1 {
+		t.Fatalf("the queues are there again: %+v", d)
+	}
+	// Once: by then the host means it.
+	if act := s.k.Refuse(s.now, d.Set[0], "no such queue"); act.Kind != LeftIt {
+		t.Errorf("second: %+v", act)
+	}
+}
+
 // What was refused while the link was down is tried when it comes up, at once, and
 // after longer and longer waits where that does not help.
 func TestRefusedUntilSomethingHappens(t *testing.T) {
