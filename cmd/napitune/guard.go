@@ -95,7 +95,7 @@ func keepWatch(c *cli.Context, e env) error {
 	// who can be told something are told by the loop.
 	a.Owners = nil
 	if err := w.load(); err != nil {
-		return err
+		return &ended{exitConfig, err}
 	}
 	events, err := e.Service.Events()
 	if err != nil {

@@ -71,6 +71,9 @@ the kernel asks for before it names a writer; started by hand as root, the guard
 **4**
 : the host is neither as wanted nor as it was; the messages name the settings, and the journal is kept
 
+**78**
+: guard cannot read its profile; its unit is not started again
+
 **130**
 : interrupted before anything was changed
 

@@ -57,6 +57,9 @@ const (
 	exitError   = 1
 	exitChanges = 2 // advise found something to change
 	// 3 and 4 are apply.ExitRolledBack and apply.ExitDirty.
+	// exitConfig is what systemd calls CONFIG (systemd.exec(5)): the guard's profile
+	// cannot be read, and starting it again would not help.
+	exitConfig = 78
 	// exitSignal plus the number of a signal is the shell's convention for a
 	// command that a signal ended.
 	exitSignal = 128
@@ -121,7 +124,8 @@ the exact kernel and NIC settings that would mend it. Only apply, rollback, boot
 Without a command, napitune advises. It reads the running machine or, with --host, a captured one.
 
 EXIT STATUS: 0 healthy or done, 1 error, 2 advise found something to change, 3 apply was rolled back and the host is as
-it was, 4 the host is neither as wanted nor as it was, 130 interrupted before anything was changed.`
+it was, 4 the host is neither as wanted nor as it was, 78 guard cannot read its profile, 130 interrupted before anything
+was changed.`
 
 // newApp assembles the command line. Every shared flag is defined on each verb
 // that uses it; order makes them valid before the verb as well.
