@@ -122,6 +122,22 @@ which napitune has none of, and works out what to set; napitune reads it from a 
 			Extract: func(_, results string) (string, error) { return timesTable(results) },
 		},
 		{
+			Name: "guard", Title: "The guard: idle, in a storm, and its units",
+			Text: `On veth pairs in a network namespace of the running kernel: 20 changes of channels and how long until the masks of the
+queues stood again, a minute in which nothing happens, and 10,000 link events with 20 changes of channels among them. Exposure is
+what systemd-analyze security --offline=yes says of the units, from 0 to 10; below 5 it calls them OK.`,
+			Shell:   "NAPITUNE_GUARD_LONG=1 go test -count=1 -v -run '^(TestGuardAfterChannels|TestGuardIdles|TestGuardStorm|TestUnitsBySystemd)$' ./cmd/napitune",
+			Extract: func(out, _ string) (string, error) { return fenced(out, guards) },
+		},
+		{
+			Name: "service", Title: "The guard under its unit", Slow: true,
+			Text: `In a guest with systemd and two virtio NICs, installed from the package, 20 repetitions each. The guest's clock counts
+instructions, 1,000 million a second for all four CPUs together, so these are times of a slow machine. Beside irqbalance that is
+told by its policy script to leave NICs alone, everything must stand for ten minutes while it places interrupts anew.`,
+			Shell:   "NAPITUNE_LAB=1 go test -count=1 -v -timeout 120m -run '^TestGuardUnit$' ./lab -guard-long >$RESULTS",
+			Extract: func(_, results string) (string, error) { return fenced(results, guards) },
+		},
+		{
 			Name: "process", Title: "The whole process: start-up, size, hosts from 8 to 1,152 CPUs",
 			Text: `The binary of ` + "`make build`" + `. Times are of whole processes with loading, the median of some; memory is the largest
 resident set. Hosts are captured ones of NAPITUNE_HOSTS, from 8 to 1,152 CPUs.`,
@@ -135,6 +151,13 @@ resident set. Hosts are captured ones of NAPITUNE_HOSTS, from 8 to 1,152 CPUs.`,
 			Extract: func(out, _ string) (string, error) { return below(out) },
 		},
 	}
+}
+
+// guards are the lines of its tests that have figures of the guard.
+func guards(line string) bool {
+	return slices.ContainsFunc([]string{" repetitions, median ", "idle for ", " link events in ", ": exposure ", " beside irqbalance: ", "status: "}, func(part string) bool {
+		return strings.Contains(line, part)
+	})
 }
 
 // below is a document without its title, its own headings one level down.

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -66,7 +67,8 @@ func Contest() []Fault {
 			Finding: "backlog-drops", Changes: []string{"net.core.netdev_max_backlog"}, Metric: dropped()},
 	}
 	for _, name := range []string{"all queue interrupts on one CPU", "healthy", "queue pairs split", "one of four queues used",
-		"interrupts on isolated CPUs", "packet budget too small for six busy NAPIs", "GRO off"} {
+		"interrupts on isolated CPUs", "packet budget too small for six busy NAPIs", "GRO off",
+		"RPS on top of RSS", "RSS table skewed", "XPS reversed", "time limit too small for busy NAPIs"} {
 		i := slices.IndexFunc(Table(), func(f Fault) bool { return f.Name == name && f.Machine.Kernel == "6.1" })
 		f := Table()[i]
 		if f.Metric.Name == "" {
@@ -219,7 +221,10 @@ func byHand(f Fault) (*Tool, bool) {
 		"backlog too short for RPS":                  "[sysctl]\nnet.core.netdev_max_backlog=1000\n",
 		"one of four queues used":                    "[net]\ndevices=eth0\nchannels=combined 4\n",
 		"packet budget too small for six busy NAPIs": "[sysctl]\nnet.core.netdev_budget=600\n",
-		"GRO off": "[net]\ndevices=eth0\nfeatures=gro on\n",
+		"time limit too small for busy NAPIs":        "[sysctl]\nnet.core.netdev_budget_usecs=16000\n",
+		"RPS on top of RSS":                          "[sysfs]\n/sys/class/net/eth0/queues/rx-*/rps_cpus=0\n",
+		"GRO off":                                    "[net]\ndevices=eth0\nfeatures=gro on\n",
+		"XPS reversed":                               "[sysfs]\n" + sendingOn(4),
 	}
 	profile, known := profiles[f.Name]
 	if !known {
@@ -230,6 +235,15 @@ func byHand(f Fault) (*Tool, bool) {
 	write := "mkdir -p /etc/tuned/" + name + "; cat >/etc/tuned/" + name + "/tuned.conf <<'X'\n[main]\nsummary=" + f.Name + "\n" + profile + "X\n" + script
 	t.Title, t.Start, t.Kill = "tuned, profile by hand", write+t.Start, write+t.Kill
 	return t, true
+}
+
+// sendingOn gives CPU Q the transmit queue Q.
+func sendingOn(queues int) string {
+	lines := ""
+	for q := range queues {
+		lines += fmt.Sprintf("/sys/class/net/eth0/queues/tx-%d/xps_cpus=%x\n", q, 1<<q)
+	}
+	return lines
 }
 
 func placing(step int) string {
@@ -304,11 +318,11 @@ func (s Settings) become(dev string, target Settings) error {
 	return nil
 }
 
-// write brings target about: channels first, which reset others, then offloads,
-// then files.
+// write brings target about: channels first, which reset others, then offloads
+// and the RSS table, then files.
 func (s Settings) write(dev string, target Settings) error {
 	now := s
-	for _, do := range []func(string, Settings, Settings) (bool, error){becomeChannels, becomeOffloads} {
+	for _, do := range []func(string, Settings, Settings) (bool, error){becomeChannels, becomeOffloads, becomeTable} {
 		done, err := do(dev, now, target)
 		if err == nil && done {
 			now, err = readWidely(dev)
@@ -346,4 +360,43 @@ func becomeOffloads(dev string, now, target Settings) (done bool, err error) {
 		done = true
 	}
 	return done, nil
+}
+
+var entries = regexp.MustCompile(`(?m)^ *\d+:((?: +\d+)+) *$`)
+
+// spread are the queues of an RSS table, as "ethtool -x" shows it.
+func spread(view string) []int {
+	var out []int
+	for _, line := range entries.FindAllStringSubmatch(view, -1) {
+		for _, word := range strings.Fields(line[1]) {
+			queue, err := strconv.Atoi(word)
+			if err != nil {
+				return nil
+			}
+			out = append(out, queue)
+		}
+	}
+	return out
+}
+
+// becomeTable makes tables that ethtool knows how to: queues in turn, or one
+// after another by weight.
+func becomeTable(dev string, now, target Settings) (bool, error) {
+	view := "ethtool -x " + dev
+	table := spread(target[view])
+	if now[view] == target[view] || len(table) == 0 {
+		return false, nil
+	}
+	queues := slices.Max(table) + 1
+	shape, weights := fmt.Sprintf("equal %d", queues), make([]int, queues)
+	for i, queue := range table {
+		weights[queue]++
+		if queue != i%queues {
+			shape = ""
+		}
+	}
+	if shape == "" {
+		shape = "weight " + strings.Trim(fmt.Sprint(weights), "[]")
+	}
+	return true, quiet("ethtool -X " + dev + " " + shape)
 }

@@ -12,16 +12,35 @@ import (
 	"time"
 )
 
-// Every fault of the contest has a figure, and all that can write its settings
-// by hand have a profile for it.
+// Every fault of the contest has a figure and, where tuned can set what it is
+// about, a profile by hand: it has no plugin for RSS tables, and ethtool in a
+// script could not put one back.
 func TestContest(t *testing.T) {
 	for _, f := range Contest() {
-		if f.Metric.Name == "" || f.Load.Guest {
-			t.Errorf("%s: figure %q, sent by the guest: %v", f.Name, f.Metric.Name, f.Load.Guest)
+		if f.Metric.Name == "" {
+			t.Errorf("%s has no figure", f.Name)
 		}
-		if _, known := byHand(f); known != (f.Finding != "") {
+		if _, known := byHand(f); known != (f.Finding != "" && f.Finding != "rss-skew") {
 			t.Errorf("%s: finding %q, profile by hand: %v", f.Name, f.Finding, known)
 		}
+	}
+}
+
+// A table is told from the rest of what ethtool shows.
+func TestSpread(t *testing.T) {
+	const view = `RX flow hash indirection table for eth0 with 4 RX ring(s):
+    0:      0     1     2     3     0     1     2     3
+    8:      0     0
+RSS hash key:
+7d:06:66:1e
+RSS hash function:
+    toeplitz: on
+`
+	if got, want := spread(view), []int{0, 1, 2, 3, 0, 1, 2, 3, 0, 0}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	if got := spread("Cannot get RX ring count: Operation not supported\n"); got != nil {
+		t.Errorf("no table is %v", got)
 	}
 }
 
@@ -185,6 +204,9 @@ func (c *contest) bringAbout() Settings {
 func (c *contest) rates(t *testing.T, states []Settings) [][]float64 {
 	const rounds = 3
 	shares := make([][]float64, len(states))
+	if c.fault.Load.Guest {
+		return shares // nobody counts at the other end
+	}
 	for round := range rounds {
 		for i, state := range states {
 			share, err := c.rateAgainst(states[0], state, round == 0)
