@@ -957,6 +957,11 @@ var ruleCases = []ruleCase{
 		s.nic("eth0", "physical", []fire{{0: 90_000}, {1: 20_000}, {2: 20_000}, {3: 20_000}, {4: 20_000}, {5: 20_000}, {6: 20_000}, {7: 20_000}}, nil)
 		s.heat(0, 0.4)
 	}), silent, []string{}},
+	{"rss-skew", "must not", "even over the two queues of four that the table names: rss-unused-queues", scene4(func(s *scene) {
+		spread(s, 52_000, 48_000, 0, 0).RSS = &host.RSS{Table: []uint32{0, 1, 0, 1, 0, 1, 0, 1}, RxRings: 4}
+		s.set(knob.Device("eth0", "rss.table"), "0-1*4")
+		s.heat(0, 0.4)
+	}), silent, []string{"eth0/rss.table 0-3*2"}},
 	{"rss-skew", "must not", "hash noise", scene4(func(s *scene) { spread(s, 36_000, 14_000, 15_000, 35_000) }), silent, []string{}},
 	{"rss-skew", "missing", "no queue counters", scene4(func(s *scene) { s.nic("eth0", "physical", even(4, 9000), nil) }), silent, []string{}},
 

@@ -35,12 +35,16 @@ var _ = register(Rule{
 
 func (c *Case) rssSkew(d *detect.Device) (plan.Finding, bool) {
 	packets, total, what := c.queueWork(d)
-	queue := busiest(packets)
-	if len(packets) < 3 || float64(total) < c.At(skewPackets) {
+	queue, queues := busiest(packets), len(packets)
+	if d.RSS != nil && len(d.RSS.Table) > 0 {
+		// That a table leaves queues out is not the hash's doing: see rss-unused-queues.
+		queues = min(queues, len(namedQueues(d.RSS.Table)))
+	}
+	if queues < 3 || float64(total) < c.At(skewPackets) {
 		return plan.Finding{}, false
 	}
 	share := float64(packets[queue]) / float64(total)
-	factor := share * float64(len(packets))
+	factor := share * float64(queues)
 	if factor < c.At(skewFactor) || c.fewFlows(packets, total) {
 		return plan.Finding{}, false
 	}
@@ -54,7 +58,7 @@ func (c *Case) rssSkew(d *detect.Device) (plan.Finding, bool) {
 	f := plan.Finding{
 		Severity: plan.Note,
 		Subject:  d.Name,
-		Claim:    fmt.Sprintf("receive queue %d of %s gets %s of the %s, %.1f times the mean of %d queues (%s)", queue, d.Name, percent(share), what, factor, len(packets), c.Basis),
+		Claim:    fmt.Sprintf("receive queue %d of %s gets %s of the %s, %.1f times the mean of %d queues (%s)", queue, d.Name, percent(share), what, factor, queues, c.Basis),
 		Evidence: []plan.Evidence{{Metric: "max_queue_share", Value: share, Unit: unit, Threshold: c.At(skewShare), Source: source}},
 	}
 	if share < c.At(skewShare) {

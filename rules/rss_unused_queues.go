@@ -41,10 +41,7 @@ var _ = register(Rule{
 			if d.RSS == nil || len(d.RSS.Table) == 0 || queues < 2 || d.XDP {
 				continue
 			}
-			used := map[uint32]bool{}
-			for _, q := range d.RSS.Table {
-				used[q] = true
-			}
+			used := namedQueues(d.RSS.Table)
 			if len(used) >= queues || len(used) >= len(d.RSS.Table) {
 				continue
 			}
@@ -66,6 +63,15 @@ var _ = register(Rule{
 		return out
 	},
 })
+
+// namedQueues are the receive queues in an RSS table.
+func namedQueues(table []uint32) map[uint32]bool {
+	named := map[uint32]bool{}
+	for _, q := range table {
+		named[q] = true
+	}
+	return named
+}
 
 // rssQueues is how many receive queues RSS may name: what the device says,
 // else those in use. Drivers that cannot hash over all of them say less.
