@@ -259,7 +259,7 @@ func Table() []Fault {
 		// a longer look evens out over the queues.
 		Fault{Name: "all queue interrupts on one CPU, seen by probes", Inject: stackIRQs, Load: udp(), Probes: true, Long: 3, Slow: turns(),
 			Finding: "irq-stacked", Subject: "CPU 0", Beside: slices.Concat(crowded, displaced), Changes: affinity, Metric: maxShare()}.on(four, fourNodes),
-		Fault{Name: "queue pairs split", Inject: splitIRQs, Load: pairwise(),
+		Fault{Name: "queue pairs split", Inject: splitIRQs, Load: pairwise(), Slow: rare(),
 			Finding: "queue-pair-split", Subject: "eth0", Beside: displaced, Changes: affinity, Metric: split()}.on(four, fourNodes),
 		Fault{Name: "interrupts on isolated CPUs", Inject: isolIRQs, Load: udp(),
 			Finding: "irq-on-isolated-cpu", Subject: "eth0", Beside: displaced, Changes: affinity, Metric: onCPUs(4, 5, 6, 7)}.on(apart, apartSMT),
@@ -310,6 +310,11 @@ func dear() []Threshold {
 	return []Threshold{{"packet-cost", 200000, "an emulated CPU takes 20 to 60 µs for a packet that costs a real one 0.5 to 2"}}
 }
 
+// rare is the rate of interrupts that counts as work on such a CPU.
+func rare() []Threshold {
+	return []Threshold{{"active-interrupt-rate", 100, "an emulated CPU takes 20 to 60 µs for an interrupt with its poll that costs a real one 2 to 5"}}
+}
+
 // seldom is the rate from which merging packets pays on such a CPU.
 func seldom() []Threshold {
 	return []Threshold{{"gro-packet-rate", 1000, "an emulated guest digests some thousand packets a second and not the 20000 from which merging saves a real CPU one percent"}}
@@ -322,4 +327,4 @@ func turns() []Threshold {
 }
 
 // Slow are all thresholds that are figures of CPUs that are not emulated.
-func Slow() []Threshold { return slices.Concat(dear(), seldom(), turns()) }
+func Slow() []Threshold { return slices.Concat(dear(), rare(), seldom(), turns()) }
