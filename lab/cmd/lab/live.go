@@ -46,9 +46,9 @@ func liveTable() []liveTests {
 	}
 	return []liveTests{
 		ofGuests,
-		inGuest("6.1", "systemd", "./cmd/napitune", "TestTimerLive", "TestIrqbalanceLive", "TestTunedAndLinkLive"),
+		inGuest("6.1", "systemd", "./cmd/napitune", "TestTimerLive", "TestIrqbalanceLive", "TestTunedAndLinkLive", "TestLabGuardLeavesToIrqbalance"),
 		inGuest("6.1", "run", "./detect/host/live", "TestAffinityLive"),
-		inGuest("6.1", "run", "./probes", "TestVirtio", "TestVirtioLoad", "TestVirtioResized"),
+		inGuest("6.1", "run", "./probes", "TestVirtio", "TestVirtioLoad", "TestVirtioResized", "TestVirtioOverflow", "TestVirtioControl"),
 		// The first kernel that has objects of queues and of NAPIs.
 		inGuest("6.12", "run", "./detect/host/live", "TestVirtio"),
 	}

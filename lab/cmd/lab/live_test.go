@@ -2,7 +2,10 @@ package main
 
 import (
 	"errors"
+	"io/fs"
 	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -81,3 +84,54 @@ func TestAgain(t *testing.T) {
 		}
 	}
 }
+
+// onDemand are the tests for guests that no check of every change runs, with the
+// command that does.
+var onDemand = map[string]string{
+	"TestFaults": "lab faults, which demands a result of every row", "TestReboot": "lab faults --reboot", "TestRivals": "lab rivals",
+	"TestSoak": "half an hour", "TestTimes": "lab bench --only times",
+	"TestGuardServiceLive": "TestGuardUnit, which demands that it passes",
+	"TestLabGuardRestores": "minutes; TestGuardServiceLive does so under the unit", "TestLabGuardBesideBannedIrqbalance": "likewise",
+}
+
+// A test that skips everywhere but in guests is run in one by lab live, or is known
+// to be run by other means: what only ever skips tests nothing.
+func TestGuestTestsRun(t *testing.T) {
+	t.Parallel()
+	run := map[string]bool{}
+	for _, tests := range liveTable() {
+		for _, name := range tests.names {
+			run[name] = true
+		}
+	}
+	function := regexp.MustCompile(`(?ms)^func (Test\w+)\(t \*testing\.T\) \{\n.*?^\}`)
+	found := map[string]bool{}
+	err := filepath.WalkDir("../../..", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		for _, test := range function.FindAllStringSubmatch(string(text), -1) {
+			if name := test[1]; name != t.Name() && onlyInGuests.MatchString(test[0]) {
+				if found[name] = true; !run[name] && onDemand[name] == "" {
+					t.Errorf("%s: %s runs in guests only, and nothing runs it there", path, name)
+				}
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range onDemand {
+		if !found[name] {
+			t.Errorf("%s is no test that runs in guests only", name)
+		}
+	}
+	if len(found) < 2*len(onDemand) {
+		t.Errorf("only %d tests were recognised: %v", len(found), found)
+	}
+}
+
+// onlyInGuests is how tests skip on a machine that is no guest, or has no NIC of one.
+var onlyInGuests = regexp.MustCompile(`onGuest\(t\)|no guest of the lab|virtioDevices\(t\)|virtioReceiveIRQs\(t\)|virtioDevice\(t\)|newReboots\(t\)`)
