@@ -66,7 +66,7 @@ bench: ## run the benchmarks, with allocations
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
 
 .PHONY: figures
-figures: $(if $(SLOW),lab) ## measure what BENCHMARKS.md publishes (five hours; SLOW= leaves guests out)
+figures: $(if $(SLOW),lab) ## measure what BENCHMARKS.md publishes (four hours; SLOW= leaves guests out)
 	$(GO) run ./lab/cmd/lab bench $(SLOW)
 
 # Wants root and a machine that does nothing else. COST_TOOLS adds other tools

@@ -1567,11 +1567,7 @@ func observe(t *testing.T, b burster, limit, eventNs float64) *counters.Counters
 //
 //	lab test --kernel 6.1 --nic virtio,queues=4 ./probes -- -test.v -test.run TestVirtioLoad
 func TestVirtioLoad(t *testing.T) {
-	needRoot(t)
-	sender, err := exec.LookPath("lab")
-	if err != nil {
-		t.Skip("skipped: this is no guest of the lab, so nobody sends to its NIC")
-	}
+	send := guestSender(t)
 	irqs := virtioReceiveIRQs(t)
 	if len(irqs) == 0 {
 		t.Skip("skipped: this guest has no virtio-net device")
@@ -1588,10 +1584,7 @@ func TestVirtioLoad(t *testing.T) {
 	const packets = 20_000
 	received := virtioReceived(t)
 	first := quietEdge(t, s, still)
-	out, err := exec.Command(sender, "send", "--packets", strconv.Itoa(packets), "--rate", "5000", "--seconds", "30").CombinedOutput()
-	if err != nil {
-		t.Fatalf("lab send: %v\n%s", err, out)
-	}
+	send(packets)
 	last := quietEdge(t, s, still)
 	d := between(t, first, last)
 	differences := slices.Concat(compareNetRx(d, first, last), compareLines(d, first, last, irqs),
@@ -1622,11 +1615,7 @@ func TestVirtioLoad(t *testing.T) {
 // TestVirtioResized: a ring that is resized in place, its virtqueue kept, is
 // measured by its new size.
 func TestVirtioResized(t *testing.T) {
-	needRoot(t)
-	sender, err := exec.LookPath("lab")
-	if err != nil {
-		t.Skip("skipped: this is no guest of the lab, so its NIC is not ours to change")
-	}
+	send := guestSender(t)
 	devices := virtioDevices(t)
 	if len(devices) == 0 {
 		t.Skip("skipped: this guest has no virtio-net device")
@@ -1635,9 +1624,7 @@ func TestVirtioResized(t *testing.T) {
 	requireAttached(t, s, "virtio")
 	sizes := func() map[int]uint32 {
 		t.Helper()
-		if out, err := exec.Command(sender, "send", "--packets", "2000", "--rate", "5000", "--seconds", "30").CombinedOutput(); err != nil {
-			t.Fatalf("lab send: %v\n%s", err, out)
-		}
+		send(2000)
 		c, err := s.Read()
 		if err != nil {
 			t.Fatal(err)
@@ -1668,6 +1655,24 @@ func TestVirtioResized(t *testing.T) {
 	for queue, size := range sizes() {
 		if size != full/2 {
 			t.Errorf("queue %d: ring of %d descriptors, and ethtool made it %d of %d", queue, size, full/2, full)
+		}
+	}
+}
+
+// guestSender has packets sent to the NIC of this guest of the lab. Elsewhere NICs
+// are not ours to change, and nobody sends.
+func guestSender(t *testing.T) (send func(packets int)) {
+	t.Helper()
+	needRoot(t)
+	sender, err := exec.LookPath("lab")
+	if err != nil {
+		t.Skip("skipped: this is no guest of the lab, which sends to its NIC")
+	}
+	return func(packets int) {
+		t.Helper()
+		out, err := exec.Command(sender, "send", "--packets", strconv.Itoa(packets), "--rate", "5000", "--seconds", "30").CombinedOutput()
+		if err != nil {
+			t.Fatalf("lab send: %v\n%s", err, out)
 		}
 	}
 }

@@ -92,10 +92,11 @@ func TestUnits(t *testing.T) {
 
 // README promises systemctl reload for the guard, and what its exit code says.
 func TestGuardUnitDirectives(t *testing.T) {
-	if lines := directives(unitText(t, guardUnit)); !slices.Contains(lines, "ExecReload=/bin/kill -HUP $MAINPID") {
+	lines := directives(unitText(t, guardUnit))
+	if !slices.Contains(lines, "ExecReload=/bin/kill -HUP $MAINPID") {
 		t.Error("systemctl reload does nothing: the unit has no ExecReload=")
 	}
-	if lines := directives(unitText(t, guardUnit)); !slices.Contains(lines, fmt.Sprintf("RestartPreventExitStatus=%d", exitConfig)) {
+	if !slices.Contains(lines, fmt.Sprintf("RestartPreventExitStatus=%d", exitConfig)) {
 		t.Error("a guard whose profile cannot be read is started again and again")
 	}
 }

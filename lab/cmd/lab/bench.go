@@ -23,7 +23,7 @@ func benchCommand() *cli.Command {
 		Name: "bench", Usage: "measure and write BENCHMARKS.md",
 		Description: "What was measured is kept in the cache, and not measured again without --fresh. A section that cannot be measured is named, and the rest written. NAPITUNE_HOSTS names the captured hosts.",
 		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "slow", Usage: "measure in guests too: five hours"},
+			&cli.BoolFlag{Name: "slow", Usage: "measure in guests too: four hours"},
 			&cli.BoolFlag{Name: "fresh", Usage: "measure again what was measured before; what fails then keeps its earlier figures"},
 			&cli.StringFlag{Name: "only", Usage: "measure only section `NAME`, show the rest as it was kept"},
 			&cli.StringSliceFlag{Name: "take", Usage: "take the results of an earlier run: `SECTION=FILE`, as lab faults or lab rivals wrote them; may be given more than once"},

@@ -134,4 +134,4 @@ func TestGuestTestsRun(t *testing.T) {
 }
 
 // onlyInGuests is how tests skip on a machine that is no guest, or has no NIC of one.
-var onlyInGuests = regexp.MustCompile(`onGuest\(t\)|no guest of the lab|virtioDevices\(t\)|virtioReceiveIRQs\(t\)|virtioDevice\(t\)|newReboots\(t\)`)
+var onlyInGuests = regexp.MustCompile(`onGuest\(t\)|guestSender\(t\)|no guest of the lab|virtioDevices\(t\)|virtioReceiveIRQs\(t\)|virtioDevice\(t\)|newReboots\(t\)`)
