@@ -18,7 +18,7 @@ var _ = register(Rule{
 		Cause:       "UDP hashed over addresses only, tunnel or PPPoE headers that the NIC cannot look into, an uneven table, or one flow that carries the traffic.",
 		Remedy:      "For UDP with many flows: hash over the four-tuple (ethtool -N DEV rx-flow-hash udp4 sdfn). For an uneven table: an even one. For one flow no setting helps; for unhashable headers RPS does.",
 		SideEffects: "Fragmented UDP packets lose their ports and may overtake each other with a four-tuple hash.",
-		NotWhen:     "Few flows: then the hash is right and the traffic is uneven. While the CPU of the queue has room to spare it is only a note.",
+		NotWhen:     "Few flows: then the hash is right and the traffic is uneven. A table that leaves queues out is told of by rss-unused-queues, and its mean is that of the queues it names. While the CPU of the queue has room to spare it is only a note.",
 		Source:      "Documentation/networking/scaling.rst (RSS); include/uapi/linux/ethtool.h RXH_L4_B_0_1",
 		Thresholds:  describe(skewShare, skewFactor, skewPackets, warmSoftirq),
 	},

@@ -178,9 +178,7 @@ func (g *guest) steps(f Fault, treatment Treatment, r *Result) error {
 	if err != nil {
 		return err
 	}
-	if f.Contested {
-		time.Sleep(11 * time.Second) // two of its rounds
-	}
+	f.letFight()
 	treated, err := g.measure(f.Load)
 	if err != nil {
 		return fmt.Errorf("treated: %w", err)
@@ -196,11 +194,21 @@ func (g *guest) steps(f Fault, treatment Treatment, r *Result) error {
 		return err
 	}
 	after, err := ReadSettings(device)
-	r.Differs = before.Diff(after)
-	if f.Contested { // the other program goes on with interrupts as soon as it may
-		r.Differs = slices.DeleteFunc(r.Differs, func(line string) bool { return strings.HasPrefix(line, "/proc/irq/") })
-	}
+	r.Differs = f.left(before, after)
 	return err
+}
+
+// letFight waits for two rounds of a program that writes the same settings.
+func (f Fault) letFight() {
+	if f.Contested {
+		time.Sleep(11 * time.Second)
+	}
+}
+
+// left lists what undoing left. A program that writes the same settings goes on
+// with interrupts as soon as it may.
+func (f Fault) left(before, after Settings) []string {
+	return slices.DeleteFunc(before.Diff(after), func(line string) bool { return f.Contested && strings.HasPrefix(line, "/proc/irq/") })
 }
 
 // killable is a treatment that can be killed in the middle and recover.

@@ -68,7 +68,8 @@ func Contest() []Fault {
 	}
 	for _, name := range []string{"all queue interrupts on one CPU", "healthy", "queue pairs split", "one of four queues used",
 		"interrupts on isolated CPUs", "packet budget too small for six busy NAPIs", "GRO off",
-		"RPS on top of RSS", "RSS table skewed", "XPS reversed", "time limit too small for busy NAPIs"} {
+		"RPS on top of RSS", "RSS table skewed", "XPS reversed", "time limit too small for busy NAPIs", "LRO while forwarding",
+		"irqbalance fights"} {
 		i := slices.IndexFunc(Table(), func(f Fault) bool { return f.Name == name && f.Machine.Kernel == "6.1" })
 		f := Table()[i]
 		if f.Metric.Name == "" {
@@ -180,8 +181,11 @@ for i in $(seq 200); do grep -q 'Setting mask' /run/perftune.log && break; sleep
 			Log:   "/run/bpftune.log",
 			Finds: regexp.MustCompile(` change (\S+) from `), Refuse: regexp.MustCompile(`(?m)^.*(?i:could not|failed to|error ).*$`)},
 	}
+	if f.Contested {
+		out = out[1:] // irqbalance is at work already
+	}
 	// It knows no settings but the affinity of interrupts.
-	if slices.Contains([]string{"irq-stacked", "irq-on-isolated-cpu", "queue-pair-split", "rps-narrows", ""}, f.Finding) {
+	if slices.Contains([]string{"irq-stacked", "irq-on-isolated-cpu", "queue-pair-split", "irqbalance-active", "rps-narrows", ""}, f.Finding) {
 		out = append(out, &Tool{Title: "rss-ladder", Needs: "/lab/bin/python.zip",
 			Start: `for eth in /sys/class/net/eth*; do dev=$(basename $(readlink -f $eth/device)); PYTHONPATH=/lab/bin/python.zip python3 -c "from netutils_linux_tuning.rss_ladder import RSSLadder as L; L(['--no-color', '$dev', '0'])" 2>&1; done`})
 	}
@@ -225,6 +229,8 @@ func byHand(f Fault) (*Tool, bool) {
 		"RPS on top of RSS":                          "[sysfs]\n/sys/class/net/eth0/queues/rx-*/rps_cpus=0\n",
 		"GRO off":                                    "[net]\ndevices=eth0\nfeatures=gro on\n",
 		"XPS reversed":                               "[sysfs]\n" + sendingOn(4),
+		"LRO while forwarding":                       "[net]\ndevices=eth0\nfeatures=lro off\n",
+		"irqbalance fights":                          placing(2),
 	}
 	profile, known := profiles[f.Name]
 	if !known {
@@ -250,18 +256,21 @@ func placing(step int) string {
 	return fmt.Sprintf("[variables]\nstep=%d\n[script]\nscript=${i:PROFILE_DIR}/place.sh\n", step)
 }
 
-// script is the profile's place.sh; tuned hands it the profile's variables.
+// script is the profile's place.sh; tuned hands it the profile's variables. An
+// irqbalance at work would undo it, and is ended first.
 const script = `cat >/etc/tuned/by-hand/place.sh <<'X'
 #!/bin/sh
 saved=/run/by-hand.saved
 case $1 in
 start) : >$saved
+	if p=$(pidof irqbalance); then kill $p; : >$saved.balanced; fi
 	for f in /proc/irq/*/virtio*put.*; do
 		l=${f%/*}/smp_affinity_list
 		echo "$l $(cat $l)" >>$saved
 		echo $((${f##*.} * TUNED_step)) >$l
 	done ;;
-stop) while read -r l value; do echo $value >$l; done <$saved ;;
+stop) while read -r l value; do echo $value >$l; done <$saved
+	if rm $saved.balanced 2>/dev/null; then irqbalance --interval=5; fi ;;
 esac
 X
 chmod +x /etc/tuned/by-hand/place.sh

@@ -166,7 +166,9 @@ func (c *contest) run(t *testing.T) []Compared {
 		t.Logf("not tried: %s, because there is no %s", tool.Title, tool.Needs)
 	}
 	var out []Compared
-	c.broken = c.bringAbout()
+	if c.broken, err = c.bringAbout(); err != nil {
+		t.Fatalf("the fault: %v", err)
+	}
 	states := []Settings{c.pristine, c.broken}
 	for _, treatment := range treatments {
 		r, made := c.compare(treatment)
@@ -187,14 +189,13 @@ func (c *contest) run(t *testing.T) []Compared {
 }
 
 // bringAbout reads the state with the fault.
-func (c *contest) bringAbout() Settings {
-	c.shell(c.fault.Inject)
-	made, err := readWidely(device)
-	if err != nil {
-		c.t.Fatal(err)
+func (c *contest) bringAbout() (Settings, error) {
+	if err := c.inject(c.fault); err != nil {
+		return nil, err
 	}
+	made, err := readWidely(device)
 	c.putBack()
-	return made
+	return made, err
 }
 
 // rates are the throughputs of states as shares of that of the first, in every
@@ -204,8 +205,8 @@ func (c *contest) bringAbout() Settings {
 func (c *contest) rates(t *testing.T, states []Settings) [][]float64 {
 	const rounds = 3
 	shares := make([][]float64, len(states))
-	if c.fault.Load.Guest {
-		return shares // nobody counts at the other end
+	if c.fault.Load.Guest || c.fault.Contested {
+		return shares // nobody counts at the other end, or who fights makes states of its own
 	}
 	for round := range rounds {
 		for i, state := range states {
@@ -303,6 +304,9 @@ func processed() (Counters, error) {
 // putBack makes the guest healthy again, whatever was left.
 func (c *contest) putBack() {
 	c.t.Helper()
+	if c.fault.Contested { // who goes on writing ends first
+		c.shell(c.fault.Undo)
+	}
 	now, err := readWidely(device)
 	if err == nil {
 		err = now.become(device, c.pristine)
@@ -326,7 +330,9 @@ func (c *contest) compare(treatment Treatment) (r Compared, made Settings) {
 
 func (c *contest) steps(treatment Treatment, r *Compared) (made Settings, err error) {
 	f := c.fault
-	c.shell(f.Inject)
+	if err := c.inject(f); err != nil {
+		return nil, err
+	}
 	faulty, err := c.measure(f.Load)
 	if err != nil {
 		return nil, fmt.Errorf("faulty: %w", err)
@@ -336,6 +342,11 @@ func (c *contest) steps(treatment Treatment, r *Compared) (made Settings, err er
 		r.Bound = busiestQueue(faulty)
 	}
 	before := c.broken
+	if f.Contested { // as it happens to be by now
+		if before, err = readWidely(device); err != nil {
+			return nil, err
+		}
+	}
 	var advice Advice
 	if err := c.during(f.Load, func() (err error) { advice, err = treatment.Look(f); return err }); err != nil {
 		return nil, err
@@ -355,7 +366,7 @@ func (c *contest) steps(treatment Treatment, r *Compared) (made Settings, err er
 	if other {
 		r.Found, r.Refused = tool.told(tool.Finds), tool.told(tool.Refuse)
 	}
-	if err != nil || f.Finding == "" {
+	if err != nil || f.Finding == "" || f.Contested {
 		return made, err
 	}
 	return made, c.killed(treatment, r)
@@ -363,6 +374,7 @@ func (c *contest) steps(treatment Treatment, r *Compared) (made Settings, err er
 
 // after measures what a program made, flaps the link and has it undone.
 func (c *contest) after(treatment Treatment, before Settings, r *Compared) (made Settings, err error) {
+	c.fault.letFight()
 	treated, err := c.measure(c.fault.Load)
 	if err != nil {
 		return nil, fmt.Errorf("treated: %w", err)
@@ -372,7 +384,7 @@ func (c *contest) after(treatment Treatment, before Settings, r *Compared) (made
 		return nil, err
 	}
 	r.Changed = append(r.Changed, before.Diff(made)...)
-	if c.fault.Finding != "" {
+	if c.fault.Finding != "" && !c.fault.Contested {
 		if err := c.flap(made, r); err != nil {
 			return made, err
 		}
@@ -385,7 +397,7 @@ func (c *contest) after(treatment Treatment, before Settings, r *Compared) (made
 		return made, err
 	}
 	left, err := readWidely(device)
-	r.Left = append(r.Left, before.Diff(left)...)
+	r.Left = append(r.Left, c.fault.left(before, left)...)
 	return made, err
 }
 
@@ -406,7 +418,9 @@ func (c *contest) killed(treatment Treatment, r *Compared) error {
 		return nil
 	}
 	c.putBack()
-	c.shell(c.fault.Inject)
+	if err := c.inject(c.fault); err != nil {
+		return err
+	}
 	killed := false
 	if err := c.during(c.fault.Load, func() (err error) { killed, err = victim.Dies(c.fault); return err }); err != nil {
 		return fmt.Errorf("killed: %w", err)
