@@ -37,10 +37,13 @@ most of them that of 256 UDP flows on four queues of a virtio NIC.
   anew and stopped; it then takes what it had set itself for the host's own).
 - Seconds are those of the slow guest, for acting alone; irqbalance waits for 10 of them before its pass, and bpftune, which
   goes on for ever, is given 30.
+- Beside an irqbalance that fights, what a program made is given two more of its rounds under load and then measured; irqbalance's
+  own moves are among the settings changed, and nothing is flapped, killed or brought back for throughput.
 - What a program does not treat is no fault of it: only the faults that it knows say something about it. tuned's own
   profiles place no interrupts and are tried on two faults; by hand is the profile of somebody who knows what is wrong,
-  with a script where tuned 2.20 has no plugin. perftune.py takes three of four queues away and has RPS spread the packets of
-  the one that is left; one CPU still takes all interrupts and polls, which the share does not show.
+  with a script where tuned 2.20 has no plugin, which also ends an irqbalance that would undo it. perftune.py takes three of
+  four queues away and has RPS spread the packets of the one that is left; one CPU still takes all interrupts and polls, which
+  the share does not show.
 
 LAB_FILES names a directory with perftune.py, rss-ladder and bpftune, which Debian does not package; lab/faults/others.sh
 fills it. Without it these are left out.`,

@@ -178,7 +178,9 @@ func (g *guest) steps(f Fault, treatment Treatment, r *Result) error {
 	if err != nil {
 		return err
 	}
-	f.letFight()
+	if err := g.letFight(f); err != nil {
+		return err
+	}
 	treated, err := g.measure(f.Load)
 	if err != nil {
 		return fmt.Errorf("treated: %w", err)
@@ -198,11 +200,13 @@ func (g *guest) steps(f Fault, treatment Treatment, r *Result) error {
 	return err
 }
 
-// letFight waits for two rounds of a program that writes the same settings.
-func (f Fault) letFight() {
-	if f.Contested {
-		time.Sleep(11 * time.Second)
+// letFight gives a program that writes the same settings two rounds under the
+// load that it goes by.
+func (g *guest) letFight(f Fault) error {
+	if !f.Contested {
+		return nil
 	}
+	return g.during(f.Load, func() error { time.Sleep(11 * time.Second); return nil })
 }
 
 // left lists what undoing left. A program that writes the same settings goes on

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/napitune/napitune/lab"
 )
 
 // Compared is how one program fared with one fault: a JSON line. Figures are
@@ -74,6 +76,12 @@ func Contest() []Fault {
 		f := Table()[i]
 		if f.Metric.Name == "" {
 			f.Metric = maxShare()
+		}
+		if f.Contested {
+			// perftune.py tells irqbalance what to leave by its file, and restarts its unit.
+			f.Machine.Mode = lab.ModeSystemd
+			f.Inject = `echo 'IRQBALANCE_ARGS="--interval=5"' >/etc/default/irqbalance; systemctl start irqbalance; sleep 12`
+			f.Undo = "systemctl stop irqbalance"
 		}
 		out = append(out, f)
 	}
@@ -263,14 +271,14 @@ const script = `cat >/etc/tuned/by-hand/place.sh <<'X'
 saved=/run/by-hand.saved
 case $1 in
 start) : >$saved
-	if p=$(pidof irqbalance); then kill $p; : >$saved.balanced; fi
+	if systemctl is-active irqbalance; then systemctl stop irqbalance; : >$saved.balanced; fi
 	for f in /proc/irq/*/virtio*put.*; do
 		l=${f%/*}/smp_affinity_list
 		echo "$l $(cat $l)" >>$saved
 		echo $((${f##*.} * TUNED_step)) >$l
 	done ;;
 stop) while read -r l value; do echo $value >$l; done <$saved
-	if rm $saved.balanced 2>/dev/null; then irqbalance --interval=5; fi ;;
+	if rm $saved.balanced 2>/dev/null; then systemctl start irqbalance; fi ;;
 esac
 X
 chmod +x /etc/tuned/by-hand/place.sh
@@ -283,6 +291,7 @@ func elsewhere() []string {
 		"/proc/sys/net/ipv4/tcp_*mem", "/proc/sys/net/ipv4/udp_mem", "/proc/sys/net/ipv4/tcp_fastopen", "/proc/sys/net/ipv4/tcp_max_syn_backlog",
 		"/proc/sys/net/ipv4/tcp_congestion_control", "/proc/sys/net/ipv4/tcp_allowed_congestion_control",
 		"/proc/sys/kernel/numa_balancing", "/proc/sys/kernel/hung_task_timeout_secs", "/proc/sys/kernel/nmi_watchdog", "/proc/sys/kernel/timer_migration",
+		"/etc/default/irqbalance",
 	}
 }
 

@@ -374,7 +374,9 @@ func (c *contest) steps(treatment Treatment, r *Compared) (made Settings, err er
 
 // after measures what a program made, flaps the link and has it undone.
 func (c *contest) after(treatment Treatment, before Settings, r *Compared) (made Settings, err error) {
-	c.fault.letFight()
+	if err := c.letFight(c.fault); err != nil {
+		return nil, err
+	}
 	treated, err := c.measure(c.fault.Load)
 	if err != nil {
 		return nil, fmt.Errorf("treated: %w", err)

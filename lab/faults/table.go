@@ -299,7 +299,7 @@ func Table() []Fault {
 			Finding: "rss-unused-queues", Subject: "eth0", Beside: crowded, Changes: table, Metric: maxShare()}.on(eight),
 		// It takes the two interrupts of a pair for two that have nothing to do with
 		// each other.
-		Fault{Name: "irqbalance fights", Inject: "irqbalance --interval=5; sleep 12", Undo: "if p=$(pidof irqbalance); then kill $p; sleep 1; fi", Load: pairwise(), Contested: true,
+		Fault{Name: "irqbalance fights", Inject: "irqbalance --interval=5; sleep 12", Undo: "kill $(pidof irqbalance); sleep 1", Load: pairwise(), Contested: true,
 			Finding: "irqbalance-active", Subject: "host", Beside: moved, Changes: append(affinity, "eth0/tx-*/xps.cpus"), Metric: split()}.on(four, fourNodes),
 	)
 }
