@@ -336,11 +336,11 @@ func (s Settings) become(dev string, target Settings) error {
 	return nil
 }
 
-// write brings target about: channels first, which reset others, then offloads
-// and the RSS table, then files.
+// write brings target about: channels first, which reset others, then the RSS
+// table and files, and then offloads: forwarding takes LRO away when it begins.
 func (s Settings) write(dev string, target Settings) error {
 	now := s
-	for _, do := range []func(string, Settings, Settings) (bool, error){becomeChannels, becomeOffloads, becomeTable} {
+	for _, do := range []func(string, Settings, Settings) (bool, error){becomeChannels, becomeTable, becomeFiles, becomeOffloads} {
 		done, err := do(dev, now, target)
 		if err == nil && done {
 			now, err = readWidely(dev)
@@ -349,7 +349,12 @@ func (s Settings) write(dev string, target Settings) error {
 			return err
 		}
 	}
-	return target.Restore(now)
+	return nil
+}
+
+func becomeFiles(_ string, now, target Settings) (bool, error) {
+	const forwards = "/proc/sys/net/ipv4/ip_forward"
+	return now[forwards] != target[forwards], target.Restore(now)
 }
 
 var combined = regexp.MustCompile(`Combined:\s+(\d+)`)
