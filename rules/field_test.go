@@ -332,6 +332,35 @@ func TestIrqbalanceMemory(t *testing.T) {
 	}
 }
 
+// What moves was weighed against what stays: irqbalance must not have moved that
+// by the time the plan is applied. Where nothing moves, nothing has to stay, nor
+// what nobody uses, nor a queue whose mask leaves open where it is.
+func TestIrqbalanceMovesTheRest(t *testing.T) {
+	kept := func(eth0 ...int) []string {
+		s := newScene(8)
+		s.nic("eth0", "physical", []fire{{eth0[0]: 50_000}, {eth0[1]: 50_000}, {eth0[2]: 50_000}, {5: 50_000}, {}}, nil)
+		pin(s, "eth0", append(eth0, 5, 6)...)
+		s.set(knob.Rx("eth0", 3, "irq.affinity"), "0-7")
+		s.nic("eth1", "physical", []fire{{4: 50_000}}, nil)
+		pin(s, "eth1", 4)
+		s.snap.Processes = []host.Process{{PID: 9, Comm: "irqbalance"}}
+		p := plan.Build(rules.Evaluate(s.obs, profiles.Balanced()), plan.Input{States: s.snap.Knobs})
+		var out []string
+		for _, k := range p.Kept {
+			if k.Ref.Kind == "irq.affinity" {
+				out = append(out, fmt.Sprintf("%s %s %v", k.Ref, k.Value, k.Findings))
+			}
+		}
+		return out
+	}
+	if got, want := kept(0, 0, 2), []string{"eth0/rx-0/irq.affinity 0 [irqbalance-active]", "eth0/rx-2/irq.affinity 2 [irqbalance-active]"}; !slices.Equal(got, want) {
+		t.Errorf("kept %q, want %q", got, want)
+	}
+	if got := kept(0, 1, 2); got != nil {
+		t.Errorf("nothing moves, and kept are %q", got)
+	}
+}
+
 // wrongly says which of the wrong remedies of a scenario a plan asks for. A
 // remedy is a suffix of an address; "changed x" names only changes, not what
 // is blocked; "value x" a value; a closing $ makes no difference to a suffix.

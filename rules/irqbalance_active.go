@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 
+	"github.com/napitune/napitune/detect"
 	"github.com/napitune/napitune/detect/host"
 	"github.com/napitune/napitune/rules/plan"
 )
@@ -37,11 +39,38 @@ var _ = register(Rule{
 		if c.moves() {
 			f.Severity = plan.Advice
 			f.Claim = "irqbalance is running and will undo the interrupt placement below unless these interrupts are banned there"
+			f.Wants = c.stays()
 			f.Operator = "ban them (irqbalance --banirq=N, or a policy script that survives renumbering), keep irqbalance for the rest, and look again after two of its rounds (20 s): some versions lose their bans"
 		}
 		return []plan.Finding{c.weighIrqbalance(f, c.Last.Processes[i])}
 	},
 })
+
+// stays are wishes, all of them true already, that the interrupts which the
+// placement leaves where they are be there still when it is applied: irqbalance
+// moves them until it is told not to, and what moves was weighed against them.
+func (c *Case) stays() []plan.Want {
+	moving := map[*detect.Device]bool{}
+	for _, p := range c.Paths {
+		moving[p.dev] = moving[p.dev] || len(c.unsettled(p)) > 0
+	}
+	var out []plan.Want
+	for _, p := range c.Paths {
+		if !moving[p.dev] || p.share < c.At(activeQueue) || c.immovable(p) {
+			continue
+		}
+		home, placed := c.place().cpu[p]
+		if !placed {
+			home = p.home()
+		}
+		for _, side := range sidesOf(p) {
+			if now, known := c.knob(side.ref); known && now == strconv.Itoa(home) {
+				out = append(out, plan.Want{Ref: side.ref, Value: now, Why: "the placement counts on it"})
+			}
+		}
+	}
+	return out
+}
 
 var irqbalanceMemory = threshold("irqbalance-memory", 100, "MiB",
 	"irqbalance needs some megabytes; reported leaks grow by 60 MB a day and were found at 478 MB (irqbalance issues 5 and 13)",

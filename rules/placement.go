@@ -240,6 +240,15 @@ type side struct {
 	ref knob.Ref
 }
 
+// sidesOf are the interrupts that a pair has.
+func sidesOf(p *path) []side {
+	rx, tx := knob.Rx(p.dev.Name, p.queue.N, "irq.affinity"), knob.Tx(p.dev.Name, p.queue.N, "irq.affinity")
+	if !p.queue.Rx {
+		rx = tx
+	}
+	return slices.DeleteFunc([]side{{p.rx, rx}, {p.tx, tx}}, func(s side) bool { return s.irq < 0 })
+}
+
 // unsettled are the interrupts of a pair that are to go where it is placed and are
 // not there yet.
 func (c *Case) unsettled(p *path) []side {
@@ -247,11 +256,7 @@ func (c *Case) unsettled(p *path) []side {
 	if !placed || cpu < 0 {
 		return nil
 	}
-	rx, tx := knob.Rx(p.dev.Name, p.queue.N, "irq.affinity"), knob.Tx(p.dev.Name, p.queue.N, "irq.affinity")
-	if !p.queue.Rx {
-		rx = tx
-	}
-	return slices.DeleteFunc([]side{{p.rx, rx}, {p.tx, tx}}, func(s side) bool { return s.irq < 0 || c.settled(s.fired, cpu) })
+	return slices.DeleteFunc(sidesOf(p), func(s side) bool { return c.settled(s.fired, cpu) })
 }
 
 // moves reports whether any interrupt is to be moved.
