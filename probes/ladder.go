@@ -94,6 +94,9 @@ func openObject(d objectDecl, hooks []hook, tune func(*ebpf.CollectionSpec) erro
 	if err := tune(spec); err != nil {
 		return fail(err)
 	}
+	if hooks, err = o.located(spec, hooks); err != nil {
+		return fail(err)
+	}
 	o.spec = spec
 	created, err := createMaps(spec)
 	if err != nil {
@@ -109,6 +112,26 @@ func openObject(d objectDecl, hooks []hook, tune func(*ebpf.CollectionSpec) erro
 		return fail(err)
 	}
 	return o
+}
+
+// located sets the addresses of functions in a specification, and leaves out
+// hooks whose function has none here.
+func (o *object) located(spec *ebpf.CollectionSpec, hooks []hook) ([]hook, error) {
+	var out []hook
+	for _, h := range hooks {
+		if h.function != "" {
+			at := symbolAddress(h.function)
+			if at == 0 {
+				o.refusals[h.name] = refusal{state: counters.Denied, reason: "/proc/kallsyms hides " + h.function + " (CAP_SYSLOG shows it)", capability: "CAP_SYSLOG"}
+				continue
+			}
+			if err := spec.Variables[h.address].Set(at); err != nil {
+				return nil, fmt.Errorf("set %s: %w", h.address, err)
+			}
+		}
+		out = append(out, h)
+	}
+	return out, nil
 }
 
 // climb loads everything before it attaches anything: loading takes tens of
@@ -475,9 +498,6 @@ func (s *Session) notes(probe string) []string {
 	case "drops":
 		if !s.objects["drops"].tellsBacklog() {
 			out = append(out, "backlog drops are not told from others: this kernel has no SKB_DROP_REASON_CPU_BACKLOG (Linux 5.18)")
-		}
-		if s.objects["drops"].find("csd_function_entry") != nil && s.rpsTrigger == 0 {
-			out = append(out, "RPS interrupts unknown: /proc/kallsyms hides rps_trigger_softirq (CAP_SYSLOG shows it)")
 		}
 	}
 	return out

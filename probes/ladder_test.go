@@ -78,6 +78,38 @@ func TestWithoutVirtqueues(t *testing.T) {
 	}
 }
 
+// TestHiddenFunction: a program that waits for a function is not loaded where its
+// address is hidden: it would run for each call of any other and count none.
+func TestHiddenFunction(t *testing.T) {
+	needRoot(t)
+	i := slices.IndexFunc(objectTable(), func(d objectDecl) bool { return d.name == "drops" })
+	for function, hidden := range map[string]bool{"rps_trigger_softirq": false, "no_such_function": true} {
+		drops := objectTable()[i]
+		for n := range drops.hooks {
+			if drops.hooks[n].function != "" {
+				drops.hooks[n].function = function
+			}
+		}
+		spec, err := drops.load()
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := &object{refusals: map[string]refusal{}}
+		left, err := o.located(spec, drops.hooks)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var address uint64
+		if err := spec.Variables["rps_trigger_addr"].Get(&address); err != nil {
+			t.Fatal(err)
+		}
+		_, refused := o.refusals["csd_function_entry"]
+		if refused != hidden || (address == 0) != hidden || (len(left) < len(drops.hooks)) != hidden {
+			t.Errorf("%s: refused: %v, at %#x, %d of %d hooks", function, refused, address, len(left), len(drops.hooks))
+		}
+	}
+}
+
 // TestMissingTypes: a probe that lacks its types says which part of the kernel
 // is missing, and the others go on.
 func TestMissingTypes(t *testing.T) {

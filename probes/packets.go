@@ -142,7 +142,7 @@ func (s *Session) readDrops(out *counters.Counters) error {
 		if obj.tellsBacklog() {
 			row.Backlog = &states[cpu].Backlog
 		}
-		if s.rpsTrigger != 0 && obj.find("csd_function_entry") != nil {
+		if obj.find("csd_function_entry") != nil {
 			row.RPSInterrupts = &states[cpu].RpsInterrupts
 		}
 		out.Drops = append(out.Drops, row)

@@ -89,9 +89,6 @@ type Session struct {
 	uncounted int
 	budget    limits
 	ticks     ticks
-	// rpsTrigger is the address of the function by which RPS interrupts other
-	// CPUs, 0 if the kernel does not tell.
-	rpsTrigger uint64
 	// attachedNs is how long the core object was attached before
 	// attachedSince, which is 0 while it is not.
 	attachedNs, attachedSince uint64
@@ -266,12 +263,6 @@ func (s *Session) tune(spec *ebpf.CollectionSpec) error {
 		"limit_per_jiffy": uint32(s.options.PacketsPerJiffy),
 		"latency_one_in":  latencyOneIn,
 		"switched_off":    1, // until a window is open
-	}
-	if v := spec.Variables["rps_trigger_addr"]; v != nil {
-		s.rpsTrigger = symbolAddress("rps_trigger_softirq")
-		if err := v.Set(s.rpsTrigger); err != nil {
-			return fmt.Errorf("set rps_trigger_addr: %w", err)
-		}
 	}
 	for name, v := range spec.Variables {
 		value, ok := values[name]

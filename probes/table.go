@@ -32,6 +32,10 @@ type hook struct {
 	// "" if that does not count each: softirq_raise sees raises of all vectors and
 	// counts none, the interrupt programs are called for lines that nobody chose.
 	group string
+	// address is the variable that the program compares a function's address with,
+	// and function that function's name: where /proc/kallsyms hides the address the
+	// program would run for nothing, and is not loaded.
+	address, function string
 }
 
 // countedIn names the row of calls of the hook's program.
@@ -117,7 +121,7 @@ func objectTable() []objectDecl {
 		hooks: []hook{
 			tracepoint("kfree_skb", "kfree_skb").countedIn("drops"),
 			// Raw only: a typed program may not read an argument that is a function.
-			{name: "csd_function_entry", group: "drops", rungs: []rung{
+			{name: "csd_function_entry", group: "drops", address: "rps_trigger_addr", function: "rps_trigger_softirq", rungs: []rung{
 				{program: "raw_csd_entry", how: rawTracepoint, target: "csd_function_entry"},
 			}},
 		},
