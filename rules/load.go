@@ -59,15 +59,45 @@ func (c *Case) measureLoad() pairLoad {
 	}
 	l := pairLoad{pairs: map[*path]map[int]float64{}}
 	for _, p := range c.Paths {
-		spread := map[int]float64{}
-		for _, f := range []fired{p.rx, p.tx} {
-			for cpu, n := range f.cpu {
-				spread[cpu] += p.share * float64(n) / float64(max(p.load, 1))
+		l.pairs[p] = map[int]float64{}
+	}
+	for _, p := range c.Paths {
+		each := p.share / float64(max(p.load, 1))
+		for cpu, n := range p.rx.cpu {
+			l.pairs[p][cpu] += each * float64(n)
+		}
+		for sender, part := range c.sendersOn(p) {
+			for cpu, n := range p.tx.cpu {
+				l.pairs[sender][cpu] += part * each * float64(n)
 			}
 		}
-		l.pairs[p] = spread
 	}
 	return l
+}
+
+// sendersOn are the pairs that send on a pair's transmit queue, each with its part:
+// the pair itself, and those whose receiving CPU XPS sends there and not to their
+// own queue. Answers and what is forwarded leave from the CPU that received
+// (net/core/dev.c get_xps_queue), so that these transmit interrupts come with the
+// pairs that cause them once each has a CPU that XPS sends to its own queue.
+func (c *Case) sendersOn(p *path) map[*path]float64 {
+	mask, sum := c.xpsMask(p), 0.0
+	out := map[*path]float64{}
+	for _, from := range c.Paths {
+		home := from.rx.home
+		if from.dev != p.dev || !from.queue.Rx || from.rx.total == 0 || !mask.Has(home) || from != p && c.xpsMask(from).Has(home) {
+			continue
+		}
+		out[from] = float64(from.rx.total)
+		sum += out[from]
+	}
+	for from := range out {
+		out[from] /= sum
+	}
+	if len(out) == 0 {
+		out[p] = 1
+	}
+	return out
 }
 
 // timedLoad is the load from the probes' poll times; false unless every pair
@@ -79,11 +109,19 @@ func (c *Case) timedLoad() (pairLoad, bool) {
 	l := pairLoad{timed: true, pairs: map[*path]map[int]float64{}, other: map[int]float64{}}
 	around := c.aroundPolls()
 	for _, n := range c.Probes.NAPIs {
-		if p := c.pathOf(n); p != nil && n.SoftirqNs() > 0 {
-			if l.pairs[p] == nil {
-				l.pairs[p] = map[int]float64{}
+		p, sends := c.pathOf(n)
+		if p == nil || n.SoftirqNs() == 0 {
+			continue
+		}
+		causes := map[*path]float64{p: 1}
+		if sends {
+			causes = c.sendersOn(p)
+		}
+		for by, part := range causes {
+			if l.pairs[by] == nil {
+				l.pairs[by] = map[int]float64{}
 			}
-			l.pairs[p][n.CPU] += n.SoftirqNs() * around[n.CPU] / float64(c.Probes.AttachedNs)
+			l.pairs[by][n.CPU] += part * n.SoftirqNs() * around[n.CPU] / float64(c.Probes.AttachedNs)
 		}
 	}
 	claimed := map[int]float64{}
@@ -120,25 +158,26 @@ func (c *Case) aroundPolls() map[int]float64 {
 	return out
 }
 
-// pathOf is the pair that a NAPI serves. Transmit NAPIs have no id; theirs is
-// the pair whose transmit interrupt fires on that CPU, if there is only one.
-func (c *Case) pathOf(n counters.NAPI) *path {
+// pathOf is the pair that a NAPI serves, and whether it sends. Transmit NAPIs have
+// no id; theirs is the pair whose transmit interrupt fires on that CPU, if there is
+// only one.
+func (c *Case) pathOf(n counters.NAPI) (p *path, sends bool) {
 	var transmit []*path
 	for _, p := range c.Paths {
 		if p.dev.Name != n.Device || !c.isDevice(p.dev, n.NetNS, n.IfIndex) {
 			continue
 		}
 		if n.ID != 0 && p.queue.NAPI == int(n.ID) || n.Kind == "virtio-rx" && p.queue.Rx && p.queue.N == n.Queue {
-			return p
+			return p, false
 		}
 		if n.ID == 0 && p.tx.irq >= 0 && p.tx.home == n.CPU {
 			transmit = append(transmit, p)
 		}
 	}
 	if len(transmit) == 1 {
-		return transmit[0]
+		return transmit[0], true
 	}
-	return nil
+	return nil, false
 }
 
 // report says what the placement does to each CPU, nil if nothing is moved.

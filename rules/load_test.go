@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/napitune/napitune/detect/knob"
 	"github.com/napitune/napitune/probes/counters"
 	"github.com/napitune/napitune/profiles"
 	"github.com/napitune/napitune/rules"
@@ -57,6 +58,38 @@ func predictedMax(t *testing.T, lost uint64) float64 {
 		t.Fatalf("%d placements, want one", len(placed))
 	}
 	return placed[0].PredictedMax
+}
+
+// Irqbalance took the interrupts of four pairs apart, so that XPS sends the answers
+// of pair 2 on queue 0 and nothing on queue 1: once each pair is on a CPU of its own
+// queue, they come along. Where XPS lets every CPU send on every queue, who caused
+// which transmit interrupt is not known, and they stay with their queue.
+func TestPredictionTakesAnswersAlong(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		masks []string
+		want  float64
+	}{
+		{"a queue for each two CPUs", []string{"0-1", "2-3", "4-5", "6-7"}, 0.25},
+		{"every queue for all", []string{"0-7", "0-7", "0-7", "0-7"}, 0.375},
+		{"unknown", nil, 0.375},
+	} {
+		s := newScene(8)
+		s.nic("eth0", "virtio", []fire{{0: 50_000}, {7: 50_000}, {1: 50_000}, {5: 50_000}}, []fire{{6: 100_000}, {4: 1}, {2: 50_000}, {3: 50_000}})
+		for n := range 4 {
+			delete(s.snap.Knobs, knob.Tx("eth0", n, "xps.cpus"))
+			if tt.masks != nil {
+				s.set(knob.Tx("eth0", n, "xps.cpus"), tt.masks[n])
+			}
+		}
+		_, placed := rules.Judge(s.obs, profiles.Balanced())
+		if len(placed) != 1 {
+			t.Fatalf("%s: %d placements, want one", tt.name, len(placed))
+		}
+		if got := placed[0].PredictedMax; got < tt.want-0.002 || got > tt.want+0.002 {
+			t.Errorf("%s: the busiest CPU is predicted to get %.3f of the interrupts, want %.3f", tt.name, got, tt.want)
+		}
+	}
 }
 
 // Polls of a pod's device with the name, number and queues of ours are load of
