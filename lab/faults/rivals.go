@@ -271,7 +271,7 @@ const script = `cat >/etc/tuned/by-hand/place.sh <<'X'
 saved=/run/by-hand.saved
 case $1 in
 start) : >$saved
-	if systemctl is-active irqbalance; then systemctl stop irqbalance; : >$saved.balanced; fi
+	if systemctl is-active -q irqbalance 2>/dev/null; then systemctl stop irqbalance; : >$saved.balanced; fi
 	for f in /proc/irq/*/virtio*put.*; do
 		l=${f%/*}/smp_affinity_list
 		echo "$l $(cat $l)" >>$saved
