@@ -456,8 +456,8 @@ func (g *guest) splitPairs() []string {
 		if len(tx) != 1 {
 			continue
 		}
-		a, _ := os.ReadFile(filepath.Dir(rx) + "/smp_affinity_list")
-		b, _ := os.ReadFile(filepath.Dir(tx[0]) + "/smp_affinity_list")
+		a, _ := ReadFile(filepath.Dir(rx) + "/smp_affinity_list")
+		b, _ := ReadFile(filepath.Dir(tx[0]) + "/smp_affinity_list")
 		if string(a) != string(b) {
 			out = append(out, fmt.Sprintf("%s on %s and %s", filepath.Base(rx), strings.TrimSpace(string(a)), strings.TrimSpace(string(b))))
 		}

@@ -354,6 +354,9 @@ func (c *contest) steps(treatment Treatment, r *Compared) (made Settings, err er
 	r.Found, r.Predicted = advice.alarms(), advice.Predicted
 	tool, other := treatment.(*Tool)
 	if !other && len(advice.Changes) == 0 {
+		if f.Finding != "" {
+			c.t.Logf("%s proposes nothing: %s", treatment.Name(), advice.Report)
+		}
 		r.Treated, r.Split, r.Stop = r.Faulty, r.SplitBefore, "nothing to undo"
 		return before, nil
 	}

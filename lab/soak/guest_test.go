@@ -242,7 +242,7 @@ func (h *host) value(ref string) (string, bool) {
 	default:
 		path = "/sys/class/net/eth0/queues/" + words[1] + "/" + strings.ReplaceAll(name, ".", "_")
 	}
-	content, err := os.ReadFile(path)
+	content, err := faults.ReadFile(path)
 	if err != nil {
 		return "", false
 	}
@@ -470,7 +470,7 @@ func (h *host) read() state {
 
 func (h *host) readFiles(into state, pattern string, name func(string) string) {
 	for _, path := range glob(h.t, pattern) {
-		content, err := os.ReadFile(path)
+		content, err := faults.ReadFile(path)
 		if err != nil {
 			continue // for writing only, or without a value: one queue has no XPS
 		}
