@@ -59,12 +59,13 @@ func (c *Case) stays() []plan.Want {
 		if !moving[p.dev] || p.share < c.At(activeQueue) || c.immovable(p) {
 			continue
 		}
-		home, placed := c.place().cpu[p]
-		if !placed {
-			home = p.home()
-		}
+		seat, placed := c.place().cpu[p]
 		for _, side := range sidesOf(p) {
-			if now, known := c.knob(side.ref); known && now == strconv.Itoa(home) {
+			at := side.home
+			if placed {
+				at = seat
+			}
+			if now, known := c.knob(side.ref); known && now == strconv.Itoa(at) {
 				out = append(out, plan.Want{Ref: side.ref, Value: now, Why: "the placement counts on it"})
 			}
 		}

@@ -180,8 +180,7 @@ func (r Result) figures(f Fault) []string {
 	if f.places() && !foretold {
 		out = append(out, fmt.Sprintf("interrupts are placed and the busiest CPU's share is not known: predicted %.3f, measured %.3f", r.Predicted, r.Measured))
 	}
-	// What another program moves meanwhile is not the plan's.
-	if foretold && !f.Contested && (r.Measured > r.Predicted*(1+predictionError) || r.Measured < r.Predicted*(1-predictionError)) {
+	if foretold && (r.Measured > r.Predicted*(1+predictionError) || r.Measured < r.Predicted*(1-predictionError)) {
 		out = append(out, fmt.Sprintf("the busiest CPU has a share of %.3f, predicted was %.3f", r.Measured, r.Predicted))
 	}
 	return out

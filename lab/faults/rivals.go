@@ -65,7 +65,7 @@ func Contest() []Fault {
 		{Name: "RPS of all queues to one CPU", Machine: four, Prepare: pinPairs, Inject: rpsTo("80"), Load: busy(),
 			Finding: "rps-narrows", Changes: []string{"eth0/rx-*/rps.cpus"}, Metric: maxShare()},
 		// A backlog of one packet cannot grow by a quarter, which is how bpftune lets it grow.
-		{Name: "backlog too short for RPS", Machine: four, Prepare: pinPairs, Inject: rpsTo("aa") + "; sysctl -qw net.core.netdev_max_backlog=8", Load: udp(),
+		{Name: "backlog too short for RPS", Machine: four, Prepare: pinPairs, Inject: rpsTo("aa") + "; sysctl -qw net.core.netdev_max_backlog=8", Load: crowding(),
 			Finding: "backlog-drops", Changes: []string{"net.core.netdev_max_backlog"}, Metric: dropped()},
 	}
 	for _, name := range []string{"all queue interrupts on one CPU", "healthy", "queue pairs split", "one of four queues used",
