@@ -107,12 +107,13 @@ func (c *Case) timedLoad() (pairLoad, bool) {
 		return pairLoad{}, false
 	}
 	l := pairLoad{timed: true, pairs: map[*path]map[int]float64{}, other: map[int]float64{}}
-	around := c.aroundPolls()
+	around, polled := c.aroundPolls(), map[*path]bool{}
 	for _, n := range c.Probes.NAPIs {
 		p, sends := c.pathOf(n)
 		if p == nil || n.SoftirqNs() == 0 {
 			continue
 		}
+		polled[p] = true
 		causes := map[*path]float64{p: 1}
 		if sends {
 			causes = c.sendersOn(p)
@@ -126,7 +127,7 @@ func (c *Case) timedLoad() (pairLoad, bool) {
 	}
 	claimed := map[int]float64{}
 	for _, p := range c.Paths {
-		if p.share >= c.At(activeQueue) && len(l.pairs[p]) == 0 {
+		if p.share >= c.At(activeQueue) && !polled[p] {
 			return pairLoad{}, false
 		}
 		addLoads(claimed, l.pairs[p])
